@@ -1,0 +1,71 @@
+//! Counter keys: 128-bit keyed hashes, so that a counter costs 16 bytes of key whatever its
+//! caller is called, and nobody outside can choose names that collide.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+/// Identifies one counter: the limit's name and the caller's attributes, hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CounterKey(pub u128);
+
+impl CounterKey {
+    /// Combines a limit's salt with a caller's key.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 ^ other.0)
+    }
+}
+
+/// Makes keys with a secret that is drawn when the process starts.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyHasher {
+    seed: (u64, u64),
+}
+
+impl KeyHasher {
+    /// A hasher with this secret.
+    #[must_use]
+    pub fn new(seed: (u64, u64)) -> Self {
+        Self { seed }
+    }
+
+    fn hash(&self, domain: u8, parts: &[&[u8]]) -> CounterKey {
+        let mut hasher = SipHasher13::new_with_keys(self.seed.0, self.seed.1);
+        hasher.write_u8(domain);
+        for part in parts {
+            // The length keeps ("ab", "c") and ("a", "bc") apart.
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        CounterKey(hasher.finish128().as_u128())
+    }
+
+    /// The key of a limit's name.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> CounterKey {
+        self.hash(b'l', &[name.as_bytes()])
+    }
+
+    /// The key of an app, by its folded name.
+    #[must_use]
+    pub fn app(&self, app: &str) -> CounterKey {
+        self.hash(b'a', &[app.as_bytes()])
+    }
+
+    /// The key of a user of an app, by folded names.
+    #[must_use]
+    pub fn user(&self, app: &str, user: &str) -> CounterKey {
+        self.hash(b'u', &[app.as_bytes(), user.as_bytes()])
+    }
+
+    /// The key of an address that has already been cut to its prefix.
+    #[must_use]
+    pub fn ip(&self, ip: IpAddr) -> CounterKey {
+        match ip {
+            IpAddr::V4(v4) => self.hash(b'4', &[&v4.octets()]),
+            IpAddr::V6(v6) => self.hash(b'6', &[&v6.octets()]),
+        }
+    }
+}

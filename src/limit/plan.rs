@@ -1,0 +1,108 @@
+//! The charges one call asks for, and the answer.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{CounterKey, Scope};
+
+/// Index of a limit in its ruleset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LimitId(pub u32);
+
+/// The window of a charge, resolved at the moment of the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A sliding window of this length.
+    Sliding {
+        /// Length in microseconds.
+        window_us: u64,
+    },
+    /// A calendar day.
+    Day {
+        /// When the day began, Unix microseconds.
+        start_us: u64,
+        /// When it ends.
+        end_us: u64,
+    },
+    /// A task slot: held until released.
+    Running,
+}
+
+/// Where an admitted charge's units were taken from: what a give-back needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The step of a sliding window, by number.
+    Step(u64),
+    /// The day that ends at this time, Unix microseconds.
+    Day(u64),
+    /// A slot, by its number.
+    Slot(u64),
+}
+
+/// Units asked of one counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge {
+    /// The limit, for the one who asked.
+    pub limit: LimitId,
+    /// The counter.
+    pub key: CounterKey,
+    /// Units per window.
+    pub quota: u32,
+    /// Units asked for. 0 takes nothing and denies when the counter is full.
+    pub cost: u32,
+    /// The window.
+    pub span: Span,
+    /// Which share of the counter bound the counter belongs to.
+    pub scope: Scope,
+    /// Counted, but never denies.
+    pub report: bool,
+    /// The app is configured or has had a recent 2xx: its counters never share the overflow.
+    pub known: bool,
+    /// Filled by the store when the units were taken; taken out when they are given back, so
+    /// that they go back once.
+    pub taken: Option<Taken>,
+}
+
+/// The charges of one call: all or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The charges, in the order in which limits are named to the caller.
+    pub charges: SmallVec<[Charge; 6]>,
+    /// The key of the address that asked: bounds how many new counters one address makes.
+    pub origin: Option<CounterKey>,
+}
+
+/// What is left of one limit after a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Index into [`Plan::charges`].
+    pub charge: usize,
+    /// Units left.
+    pub left: u32,
+    /// Until units come free again (for a sliding window: the oldest units in it; for a day:
+    /// its end). Zero when the counter is empty, and for tasks.
+    pub resets_in: Duration,
+}
+
+/// The store's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Every charge was taken (report-only ones where there was room).
+    Admit {
+        /// The enforced limit nearest to exhaustion, by share of its quota.
+        nearest: Option<Room>,
+        /// Report-only charges that would have denied: bit i is charge i.
+        reported: u64,
+    },
+    /// Nothing was taken.
+    Deny {
+        /// The denying charge with the longest wait.
+        charge: usize,
+        /// Units left in that counter.
+        left: u32,
+        /// When a retry can succeed; `None`: never, the cost is larger than the quota.
+        /// At most the window's length. For tasks: one second, since nobody knows.
+        retry_after: Option<Duration>,
+    },
+}

@@ -1,0 +1,2 @@
+//! The `floodgate` program.
+fn main() {}

@@ -1,0 +1,62 @@
+//! Counters behind one trait. Sees keys, quotas and costs; never routes, requests or callers.
+
+pub mod memory;
+
+use crate::limit::{CounterKey, Decision, Moment, Plan};
+
+/// Why a store could not decide.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store did not answer.
+    #[error("the counter store is unavailable")]
+    Unavailable,
+}
+
+/// Gauges of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreGauges {
+    /// Live counters by scope: app, user, IP.
+    pub counters: [usize; 3],
+    /// Task slots in use.
+    pub slots: usize,
+    /// Keys that were counted in an overflow counter since the start.
+    pub overflowed: u64,
+}
+
+/// Shared counters.
+pub trait Store: Send + Sync + 'static {
+    /// One all-or-nothing decision over every charge of the plan. On admission each charge's
+    /// `taken` is filled.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; nothing has been charged then.
+    fn decide(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+    ) -> impl Future<Output = Result<Decision, StoreError>> + Send;
+
+    /// Gives back what these charges took (all that still have `taken` and pass `which`), to the
+    /// step from which it came. Slots among them are freed. Never waits.
+    fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&crate::limit::Charge) -> bool);
+
+    /// Keeps the slots of this plan that pass `which` past the end of the call, as task `task`,
+    /// until [`Store::finish_task`] or `until_us` (monotonic microseconds).
+    fn hold_task(
+        &self,
+        plan: &mut Plan,
+        task: &str,
+        until_us: u64,
+        which: &dyn Fn(&crate::limit::Charge) -> bool,
+    );
+
+    /// Frees the slot that task `task` holds on counter `key`. Whether there was one.
+    fn finish_task(&self, key: CounterKey, task: &str, now: Moment) -> bool;
+
+    /// Drops idle counters, a part of the store at a time. Called a few times a second.
+    fn sweep(&self, now: Moment);
+
+    /// The gauges.
+    fn gauges(&self) -> StoreGauges;
+}
