@@ -1,0 +1,113 @@
+//! Process settings: listeners, upstreams, store, timeouts. Validated; see `cli::args` for how
+//! they are written.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For eyes.
+    Text,
+}
+
+/// Form of an error answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerForm {
+    /// The service's own five fields.
+    #[default]
+    Native,
+    /// RFC 9457.
+    Problem,
+}
+
+/// Which rate-limit header fields answers carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateLimitHeaders {
+    /// `RateLimit-Policy` and `RateLimit`, draft-ietf-httpapi-ratelimit-headers-11.
+    #[default]
+    Draft11,
+    /// `X-RateLimit-Limit`, `-Remaining`, `-Reset`.
+    XRateLimit,
+    /// None.
+    Off,
+}
+
+/// One upstream address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Host name (SNI, certificate check) or address literal.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Its addresses, resolved when the settings were loaded.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// The per-IP shield before all counters (governor, GCRA). Off where `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shield {
+    /// Requests per second and address.
+    pub requests_per_s: Option<std::num::NonZeroU32>,
+    /// Denied requests per second and address.
+    pub denials_per_s: Option<std::num::NonZeroU32>,
+}
+
+/// Everything a process needs to know, valid.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where downstream connects; each listener is opened once per thread.
+    pub listen: Vec<SocketAddr>,
+    /// Where admitted calls go, round robin.
+    pub upstreams: Vec<Upstream>,
+    /// The admin listener: metrics, health, tasks.
+    pub admin: SocketAddr,
+    /// Route files, later ones over earlier ones; empty: the shipped table.
+    pub routes: Vec<PathBuf>,
+    /// The selected edition.
+    pub edition: String,
+    /// Live counters the embedded store may hold.
+    pub max_counters: usize,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Length of the IPv6 prefix that counts as one address.
+    pub ipv6_prefix: u8,
+    /// Whether a call without a bearer token is refused.
+    pub require_bearer: bool,
+    /// Access log form.
+    pub log: LogFormat,
+    /// Whether to write the access log.
+    pub access_log: bool,
+    /// Form of error answers.
+    pub answers: AnswerForm,
+    /// Rate-limit header fields.
+    pub ratelimit_headers: RateLimitHeaders,
+    /// The shield.
+    pub shield: Shield,
+    /// HTTP/2 over clear text downstream.
+    pub h2c: bool,
+    /// Worker threads: one service of one thread each.
+    pub threads: usize,
+    /// Time to connect to the upstream.
+    pub connect_timeout: Duration,
+    /// Time between two reads from the upstream.
+    pub read_timeout: Duration,
+    /// Time between two writes to the upstream.
+    pub write_timeout: Duration,
+    /// Time in which the body of a counted call must have arrived.
+    pub body_timeout: Duration,
+    /// How long an idle downstream connection is kept.
+    pub keepalive: Duration,
+    /// How long running requests may take to end after SIGTERM.
+    pub grace: Duration,
+    /// Requests in flight above which new ones are shed (503).
+    pub max_in_flight: usize,
+}
