@@ -21,7 +21,10 @@ pub(super) struct KnownApps {
 
 impl KnownApps {
     pub(super) fn contains(&self, app: CounterKey, now: Moment) -> bool {
-        self.noted.read().get(&app).is_some_and(|at| now.mono_us.saturating_sub(*at) < RECENT_US)
+        self.noted
+            .read()
+            .get(&app)
+            .is_some_and(|at| now.mono_us.saturating_sub(*at) < RECENT_US)
     }
 
     pub(super) fn note(&self, app: CounterKey, now: Moment) {

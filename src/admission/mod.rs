@@ -81,7 +81,10 @@ impl Call {
     #[must_use]
     pub fn limits<'r>(&self, rules: &'r Ruleset) -> &'r [LimitId] {
         match self.route(rules) {
-            Some(route) => route.editions.get(self.edition.0).map_or(&[], |e| &e.limits),
+            Some(route) => route
+                .editions
+                .get(self.edition.0)
+                .map_or(&[], |e| &e.limits),
             None => &rules.ip_limits.options,
         }
     }
@@ -190,12 +193,15 @@ pub struct Admission<S> {
 /// # Errors
 /// [`Reject::Body`] and [`Reject::TooManyRecipients`].
 pub fn recipients(route: &Route, body: &[u8]) -> Result<u32, Reject> {
-    let Some(source) = &route.cost else { return Ok(1) };
+    let Some(source) = &route.cost else {
+        return Ok(1);
+    };
     let count = pricing::recipients(source, body).map_err(Reject::Body)?;
     match route.max_recipients {
-        Some(max) if count > max => {
-            Err(Reject::TooManyRecipients { max, field: source.field.clone() })
-        }
+        Some(max) if count > max => Err(Reject::TooManyRecipients {
+            max,
+            field: source.field.clone(),
+        }),
         _ => Ok(count),
     }
 }
@@ -212,7 +218,10 @@ pub fn cost_of(unit: Unit, recipients: u32) -> u32 {
 impl<S: Store> Admission<S> {
     /// A spine over this store.
     pub fn new(store: S) -> Self {
-        Self { store, known: known::KnownApps::default() }
+        Self {
+            store,
+            known: known::KnownApps::default(),
+        }
     }
 
     /// The counters.
@@ -260,7 +269,10 @@ impl<S: Store> Admission<S> {
             ip,
             ip_key: rules.keys.ip(ip),
             app_key: rules.keys.app(&app_name),
-            caller: Caller { app: app_name, user },
+            caller: Caller {
+                app: app_name,
+                user,
+            },
         };
         let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
         if policy.require_bearer && needs_token && !head.has_bearer {
@@ -288,9 +300,18 @@ impl<S: Store> Admission<S> {
             }
             Reject::Body(_) | Reject::TooManyRecipients { .. } => return Ok(()),
         };
-        let key = rules.keys.ip(identity::address::prefix(ip, policy.ipv6_prefix));
-        let mut plan = Plan { origin: Some(key), ..Plan::default() };
-        plan.charges.extend(limits.iter().map(|id| rules.limit(*id).charge(*id, key, 1, false, now)));
+        let key = rules
+            .keys
+            .ip(identity::address::prefix(ip, policy.ipv6_prefix));
+        let mut plan = Plan {
+            origin: Some(key),
+            ..Plan::default()
+        };
+        plan.charges.extend(
+            limits
+                .iter()
+                .map(|id| rules.limit(*id).charge(*id, key, 1, false, now)),
+        );
         self.decide(plan, now).await.map(|_| ())
     }
 
@@ -305,27 +326,38 @@ impl<S: Store> Admission<S> {
         recipients: u32,
         now: Moment,
     ) -> Result<Admitted, Refused> {
-        self.decide(self.plan(rules, call, recipients, now), now).await
+        self.decide(self.plan(rules, call, recipients, now), now)
+            .await
     }
 
     /// The charges of a call: a look at the address's `unauthorized` limits, then its own limits.
     #[must_use]
     pub fn plan(&self, rules: &Ruleset, call: &Call, recipients: u32, now: Moment) -> Plan {
         let known = self.known.contains(call.app_key, now);
-        let mut plan = Plan { origin: Some(call.ip_key), ..Plan::default() };
+        let mut plan = Plan {
+            origin: Some(call.ip_key),
+            ..Plan::default()
+        };
         // Cost 0: an address that has used up its refusals has no call on any app's units.
         plan.charges.extend(
-            rules.ip_limits.unauthorized.iter().map(|id| rules.limit(*id).charge(*id, call.ip_key, 0, known, now)),
+            rules
+                .ip_limits
+                .unauthorized
+                .iter()
+                .map(|id| rules.limit(*id).charge(*id, call.ip_key, 0, known, now)),
         );
-        plan.charges.extend(call.limits(rules).iter().filter_map(|id| {
-            let limit = rules.limit(*id);
-            let key = match limit.scope {
-                Scope::App => call.app_key,
-                Scope::User => rules.keys.user(&call.caller.app, call.caller.user.as_deref()?),
-                Scope::Ip => call.ip_key,
-            };
-            Some(limit.charge(*id, key, cost_of(limit.unit, recipients), known, now))
-        }));
+        plan.charges
+            .extend(call.limits(rules).iter().filter_map(|id| {
+                let limit = rules.limit(*id);
+                let key = match limit.scope {
+                    Scope::App => call.app_key,
+                    Scope::User => rules
+                        .keys
+                        .user(&call.caller.app, call.caller.user.as_deref()?),
+                    Scope::Ip => call.ip_key,
+                };
+                Some(limit.charge(*id, key, cost_of(limit.unit, recipients), known, now))
+            }));
         plan
     }
 
@@ -340,7 +372,11 @@ impl<S: Store> Admission<S> {
                 plan,
                 reported,
             }),
-            Decision::Deny { charge, left, retry_after } => Err(Refused::Deny(Denied {
+            Decision::Deny {
+                charge,
+                left,
+                retry_after,
+            } => Err(Refused::Deny(Denied {
                 limit: plan.charges[charge].limit,
                 left,
                 retry_after,
@@ -362,28 +398,48 @@ impl<S: Store> Admission<S> {
         let refunds = |charge: &Charge| match outcome {
             Outcome::NotForwarded => true,
             Outcome::NoAnswer => false,
-            Outcome::Answered { status, .. } => rules.limit(charge.limit).refund_on.contains(&status),
+            Outcome::Answered { status, .. } => {
+                rules.limit(charge.limit).refund_on.contains(&status)
+            }
         };
         let given_back = plan
             .charges
             .iter()
-            .filter(|charge| charge.taken.is_some() && rules.limit(charge.limit).unit != Unit::Tasks)
+            .filter(|charge| {
+                charge.taken.is_some() && rules.limit(charge.limit).unit != Unit::Tasks
+            })
             .filter(|charge| refunds(charge))
             .map(|charge| (charge.limit, charge.cost))
             .collect();
-        if let Outcome::Answered { status: 200..=299, task: Some(task) } = outcome {
-            for hold in plan.charges.iter().filter(|c| c.taken.is_some()).map(|c| c.limit).collect::<Vec<_>>() {
+        if let Outcome::Answered {
+            status: 200..=299,
+            task: Some(task),
+        } = outcome
+        {
+            for hold in plan
+                .charges
+                .iter()
+                .filter(|c| c.taken.is_some())
+                .map(|c| c.limit)
+                .collect::<Vec<_>>()
+            {
                 let limit = rules.limit(hold);
                 if limit.unit == Unit::Tasks && limit.hold == Hold::Task {
-                    let until = now.mono_us.saturating_add(u64::try_from(limit.max_hold.as_micros()).unwrap_or(u64::MAX));
-                    self.store.hold_task(plan, task, until, &|charge| charge.limit == hold);
+                    let until = now.mono_us.saturating_add(
+                        u64::try_from(limit.max_hold.as_micros()).unwrap_or(u64::MAX),
+                    );
+                    self.store
+                        .hold_task(plan, task, until, &|charge| charge.limit == hold);
                 }
             }
         }
         self.store.give_back(plan, now, &|charge| {
             rules.limit(charge.limit).unit == Unit::Tasks || refunds(charge)
         });
-        if let Outcome::Answered { status: 200..=299, .. } = outcome {
+        if let Outcome::Answered {
+            status: 200..=299, ..
+        } = outcome
+        {
             self.known.note(call.app_key, now);
         }
         given_back
@@ -399,10 +455,14 @@ impl<S: Store> Admission<S> {
         call: &Call,
         now: Moment,
     ) -> Result<(), StoreError> {
-        let mut plan = Plan { origin: Some(call.ip_key), ..Plan::default() };
+        let mut plan = Plan {
+            origin: Some(call.ip_key),
+            ..Plan::default()
+        };
         for id in &rules.ip_limits.unauthorized {
             plan.charges.clear();
-            plan.charges.push(rules.limit(*id).charge(*id, call.ip_key, 1, false, now));
+            plan.charges
+                .push(rules.limit(*id).charge(*id, call.ip_key, 1, false, now));
             self.store.decide(&mut plan, now).await?;
         }
         Ok(())
@@ -410,7 +470,9 @@ impl<S: Store> Admission<S> {
 
     /// Reports a task done: frees its slot. Whether there was one.
     pub fn finish_task(&self, rules: &Ruleset, app: &str, task: &str, now: Moment) -> bool {
-        let app_key = rules.keys.app(&identity::fold_app(app, rules.fold_app_names));
+        let app_key = rules
+            .keys
+            .app(&identity::fold_app(app, rules.fold_app_names));
         rules
             .limits
             .iter()

@@ -14,7 +14,11 @@ pub struct Caller {
 /// Folds an app's name for counting.
 #[must_use]
 pub fn fold_app(name: &str, fold: bool) -> String {
-    if fold { name.to_lowercase() } else { name.to_owned() }
+    if fold {
+        name.to_lowercase()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// The user ID that a path segment spells: percent-decoded, lower-cased.

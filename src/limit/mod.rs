@@ -174,9 +174,18 @@ impl Limit {
 
     /// The charge of `cost` units to this limit's counter for `caller_key` at `now`.
     #[must_use]
-    pub fn charge(&self, id: LimitId, caller_key: CounterKey, cost: u32, known: bool, now: Moment) -> Charge {
+    pub fn charge(
+        &self,
+        id: LimitId,
+        caller_key: CounterKey,
+        cost: u32,
+        known: bool,
+        now: Moment,
+    ) -> Charge {
         let span = match &self.window {
-            Window::Sliding(length) => Span::Sliding { window_us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX) },
+            Window::Sliding(length) => Span::Sliding {
+                window_us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX),
+            },
             Window::Day(zone) => {
                 let (start_us, end_us) = zone.day_of(now.unix_us);
                 Span::Day { start_us, end_us }

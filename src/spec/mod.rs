@@ -112,7 +112,10 @@ impl Ruleset {
     /// The editions that a selection name gives to the App Key and the App ID form.
     #[must_use]
     pub fn selection(&self, name: &str) -> Option<(EditionId, EditionId)> {
-        self.selections.iter().find(|(n, ..)| &**n == name).map(|(_, key, id)| (*key, *id))
+        self.selections
+            .iter()
+            .find(|(n, ..)| &**n == name)
+            .map(|(_, key, id)| (*key, *id))
     }
 
     /// The limit.

@@ -39,7 +39,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives back what these charges took (all that still have `taken` and pass `which`), to the
     /// step from which it came. Slots among them are freed. Never waits.
-    fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&crate::limit::Charge) -> bool);
+    fn give_back(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        which: &dyn Fn(&crate::limit::Charge) -> bool,
+    );
 
     /// Keeps the slots of this plan that pass `which` past the end of the call, as task `task`,
     /// until [`Store::finish_task`] or `until_us` (monotonic microseconds).

@@ -1,0 +1,105 @@
+//! What is known of one call while it runs. Dropping it settles what nothing else has settled.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::Shared;
+use crate::admission::{Call, Nearest, Outcome};
+use crate::limit::{LimitId, Plan};
+use crate::observe::metrics::Verb;
+
+/// An admitted call's charges, until they are settled.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) plan: Plan,
+    /// Whether the request has begun to go out: from then on its units may have bought something.
+    pub(super) forwarded: bool,
+}
+
+/// One call.
+#[derive(Debug)]
+pub struct Context {
+    pub(super) shared: Arc<Shared>,
+    entered: bool,
+    pub(super) started_us: u64,
+    pub(super) verdict_us: u64,
+    /// Spent waiting for the body: not our own part.
+    pub(super) body_us: u64,
+    pub(super) id: String,
+    pub(super) ip: IpAddr,
+    pub(super) peer: IpAddr,
+    /// The canonical path.
+    pub(super) path: String,
+    /// Whether the target must be rewritten before it goes upstream.
+    pub(super) rewrite: bool,
+    pub(super) call: Option<Call>,
+    pub(super) admitted: Option<Admitted>,
+    pub(super) nearest: Option<Nearest>,
+    pub(super) cost: u32,
+    pub(super) verb: Option<Verb>,
+    pub(super) limit: Option<LimitId>,
+    pub(super) attempts: usize,
+    /// Status of the upstream's answer.
+    pub(super) upstream_status: Option<u16>,
+    /// The answer's body, while a task ID is looked for.
+    pub(super) answer: Option<Vec<u8>>,
+    pub(super) error: &'static str,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let started_us = shared.clock.now().mono_us;
+        Self {
+            shared,
+            entered: false,
+            started_us,
+            verdict_us: started_us,
+            body_us: 0,
+            id: String::new(),
+            ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            path: String::new(),
+            rewrite: false,
+            call: None,
+            admitted: None,
+            nearest: None,
+            cost: 0,
+            verb: None,
+            limit: None,
+            attempts: 0,
+            upstream_status: None,
+            answer: None,
+            error: "",
+        }
+    }
+
+    /// Counts the call among those in flight. Whether there is room for it.
+    pub(super) fn enter(&mut self) -> bool {
+        self.entered = true;
+        self.shared.enter() < self.shared.settings.max_in_flight
+    }
+
+    /// Settles the call, once.
+    pub(super) fn settle(&mut self, task: Option<&str>) {
+        let (Some(mut admitted), Some(call)) = (self.admitted.take(), self.call.as_ref()) else {
+            return;
+        };
+        let outcome = match self.upstream_status {
+            Some(status) => Outcome::Answered { status, task },
+            None if admitted.forwarded => Outcome::NoAnswer,
+            None => Outcome::NotForwarded,
+        };
+        let now = self.shared.clock.now();
+        self.shared.settle(call, &mut admitted.plan, outcome, now);
+    }
+}
+
+impl Drop for Context {
+    // A panic in a hook, or the end of the runtime, skips `logging` and not this.
+    fn drop(&mut self) {
+        self.settle(None);
+        if self.entered {
+            self.shared.leave();
+        }
+    }
+}

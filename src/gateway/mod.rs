@@ -1,0 +1,607 @@
+//! Steps 5 and 6, forward and settle: the pingora adapter. Each hook in the order in which a
+//! call meets it; charged once in `request_filter` (a retry re-enters at `upstream_peer`),
+//! settled in `logging`, with `Drop` of the context behind it.
+
+mod body;
+mod context;
+mod headers;
+pub mod reply;
+mod shared;
+mod shield;
+mod task;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::prelude::HttpPeer;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use self::context::Admitted;
+pub use self::context::Context;
+use self::reply::Reply;
+pub use self::shared::Shared;
+use crate::admission::{self, Refused, Reject};
+use crate::head::Head;
+use crate::limit::{Hold, Unit};
+use crate::observe::log;
+use crate::observe::metrics::Verb;
+use crate::route::canonical;
+use crate::settings::RateLimitHeaders;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// The largest unread body that is read and thrown away to keep a connection.
+const MAX_DRAINED_BODY: u64 = 1024 * 1024;
+/// How long that may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connection attempts for one call; each is to the next address.
+const MAX_ATTEMPTS: usize = 3;
+
+/// The adapter.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+impl Gateway {
+    /// An adapter over this gateway.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The verdict on a call: `None` forwards it, otherwise it gets this answer. An error means
+    /// that downstream is gone.
+    async fn judge(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<Option<Reply>> {
+        let shared = &self.shared;
+        let Some(peer) = headers::peer(session) else {
+            return Ok(Some(Reply::bad_request()));
+        };
+        ctx.peer = peer;
+        ctx.ip = headers::client_ip(session, &shared.settings, peer);
+        let trusted_id = headers::is_trusted(&shared.settings, peer)
+            .then(|| headers::request_id(session.req_header()))
+            .flatten();
+        ctx.id = trusted_id.map_or_else(|| shared.new_id(), str::to_owned);
+        if !ctx.enter() {
+            ctx.verb = Some(Verb::Shed);
+            return Ok(Some(Reply::shed("The gateway is at its capacity.")));
+        }
+        let now = shared.clock.now();
+        if !shared.shield.admits(ctx.ip, now) {
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "shield";
+            return Ok(Some(Reply::shielded()));
+        }
+
+        // 1 identify, 2 match
+        let request = session.req_header();
+        let target = match self.target(request, ctx) {
+            Ok(()) => {
+                let head = Head {
+                    method: request.method.as_str(),
+                    raw_path: &ctx.path,
+                    ip: ctx.ip,
+                    has_bearer: headers::has_bearer(request),
+                };
+                shared
+                    .admission
+                    .screen(&shared.rules, &shared.policy, &head, &ctx.path)
+            }
+            Err(reject) => Err(reject),
+        };
+        let call = match target {
+            Ok(call) => call,
+            Err(reject) => return Ok(Some(self.reject(ctx, reject).await)),
+        };
+
+        // 3 price
+        let counted = call
+            .route(&shared.rules)
+            .filter(|route| route.cost.is_some());
+        let recipients = match counted {
+            None => Ok(1),
+            Some(route) => match body::read(session, &shared.settings).await {
+                Ok(body) => admission::recipients(route, &body),
+                Err(body::BodyError::Gone(error)) => return Err(error),
+                Err(body::BodyError::Refused(reply)) => {
+                    ctx.call = Some(call);
+                    ctx.verb = Some(Verb::Reject);
+                    return Ok(Some(reply));
+                }
+            },
+        };
+        // The body may have taken long: decide by the time it ended.
+        let now = if counted.is_some() {
+            shared.clock.now()
+        } else {
+            now
+        };
+        ctx.body_us = if counted.is_some() {
+            now.mono_us.saturating_sub(ctx.started_us)
+        } else {
+            0
+        };
+        let recipients = match recipients {
+            Ok(recipients) => recipients,
+            Err(reject) => {
+                ctx.call = Some(call);
+                ctx.verb = Some(Verb::Reject);
+                return Ok(Some(Reply::rejected(&reject, &ctx.path)));
+            }
+        };
+        ctx.cost = recipients;
+
+        // 4 decide
+        let verdict = shared
+            .admission
+            .admit(&shared.rules, &call, recipients, now)
+            .await;
+        let call = ctx.call.insert(call);
+        match verdict {
+            Ok(admitted) => {
+                ctx.verb = Some(Verb::Admit);
+                ctx.nearest = admitted.nearest;
+                shared.metrics.admit(call.target);
+                for (i, charge) in admitted.plan.charges.iter().enumerate() {
+                    if charge.taken.is_some() {
+                        shared.metrics.charge(charge.limit, charge.cost);
+                    }
+                    if i < 64 && admitted.reported >> i & 1 == 1 {
+                        shared.metrics.report(
+                            call.route_name(&shared.rules),
+                            &shared.rules.limit(charge.limit).name,
+                        );
+                        ctx.limit.get_or_insert(charge.limit);
+                    }
+                }
+                ctx.admitted = Some(Admitted {
+                    plan: admitted.plan,
+                    forwarded: false,
+                });
+                Ok(None)
+            }
+            Err(refused) => Ok(Some(self.refuse(ctx, &refused))),
+        }
+    }
+
+    /// The canonical path, into the context.
+    fn target(&self, request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
+        let raw = request.raw_path();
+        // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.
+        let absolute = !raw.starts_with(b"/");
+        let raw_target = if absolute && request.uri.scheme().is_some() {
+            request
+                .uri
+                .path_and_query()
+                .map_or("/", |target| target.as_str())
+                .as_bytes()
+        } else {
+            raw
+        };
+        let raw_path = raw_target
+            .split(|b| *b == b'?')
+            .next()
+            .unwrap_or(raw_target);
+        let raw_path = String::from_utf8_lossy(raw_path);
+        let path = canonical::canonical(&raw_path).map_err(Reject::Path)?;
+        ctx.rewrite = absolute || path.as_bytes() != raw_path.as_bytes();
+        ctx.path = path.into_owned();
+        Ok(())
+    }
+
+    /// Answers a bad call, unless its address has had too many such answers.
+    async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let charged = shared
+            .admission
+            .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
+            .await;
+        match charged {
+            Ok(()) => {
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(&reject, &ctx.path)
+            }
+            Err(refused) => self.refuse(ctx, &refused),
+        }
+    }
+
+    fn refuse(&self, ctx: &mut Context, refused: &Refused) -> Reply {
+        let shared = &self.shared;
+        match refused {
+            Refused::Deny(denied) => {
+                ctx.verb = Some(Verb::Deny);
+                ctx.limit = Some(denied.limit);
+                ctx.nearest = Some(admission::Nearest {
+                    limit: denied.limit,
+                    left: denied.left,
+                    resets_in: denied.retry_after.unwrap_or_default(),
+                });
+                shared.shield.note_denial(ctx.ip, shared.clock.now());
+                let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
+                Reply::denied(shared.rules.limit(denied.limit), denied, app)
+            }
+            Refused::Reject(reject) => {
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(reject, &ctx.path)
+            }
+            Refused::Store(_) => {
+                ctx.verb = Some(Verb::Shed);
+                ctx.error = "store";
+                Reply::shed("The limits cannot be checked at the moment.")
+            }
+        }
+    }
+
+    /// Sends an answer of our own. The connection stays usable where that is safe.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        reply: &Reply,
+    ) -> pingora::Result<()> {
+        let settings = &self.shared.settings;
+        let now = self.shared.clock.now();
+        let took_ms = now.mono_us.saturating_sub(ctx.started_us) / 1000;
+        let body = Bytes::from(reply.body(settings.answers, now.unix_us / 1000, took_ms));
+        let mut response = ResponseHeader::build(reply.status, Some(8))?;
+        response.insert_header(header::CONTENT_TYPE, Reply::content_type(settings.answers))?;
+        response.insert_header(header::CONTENT_LENGTH, body.len())?;
+        if let Some(seconds) = reply.retry_after {
+            response.insert_header(header::RETRY_AFTER, seconds)?;
+        }
+        if let Some(allow) = &reply.allow {
+            response.insert_header(header::ALLOW, allow)?;
+        }
+        if reply.status == 401 {
+            response.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
+        }
+        self.common_fields(&mut response, ctx)?;
+
+        let request = session.req_header();
+        let head_only = request.method == http::Method::HEAD;
+        let waits_for_continue = request.headers.contains_key(header::EXPECT);
+        let length = request
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if !session.as_downstream_mut().is_body_done() {
+            // After `Expect` nobody knows whether the next bytes are a body or a request.
+            if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {
+                session.set_keepalive(None);
+            } else {
+                session
+                    .as_downstream_mut()
+                    .set_close_on_response_before_downstream_finish(false);
+                session
+                    .as_downstream_mut()
+                    .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+            }
+        }
+        session
+            .write_response_header(Box::new(response), head_only)
+            .await?;
+        if !head_only {
+            session.write_response_body(Some(body), true).await?;
+        }
+        Ok(())
+    }
+
+    /// Fields that every answer carries: the request's ID, and the limit nearest to exhaustion.
+    fn common_fields(&self, response: &mut ResponseHeader, ctx: &Context) -> pingora::Result<()> {
+        response.insert_header(headers::X_REQUEST_ID, ctx.id.as_str())?;
+        let Some(nearest) = ctx.nearest else {
+            return Ok(());
+        };
+        let limit = self.shared.rules.limit(nearest.limit);
+        match self.shared.settings.ratelimit_headers {
+            RateLimitHeaders::Draft11 => {
+                if let Some(policy) = self.shared.policy_field(nearest.limit) {
+                    response.insert_header(RATELIMIT_POLICY, policy.clone())?;
+                }
+                let field = reply::limit_field(&limit.name, nearest.left, nearest.resets_in);
+                response.insert_header(RATELIMIT, field)?;
+            }
+            RateLimitHeaders::XRateLimit => {
+                response.insert_header("x-ratelimit-limit", limit.quota.get())?;
+                response.insert_header("x-ratelimit-remaining", nearest.left)?;
+                response
+                    .insert_header("x-ratelimit-reset", reply::whole_seconds(nearest.resets_in))?;
+            }
+            RateLimitHeaders::Off => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a slot of this call is held past its response.
+    fn holds_task(&self, ctx: &Context) -> bool {
+        ctx.admitted.as_ref().is_some_and(|admitted| {
+            admitted
+                .plan
+                .charges
+                .iter()
+                .filter(|charge| charge.taken.is_some())
+                .any(|charge| {
+                    let limit = self.shared.rules.limit(charge.limit);
+                    limit.unit == Unit::Tasks && limit.hold == Hold::Task
+                })
+        })
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.shared.clone())
+    }
+
+    /// No downstream modules: answers go as the upstream coded them.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        // pingora resets it with every request; where it has refused to keep, so do we.
+        if session.get_keepalive().is_some() {
+            let keep =
+                (!self.shared.is_draining()).then(|| self.shared.settings.keepalive.as_secs());
+            session.set_keepalive(keep);
+        }
+        let verdict = self.judge(session, ctx).await?;
+        ctx.verdict_us = self.shared.clock.now().mono_us;
+        let own_us = ctx.verdict_us.saturating_sub(ctx.started_us + ctx.body_us);
+        self.shared.metrics.own(own_us);
+        let Some(reply) = verdict else {
+            return Ok(false);
+        };
+        self.answer(session, ctx, &reply).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let settings = &self.shared.settings;
+        let all: usize = settings
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.addrs.len())
+            .sum();
+        let mut nth = self.shared.next_upstream() % all.max(1);
+        ctx.attempts += 1;
+        for upstream in &settings.upstreams {
+            if let Some(addr) = upstream.addrs.get(nth) {
+                let mut peer = HttpPeer::new(*addr, upstream.tls, upstream.host.clone());
+                peer.options.connection_timeout = Some(settings.connect_timeout);
+                peer.options.total_connection_timeout = Some(settings.connect_timeout);
+                peer.options.read_timeout = Some(settings.read_timeout);
+                peer.options.write_timeout = Some(settings.write_timeout);
+                return Ok(Box::new(peer));
+            }
+            nth -= upstream.addrs.len();
+        }
+        Error::e_explain(ErrorType::ConnectError, "no upstream address")
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Some(admitted) = &mut ctx.admitted {
+            admitted.forwarded = true;
+        }
+        if ctx.rewrite {
+            let raw = session.req_header().raw_path();
+            let query = raw
+                .iter()
+                .position(|b| *b == b'?')
+                .and_then(|at| raw.get(at..));
+            let mut target = ctx.path.clone().into_bytes();
+            target.extend_from_slice(query.unwrap_or_default());
+            request.set_raw_path(&target)?;
+        }
+        headers::prepare_upstream(request, &self.shared.settings, ctx.peer, &ctx.id)?;
+        let counted = ctx
+            .call
+            .as_ref()
+            .and_then(|call| call.route(&self.shared.rules))
+            .is_some_and(|route| route.cost.is_some());
+        if counted {
+            // Its body has been asked for and read already.
+            request.remove_header(&header::EXPECT);
+        }
+        if self.holds_task(ctx) {
+            // The task's ID is read from the answer.
+            request.remove_header(&header::ACCEPT_ENCODING);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        let status = response.status.as_u16();
+        ctx.upstream_status = Some(status);
+        if status == 401 {
+            if let Some(call) = &ctx.call {
+                let now = self.shared.clock.now();
+                if let Err(error) = self
+                    .shared
+                    .admission
+                    .charge_unauthorized(&self.shared.rules, call, now)
+                    .await
+                {
+                    tracing::warn!(%error, "a 401 was not charged to its address");
+                }
+            }
+        }
+        if self.holds_task(ctx) {
+            ctx.answer = Some(Vec::new());
+        }
+        response.remove_header("keep-alive");
+        response.remove_header("proxy-connection");
+        self.common_fields(response, ctx)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<Option<Duration>> {
+        if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
+            let room = task::MAX_ANSWER.saturating_sub(answer.len());
+            answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing has been sent: another address may be tried, whatever the method.
+        error.set_retry(
+            ctx.attempts < MAX_ATTEMPTS
+                && self
+                    .shared
+                    .settings
+                    .upstreams
+                    .iter()
+                    .map(|u| u.addrs.len())
+                    .sum::<usize>()
+                    > 1,
+        );
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let timed_out = matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout
+                | ErrorType::ReadTimedout
+                | ErrorType::WriteTimedout
+                | ErrorType::TLSHandshakeTimedout
+        );
+        let reply = match error.esource() {
+            ErrorSource::Upstream if timed_out => Reply::gateway_timeout(),
+            ErrorSource::Upstream => Reply::bad_gateway(),
+            ErrorSource::Downstream if timed_out => Reply::body_timeout(),
+            ErrorSource::Downstream => Reply::bad_request(),
+            ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
+                ErrorType::HTTPStatus(400..=499) => Reply::bad_request(),
+                _ => Reply::internal(),
+            },
+        };
+        ctx.error = error.etype().as_str();
+        if *error.esource() == ErrorSource::Upstream {
+            self.shared.metrics.upstream_error();
+        }
+        let gone = *error.esource() == ErrorSource::Downstream
+            && matches!(
+                error.etype(),
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed
+            );
+        let started = session
+            .response_written()
+            .is_some_and(|response| !response.status.is_informational());
+        if gone || started {
+            return FailToProxy {
+                error_code: 0,
+                can_reuse_downstream: false,
+            };
+        }
+        // What is left of the request on this connection cannot be told from the next one.
+        session.set_keepalive(None);
+        if let Err(error) = self.answer(session, ctx, &reply).await {
+            tracing::debug!(%error, "downstream went away before the answer");
+        }
+        FailToProxy {
+            error_code: reply.status,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let shared = &self.shared;
+        let task = ctx.answer.take().and_then(|answer| task::id(&answer));
+        let failed = error.is_some();
+        // Half an answer names no task.
+        ctx.settle(task.as_deref().filter(|_| !failed));
+        let end_us = shared.clock.now().mono_us;
+        let upstream_us = end_us.saturating_sub(ctx.verdict_us);
+        let verb = ctx.verb.unwrap_or(Verb::Reject);
+        let route = ctx
+            .call
+            .as_ref()
+            .map_or("none", |call| call.route_name(&shared.rules));
+        let limit = ctx.limit.map_or("", |id| &*shared.rules.limit(id).name);
+        if verb == Verb::Admit {
+            shared.metrics.upstream(upstream_us);
+        } else {
+            shared.metrics.refuse(route, limit, verb);
+        }
+        if let (Some(error), "") = (error, ctx.error) {
+            ctx.error = error.etype().as_str();
+        }
+        if shared.settings.access_log {
+            let status = session
+                .response_written()
+                .map_or(0, |response| response.status.as_u16());
+            log::access(&log::Line {
+                id: &ctx.id,
+                ip: ctx.ip,
+                method: session.req_header().method.as_str(),
+                path: &ctx.path,
+                route,
+                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
+                verb: verb.as_str(),
+                limit,
+                cost: ctx.cost,
+                status,
+                own_us: ctx.verdict_us.saturating_sub(ctx.started_us + ctx.body_us),
+                upstream_us: if verb == Verb::Admit { upstream_us } else { 0 },
+                error: ctx.error,
+            });
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        // The access log says why.
+        true
+    }
+}

@@ -1,0 +1,376 @@
+//! Answers of our own. The only module that knows status codes and the service's error texts
+//! (`service.md` of the documents).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::admission::{Denied, Reject};
+use crate::limit::{Denial, Limit, Unit, Window};
+use crate::route::pricing::PriceError;
+use crate::settings::AnswerForm;
+
+/// An answer of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// `error`.
+    pub error: String,
+    /// `exception`.
+    pub exception: &'static str,
+    /// `error_description`.
+    pub description: String,
+    /// The limit that was hit.
+    pub limit: Option<String>,
+    /// The app whose limit it is; only ever the caller's own.
+    pub app: Option<String>,
+    /// `Retry-After`, seconds.
+    pub retry_after: Option<u64>,
+    /// `Allow`.
+    pub allow: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Native<'a> {
+    error: &'a str,
+    exception: &'a str,
+    timestamp: u64,
+    duration: u64,
+    error_description: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    error: &'a str,
+    timestamp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<&'a str>,
+}
+
+/// Whole seconds, rounded up, at least 1.
+#[must_use]
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs()
+        .saturating_add(u64::from(wait.subsec_nanos() > 0))
+        .max(1)
+}
+
+impl Reply {
+    fn new(
+        status: u16,
+        error: &str,
+        exception: &'static str,
+        description: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            error: error.to_owned(),
+            exception,
+            description: description.into(),
+            limit: None,
+            app: None,
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// The service's answer for a call over this limit.
+    #[must_use]
+    pub fn denied(limit: &Limit, denied: &Denied, app: Option<&str>) -> Self {
+        let call_rate = || {
+            Self::new(
+                429,
+                "reach_limit",
+                "RateLimitException",
+                "This request has reached api limit",
+            )
+        };
+        // The broadcast answers are those of the day limits; any shorter window is a call rate.
+        let is_day = matches!(limit.window, Window::Day(_));
+        let mut reply = match limit.denial {
+            Denial::CallRate => call_rate(),
+            Denial::BroadcastUsers | Denial::BroadcastRooms if !is_day => call_rate(),
+            Denial::MessageCount => Self::new(
+                403,
+                "message_send_error",
+                "MessageSendException",
+                "message send reach limit",
+            ),
+            Denial::BroadcastUsers => Self::new(
+                403,
+                "forbidden_op",
+                "ForbiddenOpException",
+                "online user broadcast limit exceeded",
+            ),
+            Denial::BroadcastRooms => Self::new(
+                403,
+                "forbidden_op",
+                "ForbiddenOpException",
+                "chatroom broadcast limit exceeded",
+            ),
+            Denial::Push => Self::new(403, "LimitException", "LimitException", "limit request"),
+        };
+        reply.limit = Some(limit.name.to_string());
+        reply.app = app.map(str::to_owned);
+        reply.retry_after = denied.retry_after.map(whole_seconds);
+        reply
+    }
+
+    /// The service's answer for a call that is bad, unknown or unauthenticated. `target` is the
+    /// call's path.
+    #[must_use]
+    pub fn rejected(reject: &Reject, target: &str) -> Self {
+        match reject {
+            Reject::Path(error) => Self::new(
+                400,
+                "illegal_argument",
+                "IllegalArgumentException",
+                error.to_string(),
+            ),
+            Reject::NotFound => Self::new(
+                404,
+                "organization_application_not_found",
+                "OrganizationApplicationNotFoundException",
+                format!("Could not find application for org/app from URI: {target}"),
+            ),
+            Reject::MethodNotAllowed { allow } => {
+                let mut reply = Self::new(
+                    405,
+                    "method_not_allowed",
+                    "HttpRequestMethodNotSupportedException",
+                    format!("This path allows: {allow}"),
+                );
+                reply.allow = Some(allow.clone());
+                reply
+            }
+            Reject::Unauthenticated => Self::new(
+                401,
+                "unauthorized",
+                "UnauthorizedException",
+                "Unable to authenticate",
+            ),
+            Reject::Body(PriceError::Empty) => message_error(400, "param to can't be empty"),
+            Reject::Body(_) => Self::malformed_body(),
+            Reject::TooManyRecipients { max, field } => message_error(
+                400,
+                format!("params {field}'s size can't exceed limit {max}"),
+            ),
+        }
+    }
+
+    /// A body that is not what the endpoint documents.
+    #[must_use]
+    pub fn malformed_body() -> Self {
+        Self::new(
+            400,
+            "invalid_request_body",
+            "InvalidRequestBodyException",
+            "Request body is invalid. Please check body is correct.",
+        )
+    }
+
+    /// A counted body over the size that is read.
+    #[must_use]
+    pub fn body_too_large() -> Self {
+        message_error(400, "message is too large")
+    }
+
+    /// A counted body that did not arrive in time.
+    #[must_use]
+    pub fn body_timeout() -> Self {
+        Self::new(
+            408,
+            "request_timeout",
+            "RequestTimeoutException",
+            "The request body did not arrive in time.",
+        )
+    }
+
+    /// A counted body in a coding that cannot be counted.
+    #[must_use]
+    pub fn unsupported_encoding() -> Self {
+        Self::new(
+            415,
+            "unsupported_media_type",
+            "UnsupportedMediaTypeException",
+            "This endpoint accepts no Content-Encoding: its recipients are counted.",
+        )
+    }
+
+    /// The shield's answer.
+    #[must_use]
+    pub fn shielded() -> Self {
+        let mut reply = Self::new(
+            429,
+            "reach_limit",
+            "RateLimitException",
+            "This request has reached api limit",
+        );
+        reply.retry_after = Some(1);
+        reply
+    }
+
+    /// Protecting ourselves.
+    #[must_use]
+    pub fn shed(why: &str) -> Self {
+        let mut reply = Self::new(
+            503,
+            "service_unavailable",
+            "ServiceUnavailableException",
+            why,
+        );
+        reply.retry_after = Some(1);
+        reply
+    }
+
+    /// The upstream could not be reached, or broke off.
+    #[must_use]
+    pub fn bad_gateway() -> Self {
+        Self::new(
+            502,
+            "bad_gateway",
+            "BadGatewayException",
+            "The upstream could not be reached.",
+        )
+    }
+
+    /// The upstream did not answer in time.
+    #[must_use]
+    pub fn gateway_timeout() -> Self {
+        Self::new(
+            504,
+            "gateway_timeout",
+            "GatewayTimeoutException",
+            "The upstream did not answer in time.",
+        )
+    }
+
+    /// A request that pingora refused.
+    #[must_use]
+    pub fn bad_request() -> Self {
+        Self::new(
+            400,
+            "illegal_argument",
+            "IllegalArgumentException",
+            "The request is malformed.",
+        )
+    }
+
+    /// A fault of ours.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(
+            500,
+            "internal_error",
+            "InternalException",
+            "The gateway failed to handle this request.",
+        )
+    }
+
+    /// The body's media type.
+    #[must_use]
+    pub fn content_type(form: AnswerForm) -> &'static str {
+        match form {
+            AnswerForm::Native => "application/json",
+            AnswerForm::Problem => "application/problem+json",
+        }
+    }
+
+    /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.
+    #[must_use]
+    pub fn body(&self, form: AnswerForm, timestamp: u64, duration: u64) -> String {
+        let (limit, app) = (self.limit.as_deref(), self.app.as_deref());
+        let json = match form {
+            AnswerForm::Native => serde_json::to_string(&Native {
+                error: &self.error,
+                exception: self.exception,
+                timestamp,
+                duration,
+                error_description: &self.description,
+                limit,
+                app,
+            }),
+            AnswerForm::Problem => serde_json::to_string(&Problem {
+                r#type: "about:blank",
+                title: http::StatusCode::from_u16(self.status)
+                    .ok()
+                    .and_then(|status| status.canonical_reason())
+                    .unwrap_or("Error"),
+                status: self.status,
+                detail: &self.description,
+                error: &self.error,
+                timestamp,
+                limit,
+                app,
+            }),
+        };
+        json.unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+fn message_error(status: u16, description: impl Into<String>) -> Reply {
+    Reply::new(
+        status,
+        "message_send_error",
+        "MessageSendException",
+        description,
+    )
+}
+
+/// `RateLimit-Policy` of a limit (draft-ietf-httpapi-ratelimit-headers-11).
+#[must_use]
+pub fn policy_field(limit: &Limit) -> String {
+    let mut field = sf_string(&limit.name);
+    let _ = write!(field, ";q={}", limit.quota);
+    match limit.window {
+        Window::Running => field.push_str(";qu=\"concurrent-requests\""),
+        Window::Sliding(_) | Window::Day(_) => {
+            let _ = write!(field, ";w={}", limit.window_s());
+        }
+    }
+    if limit.unit == Unit::Messages {
+        field.push_str(";qu=\"messages\"");
+    }
+    field
+}
+
+/// `RateLimit` of a limit: units left, and seconds until more come free.
+#[must_use]
+pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> String {
+    let mut field = sf_string(name);
+    let _ = write!(field, ";r={left}");
+    if !resets_in.is_zero() {
+        let _ = write!(field, ";t={}", whole_seconds(resets_in));
+    }
+    field
+}
+
+/// A structured-field string (RFC 9651): printable ASCII, quoted.
+fn sf_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 24);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            ' '..='~' => out.push(c),
+            _ => out.push('?'),
+        }
+    }
+    out.push('"');
+    out
+}

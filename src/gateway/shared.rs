@@ -1,0 +1,148 @@
+//! What every worker of a gateway shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use http::HeaderValue;
+
+use super::reply;
+use super::shield::Shield;
+use crate::admission::{Admission, Call, Outcome, Policy};
+use crate::clock::Clock;
+use crate::limit::{LimitId, Moment, Plan};
+use crate::observe::metrics::Metrics;
+use crate::settings::Settings;
+use crate::spec::Ruleset;
+use crate::store::memory::MemoryStore;
+use crate::store::{Store, StoreGauges};
+
+/// One gateway: rules, counters, metrics.
+#[derive(Debug)]
+pub struct Shared {
+    /// Process settings.
+    pub settings: Settings,
+    /// Compiled routes and limits.
+    pub rules: Arc<Ruleset>,
+    /// The spine.
+    pub admission: Admission<MemoryStore>,
+    /// What of the settings the spine needs.
+    pub policy: Policy,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The clock.
+    pub clock: Clock,
+    pub(super) shield: Shield,
+    /// `RateLimit-Policy`, by limit.
+    policy_fields: Vec<HeaderValue>,
+    in_flight: AtomicUsize,
+    draining: AtomicBool,
+    next_upstream: AtomicUsize,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Puts a gateway together.
+    pub fn new(
+        settings: Settings,
+        rules: Arc<Ruleset>,
+        policy: Policy,
+        store: MemoryStore,
+        metrics: Metrics,
+        clock: Clock,
+        id_seed: u64,
+    ) -> Self {
+        let policy_fields = rules
+            .limits
+            .iter()
+            .map(|limit| {
+                HeaderValue::from_str(&reply::policy_field(limit))
+                    .unwrap_or_else(|_| HeaderValue::from_static("\"limit\""))
+            })
+            .collect();
+        Self {
+            shield: Shield::new(&settings.shield),
+            settings,
+            rules,
+            admission: Admission::new(store),
+            policy,
+            metrics,
+            clock,
+            policy_fields,
+            in_flight: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            next_upstream: AtomicUsize::new(0),
+            next_id: AtomicU64::new(id_seed),
+        }
+    }
+
+    /// Requests being handled.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn enter(&self) -> usize {
+        self.in_flight.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on `/ready` fails and connections are not kept.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The store's gauges.
+    pub fn gauges(&self) -> StoreGauges {
+        self.admission.store().gauges()
+    }
+
+    /// Reports a task done. Whether it held a slot.
+    pub fn finish_task(&self, app: &str, task: &str) -> bool {
+        self.admission
+            .finish_task(&self.rules, app, task, self.clock.now())
+    }
+
+    /// Drops idle counters, a part at a time.
+    pub fn sweep(&self) {
+        self.admission.store().sweep(self.clock.now());
+    }
+
+    /// Forgets quiet addresses. Walks all of them: once a second is often enough.
+    pub fn sweep_shield(&self) {
+        self.shield.sweep(self.clock.now());
+    }
+
+    pub(super) fn policy_field(&self, id: LimitId) -> Option<&HeaderValue> {
+        self.policy_fields.get(id.0 as usize)
+    }
+
+    /// The next upstream address, round robin.
+    pub(super) fn next_upstream(&self) -> usize {
+        self.next_upstream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A request ID: 16 hex digits, unique in this process, not guessable in order.
+    pub(super) fn new_id(&self) -> String {
+        // SplitMix64: a bijection, so that distinct numbers give distinct IDs.
+        let mut z = self
+            .next_id
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        format!("{:016x}", z ^ (z >> 31))
+    }
+
+    /// Gives back what bought nothing. The refunds are counted.
+    pub(super) fn settle(&self, call: &Call, plan: &mut Plan, outcome: Outcome<'_>, now: Moment) {
+        for (limit, units) in self.admission.settle(&self.rules, call, plan, outcome, now) {
+            self.metrics.refund(limit, units);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The admin listener: metrics, health, tasks. Bound to loopback unless told otherwise.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::gateway::Shared;
+
+/// The listener's routes.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .route("/apps/{app}/tasks/{task}", delete(finish_task))
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    (
+        [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
+        shared.metrics.render(shared.gauges(), shared.in_flight()),
+    )
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    if shared.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+/// `{app}` is `org#app` (the `#` percent-encoded) or the App ID.
+async fn finish_task(
+    State(shared): State<Arc<Shared>>,
+    Path((app, task)): Path<(String, String)>,
+) -> impl IntoResponse {
+    if shared.finish_task(&app, &task) {
+        (
+            StatusCode::OK,
+            Json(json!({ "app": app, "task": task, "freed": true })),
+        )
+    } else {
+        let error = "no slot of this app is held by this task: it has ended, expired, or its limit has hold = \"response\"";
+        (
+            StatusCode::NOT_FOUND,
+            Json(json!({ "app": app, "task": task, "freed": false, "error": error })),
+        )
+    }
+}

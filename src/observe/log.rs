@@ -1,0 +1,86 @@
+//! Process and access log, through `tracing-subscriber`. Written by a thread of its own, from a
+//! bounded queue: a slow terminal drops lines and never holds up a request.
+
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::LogFormat;
+
+/// Lines that may wait to be written.
+const QUEUE_LINES: usize = 65_536;
+
+/// Starts logging to standard output. Keep the guard: dropping it writes what still waits.
+#[must_use]
+pub fn start(format: LogFormat) -> WorkerGuard {
+    let (writer, guard): (NonBlocking, WorkerGuard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUE_LINES)
+        .lossy(true)
+        .thread_name("log")
+        .finish(std::io::stdout());
+    // pingora reports every broken connection of a caller as an error; our own line says why.
+    let filter = EnvFilter::new("info,pingora=error,pingora_core=error,pingora_proxy=off");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    // A second subscriber in one process (tests) is no fault: the first one goes on.
+    let _ = match format {
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+    guard
+}
+
+/// One line of the access log. Never a token, never a query string.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// Request ID.
+    pub id: &'a str,
+    /// The address as charged.
+    pub ip: std::net::IpAddr,
+    /// Method.
+    pub method: &'a str,
+    /// Path as matched, without the query.
+    pub path: &'a str,
+    /// Route name.
+    pub route: &'a str,
+    /// App, folded.
+    pub app: &'a str,
+    /// The verb.
+    pub verb: &'a str,
+    /// The limit that denied, or would have.
+    pub limit: &'a str,
+    /// Recipients that the call was priced with.
+    pub cost: u32,
+    /// Status of the answer; 0: none was sent.
+    pub status: u16,
+    /// Our own part, µs.
+    pub own_us: u64,
+    /// From the verdict to the end, µs.
+    pub upstream_us: u64,
+    /// Why the call failed, if it did.
+    pub error: &'a str,
+}
+
+/// Writes a line.
+pub fn access(line: &Line<'_>) {
+    tracing::info!(
+        target: "access",
+        id = line.id,
+        ip = %line.ip,
+        method = line.method,
+        path = line.path,
+        route = line.route,
+        app = line.app,
+        verb = line.verb,
+        limit = line.limit,
+        cost = line.cost,
+        status = line.status,
+        own_us = line.own_us,
+        upstream_us = line.upstream_us,
+        error = line.error,
+    );
+}

@@ -1,0 +1,245 @@
+//! Prometheus metrics. No label has values that callers choose: routes, limits and verbs come
+//! from the ruleset.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::limit::LimitId;
+use crate::spec::Ruleset;
+use crate::store::StoreGauges;
+
+/// Our own part of a call: 10 µs to 100 ms.
+const OWN_BUCKETS: &[f64] = &[
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1,
+];
+/// The upstream's part: 1 ms to 60 s.
+const UPSTREAM_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+/// What the gateway did with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Forwarded.
+    Admit,
+    /// Over a limit.
+    Deny,
+    /// Refused to protect ourselves.
+    Shed,
+    /// Bad, unknown or unauthenticated.
+    Reject,
+}
+
+impl Verb {
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Deny => "deny",
+            Self::Shed => "shed",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// All metrics of a gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: IntCounterVec,
+    reported: IntCounterVec,
+    charged: Vec<IntCounter>,
+    refunded: Vec<IntCounter>,
+    own: Histogram,
+    upstream: Histogram,
+    upstream_errors: IntCounter,
+    in_flight: IntGauge,
+    counters: IntGaugeVec,
+    slots: IntGauge,
+    overflowed: IntGauge,
+    admits: Vec<IntCounter>,
+    admits_other: [IntCounter; 2],
+}
+
+impl Metrics {
+    /// Registers the metrics of a ruleset.
+    ///
+    /// # Errors
+    /// When a metric is described wrongly; never with the names below.
+    pub fn new(rules: &Ruleset) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(vec.clone()))?;
+                Ok(vec)
+            };
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let histogram =
+            |name: &str, help: &str, buckets: &[f64]| -> prometheus::Result<Histogram> {
+                let histogram =
+                    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+                registry.register(Box::new(histogram.clone()))?;
+                Ok(histogram)
+            };
+        let decisions = counters(
+            "floodgate_decisions_total",
+            "Decisions by route, verb (admit, deny, shed, reject) and the limit that denied.",
+            &["route", "limit", "verb"],
+        )?;
+        let charged = counters(
+            "floodgate_units_charged_total",
+            "Units charged, by limit.",
+            &["limit", "unit"],
+        )?;
+        let refunded = counters(
+            "floodgate_units_refunded_total",
+            "Units given back, by limit.",
+            &["limit", "unit"],
+        )?;
+        let by_limit = |vec: &IntCounterVec| -> Vec<IntCounter> {
+            rules
+                .limits
+                .iter()
+                .map(|l| vec.with_label_values(&[&*l.name, l.unit.as_str()]))
+                .collect()
+        };
+        let admit = |route: &str| decisions.with_label_values(&[route, "", "admit"]);
+        let live = IntGaugeVec::new(
+            Opts::new(
+                "floodgate_counters",
+                "Live counters, by the kind of caller they belong to.",
+            ),
+            &["kind"],
+        )?;
+        registry.register(Box::new(live.clone()))?;
+        Ok(Self {
+            reported: counters(
+                "floodgate_reported_total",
+                "Calls that a report-only limit would have denied.",
+                &["route", "limit"],
+            )?,
+            charged: by_limit(&charged),
+            refunded: by_limit(&refunded),
+            own: histogram(
+                "floodgate_own_seconds",
+                "Time from the request's head to the verdict, without waiting for a body.",
+                OWN_BUCKETS,
+            )?,
+            upstream: histogram(
+                "floodgate_upstream_seconds",
+                "Time from the verdict to the end of the answer.",
+                UPSTREAM_BUCKETS,
+            )?,
+            upstream_errors: {
+                let errors = IntCounter::new(
+                    "floodgate_upstream_errors_total",
+                    "Calls that the upstream did not answer.",
+                )?;
+                registry.register(Box::new(errors.clone()))?;
+                errors
+            },
+            in_flight: gauge("floodgate_requests_in_flight", "Requests being handled.")?,
+            counters: live,
+            slots: gauge("floodgate_task_slots_in_use", "Task slots in use.")?,
+            overflowed: gauge(
+                "floodgate_counter_overflows",
+                "Charges that went to a shared overflow counter since the start.",
+            )?,
+            admits: rules
+                .routes
+                .iter()
+                .map(|route| admit(&route.name))
+                .collect(),
+            admits_other: [admit("unmatched"), admit("options")],
+            decisions,
+            registry,
+        })
+    }
+
+    /// Counts an admitted call of a documented route.
+    pub fn admit(&self, target: crate::admission::Target) {
+        use crate::admission::Target;
+        match target {
+            Target::Route(id) => {
+                if let Some(counter) = self.admits.get(id.0) {
+                    counter.inc();
+                }
+            }
+            Target::Unmatched => self.admits_other[0].inc(),
+            Target::Options => self.admits_other[1].inc(),
+        }
+    }
+
+    /// Counts a call that was not admitted. `limit` is empty unless one denied.
+    pub fn refuse(&self, route: &str, limit: &str, verb: Verb) {
+        self.decisions
+            .with_label_values(&[route, limit, verb.as_str()])
+            .inc();
+    }
+
+    /// Counts a call that a report-only limit would have denied.
+    pub fn report(&self, route: &str, limit: &str) {
+        self.reported.with_label_values(&[route, limit]).inc();
+    }
+
+    /// Counts charged units.
+    pub fn charge(&self, limit: LimitId, units: u32) {
+        if let Some(counter) = self.charged.get(limit.0 as usize) {
+            counter.inc_by(u64::from(units));
+        }
+    }
+
+    /// Counts units given back.
+    pub fn refund(&self, limit: LimitId, units: u32) {
+        if let Some(counter) = self.refunded.get(limit.0 as usize) {
+            counter.inc_by(u64::from(units));
+        }
+    }
+
+    /// Observes our own part, in microseconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "durations are far below 2^52 µs"
+    )]
+    pub fn own(&self, micros: u64) {
+        self.own.observe(micros as f64 / 1e6);
+    }
+
+    /// Observes the upstream's part, in microseconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "durations are far below 2^52 µs"
+    )]
+    pub fn upstream(&self, micros: u64) {
+        self.upstream.observe(micros as f64 / 1e6);
+    }
+
+    /// Counts a call that the upstream did not answer.
+    pub fn upstream_error(&self) {
+        self.upstream_errors.inc();
+    }
+
+    /// The text exposition, with these gauges.
+    #[must_use]
+    pub fn render(&self, store: StoreGauges, in_flight: usize) -> String {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        for (kind, live) in ["app", "user", "ip"].iter().zip(store.counters) {
+            self.counters.with_label_values(&[kind]).set(gauge(live));
+        }
+        self.slots.set(gauge(store.slots));
+        self.overflowed
+            .set(i64::try_from(store.overflowed).unwrap_or(i64::MAX));
+        self.in_flight.set(gauge(in_flight));
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,5 @@
+//! Metrics, access log, admin listener. Nothing here feeds a decision.
+
+pub mod admin;
+pub mod log;
+pub mod metrics;
