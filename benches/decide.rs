@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use floodgate::limit::{
-    Decision, Denial, Hold, KeyHasher, Limit, LimitId, Mode, Moment, Plan, Scope, Unit, Window, calendar::Zone,
+    Decision, Denial, Hold, KeyHasher, Limit, LimitId, Mode, Moment, Plan, Scope, Unit, Window,
+    calendar::Zone,
 };
 use floodgate::store::memory::{MemoryOptions, MemoryStore};
 
@@ -34,7 +35,12 @@ fn limits(quota: u32) -> [Limit; 3] {
     let second = || Window::Sliding(Duration::from_secs(1));
     [
         limit("calls/s:app", quota, second(), Scope::App),
-        limit("calls/min:user", quota, Window::Sliding(Duration::from_mins(1)), Scope::User),
+        limit(
+            "calls/min:user",
+            quota,
+            Window::Sliding(Duration::from_mins(1)),
+            Scope::User,
+        ),
         limit("calls/day:app", quota, Window::Day(Zone::UTC), Scope::App),
     ]
 }
@@ -44,16 +50,27 @@ fn call(store: &MemoryStore, limits: &[Limit; 3], n: u32, now: Moment) -> Decisi
     let app = KEYS.app("org#app");
     // Salted by number: names are hashed when callers are identified, not here.
     let user = floodgate::limit::CounterKey(app.0.wrapping_mul(u128::from(n) * 2 + 1));
-    let mut plan = Plan { origin: Some(user), ..Plan::default() };
+    let mut plan = Plan {
+        origin: Some(user),
+        ..Plan::default()
+    };
     for (id, limit) in (0..).zip(limits) {
-        let caller = if limit.scope == Scope::User { user } else { app };
-        plan.charges.push(limit.charge(LimitId(id), caller, 1, true, now));
+        let caller = if limit.scope == Scope::User {
+            user
+        } else {
+            app
+        };
+        plan.charges
+            .push(limit.charge(LimitId(id), caller, 1, true, now));
     }
     store.decide_now(&mut plan, now)
 }
 
 fn moment(us: u64) -> Moment {
-    Moment { mono_us: us, unix_us: 1_800_000_000_000_000 + us }
+    Moment {
+        mono_us: us,
+        unix_us: 1_800_000_000_000_000 + us,
+    }
 }
 
 fn decide(criterion: &mut Criterion) {

@@ -104,7 +104,9 @@ impl Day {
     /// Microseconds until the day ends: at least 1, at most `length_us`.
     #[must_use]
     pub fn ends_in_us(&self, length_us: u64, unix_us: u64) -> u64 {
-        self.end_us.saturating_sub(unix_us).clamp(1, length_us.max(1))
+        self.end_us
+            .saturating_sub(unix_us)
+            .clamp(1, length_us.max(1))
     }
 
     /// Whether the counter can go.
@@ -128,7 +130,13 @@ mod tests {
     #[test]
     fn a_utc_day_begins_at_midnight() {
         let (start, end) = Zone::UTC.day_of(unix_us("2026-03-29T12:34:56.789Z"));
-        assert_eq!((start, end), (unix_us("2026-03-29T00:00:00Z"), unix_us("2026-03-30T00:00:00Z")));
+        assert_eq!(
+            (start, end),
+            (
+                unix_us("2026-03-29T00:00:00Z"),
+                unix_us("2026-03-30T00:00:00Z")
+            )
+        );
         assert_eq!(Zone::UTC.day_of(end).0, end);
         assert_eq!(Zone::UTC.day_of(end - 1).0, start);
         assert_eq!(Zone::UTC.name(), "UTC");
@@ -139,7 +147,13 @@ mod tests {
         let zone = Zone::named("Asia/Shanghai").unwrap();
         assert_eq!(zone.name(), "Asia/Shanghai");
         let (start, end) = zone.day_of(unix_us("2026-05-01T17:00:00Z"));
-        assert_eq!((start, end), (unix_us("2026-05-01T16:00:00Z"), unix_us("2026-05-02T16:00:00Z")));
+        assert_eq!(
+            (start, end),
+            (
+                unix_us("2026-05-01T16:00:00Z"),
+                unix_us("2026-05-02T16:00:00Z")
+            )
+        );
         assert!(Zone::named("Mars/Olympus").is_none());
     }
 
@@ -166,9 +180,15 @@ mod tests {
             for minute in 0..(5 * 24 * 60) {
                 let time = unix_us(from) + minute * 60_000_000;
                 let (start, end) = zone.day_of(time);
-                assert!(start <= time && time < end, "{name}: {time} not in {start}..{end}");
+                assert!(
+                    start <= time && time < end,
+                    "{name}: {time} not in {start}..{end}"
+                );
                 if let Some(last) = last {
-                    assert!((start, end) == last || start == last.1, "{name}: {start} after {last:?}");
+                    assert!(
+                        (start, end) == last || start == last.1,
+                        "{name}: {start} after {last:?}"
+                    );
                 }
                 last = Some((start, end));
             }
@@ -178,7 +198,14 @@ mod tests {
     #[test]
     fn absurd_times_do_not_panic() {
         for zone in [Zone::UTC, Zone::named("Europe/Berlin").unwrap()] {
-            for time in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX, 253_402_207_200_000_000] {
+            for time in [
+                0,
+                1,
+                u64::MAX / 2,
+                u64::MAX - 1,
+                u64::MAX,
+                253_402_207_200_000_000,
+            ] {
                 let (start, end) = zone.day_of(time);
                 assert!(start <= time && start < end);
             }

@@ -43,13 +43,19 @@ fn age_of(slot: u8, newest: u8) -> u64 {
 }
 
 impl Steps {
-    const EMPTY: Self = Self::Few { slots: [0; FEW], units: [0; FEW] };
+    const EMPTY: Self = Self::Few {
+        slots: [0; FEW],
+        units: [0; FEW],
+    };
 
     fn get(&self, slot: u8) -> u32 {
         match self {
-            Self::Few { slots, units } => {
-                slots.iter().zip(units).filter(|(s, _)| **s == slot).map(|(_, n)| *n).sum()
-            }
+            Self::Few { slots, units } => slots
+                .iter()
+                .zip(units)
+                .filter(|(s, _)| **s == slot)
+                .map(|(_, n)| *n)
+                .sum(),
             Self::Shorts(ring) => u32::from(ring[usize::from(slot)]),
             Self::Words(ring) => ring[usize::from(slot)],
         }
@@ -83,7 +89,9 @@ impl Steps {
         words[usize::from(slot)] = units;
         let fits = words.iter().all(|&word| u16::try_from(word).is_ok());
         *self = if fits {
-            Self::Shorts(Box::new(words.map(|word| u16::try_from(word).unwrap_or(u16::MAX))))
+            Self::Shorts(Box::new(
+                words.map(|word| u16::try_from(word).unwrap_or(u16::MAX)),
+            ))
         } else {
             Self::Words(Box::new(words))
         };
@@ -112,10 +120,12 @@ impl Steps {
                 }
                 gone
             }
-            Self::Shorts(ring) => {
-                slots_from(newest + 1, by).map(|slot| u32::from(std::mem::take(&mut ring[slot]))).sum()
-            }
-            Self::Words(ring) => slots_from(newest + 1, by).map(|slot| std::mem::take(&mut ring[slot])).sum(),
+            Self::Shorts(ring) => slots_from(newest + 1, by)
+                .map(|slot| u32::from(std::mem::take(&mut ring[slot])))
+                .sum(),
+            Self::Words(ring) => slots_from(newest + 1, by)
+                .map(|slot| std::mem::take(&mut ring[slot]))
+                .sum(),
         }
     }
 
@@ -135,7 +145,9 @@ impl Steps {
                 let used = slots.iter().zip(units).filter(|(_, units)| **units > 0);
                 used.map(|(slot, _)| age_of(*slot, newest)).max()
             }
-            Self::Shorts(_) | Self::Words(_) => self.oldest_first(newest).next().map(|(age, _)| age),
+            Self::Shorts(_) | Self::Words(_) => {
+                self.oldest_first(newest).next().map(|(age, _)| age)
+            }
         }
     }
 }
@@ -169,7 +181,12 @@ impl Sliding {
     /// A counter without units. Allocates nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { newest: 0, step_us: 0, used: 0, steps: Steps::EMPTY }
+        Self {
+            newest: 0,
+            step_us: 0,
+            used: 0,
+            steps: Steps::EMPTY,
+        }
     }
 
     /// Moves the window to `now_us`. A time before the last one leaves it where it is: what is
@@ -191,7 +208,9 @@ impl Sliding {
     }
 
     fn move_to(&mut self, step: u64) {
-        let Some(by) = step.checked_sub(self.newest).filter(|&by| by > 0) else { return };
+        let Some(by) = step.checked_sub(self.newest).filter(|&by| by > 0) else {
+            return;
+        };
         if self.used > 0 {
             if by >= RING_STEPS {
                 self.steps.clear();
@@ -258,11 +277,17 @@ impl Sliding {
         if self.used == 0 {
             return 0;
         }
-        self.steps.oldest(self.newest).map_or(0, |age| self.free_in(age, window_us, now_us))
+        self.steps
+            .oldest(self.newest)
+            .map_or(0, |age| self.free_in(age, window_us, now_us))
     }
 
     fn free_in(&self, age: u64, window_us: u64, now_us: u64) -> u64 {
-        let free_at = self.newest.saturating_sub(age).saturating_add(RING_STEPS).saturating_mul(self.step_us);
+        let free_at = self
+            .newest
+            .saturating_sub(age)
+            .saturating_add(RING_STEPS)
+            .saturating_mul(self.step_us);
         free_at.saturating_sub(now_us).clamp(1, window_us.max(1))
     }
 
@@ -336,9 +361,17 @@ mod tests {
         assert_eq!(counter.wait_us(10, 2, W, now), Some(51 * STEP - now));
         assert_eq!(counter.wait_us(10, 3, W, now), Some(52 * STEP - now));
         assert_eq!(counter.wait_us(10, 0, W, now), Some(51 * STEP - now));
-        assert_eq!(counter.wait_us(10, 10, W, now), Some(W), "55 steps away: capped");
+        assert_eq!(
+            counter.wait_us(10, 10, W, now),
+            Some(W),
+            "55 steps away: capped"
+        );
         assert_eq!(counter.wait_us(10, 11, W, now), None);
-        assert_eq!(counter.wait_us(4, 1, W, now), Some(54 * STEP - now), "a lowered quota");
+        assert_eq!(
+            counter.wait_us(4, 1, W, now),
+            Some(54 * STEP - now),
+            "a lowered quota"
+        );
         assert_eq!(counter.resets_in_us(W, now), 51 * STEP - now);
     }
 
@@ -373,7 +406,10 @@ mod tests {
                 counter.advance(window, now);
                 let step = counter.take(u32::MAX);
                 counter.take(u32::MAX);
-                let _ = (counter.wait_us(1, 1, window, now), counter.resets_in_us(window, now));
+                let _ = (
+                    counter.wait_us(1, 1, window, now),
+                    counter.resets_in_us(window, now),
+                );
                 counter.advance(window, u64::MAX);
                 counter.give_back(window, step, 1);
                 let _ = counter.is_idle(u64::MAX);

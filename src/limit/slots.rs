@@ -34,7 +34,12 @@ pub struct Slots {
 impl Slots {
     /// Frees the slots of tasks that have been held for their longest time.
     pub fn expire(&mut self, now_us: u64) {
-        self.free(|holder| holder.held.as_ref().is_some_and(|held| held.until_us <= now_us));
+        self.free(|holder| {
+            holder
+                .held
+                .as_ref()
+                .is_some_and(|held| held.until_us <= now_us)
+        });
     }
 
     /// Slots in use.
@@ -49,7 +54,12 @@ impl Slots {
         self.next = self.next.wrapping_add(1);
         let units = units.min(u32::MAX - self.used);
         self.used += units;
-        self.holders.push(Holder { id, caller, units, held: None });
+        self.holders.push(Holder {
+            id,
+            caller,
+            units,
+            held: None,
+        });
         id
     }
 
@@ -60,8 +70,14 @@ impl Slots {
 
     /// Keeps the slots of this number for a task. Whether there were any.
     pub fn hold(&mut self, id: u64, task: &str, until_us: u64) -> bool {
-        let Some(holder) = self.holders.iter_mut().find(|holder| holder.id == id) else { return false };
-        holder.held = Some(Held { caller: holder.caller, task: task.into(), until_us });
+        let Some(holder) = self.holders.iter_mut().find(|holder| holder.id == id) else {
+            return false;
+        };
+        holder.held = Some(Held {
+            caller: holder.caller,
+            task: task.into(),
+            until_us,
+        });
         true
     }
 
@@ -69,7 +85,10 @@ impl Slots {
     pub fn finish(&mut self, caller: CounterKey, task: &str) -> bool {
         let mut done = false;
         self.free(|holder| {
-            let found = holder.held.as_ref().is_some_and(|held| held.caller == caller && *held.task == *task);
+            let found = holder
+                .held
+                .as_ref()
+                .is_some_and(|held| held.caller == caller && *held.task == *task);
             // One report ends one task, even if an upstream gives a name twice.
             found && !mem::replace(&mut done, true)
         })

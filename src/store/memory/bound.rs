@@ -158,9 +158,17 @@ impl Bound {
     }
 
     /// Books a new counter.
-    pub(super) fn book(&mut self, pool: Pool, known: bool, origin: Option<CounterKey>, now: Moment) {
+    pub(super) fn book(
+        &mut self,
+        pool: Pool,
+        known: bool,
+        origin: Option<CounterKey>,
+        now: Moment,
+    ) {
         self.taken[pool.index()] += 1;
-        let Some(origin) = origin.filter(|_| !known) else { return };
+        let Some(origin) = origin.filter(|_| !known) else {
+            return;
+        };
         let full = self.origins.len() >= self.max_origins;
         let made = match self.origins.entry(origin) {
             MapEntry::Occupied(made) => made.into_mut(),
@@ -191,16 +199,25 @@ impl Bound {
     }
 
     /// Works on the overflow counter of this charge, if there is one.
-    pub(super) fn with<T>(&mut self, charge: &Charge, work: impl FnOnce(&mut Counter) -> T) -> Option<T> {
-        self.overflows.get_mut(&overflow_key(charge)).map(|overflow| work(&mut overflow.counter))
+    pub(super) fn with<T>(
+        &mut self,
+        charge: &Charge,
+        work: impl FnOnce(&mut Counter) -> T,
+    ) -> Option<T> {
+        self.overflows
+            .get_mut(&overflow_key(charge))
+            .map(|overflow| work(&mut overflow.counter))
     }
 
     /// The overflow counter of this charge, which now counts for its caller.
     pub(super) fn share(&mut self, charge: &Charge, now: Moment) -> &mut Counter {
-        let overflow = self.overflows.entry(overflow_key(charge)).or_insert_with(|| Overflow {
-            counter: Counter::new(charge.span, now),
-            callers: Callers(Box::new([0; Callers::WORDS])),
-        });
+        let overflow = self
+            .overflows
+            .entry(overflow_key(charge))
+            .or_insert_with(|| Overflow {
+                counter: Counter::new(charge.span, now),
+                callers: Callers(Box::new([0; Callers::WORDS])),
+            });
         if overflow.callers.insert(charge.key) {
             self.overflowed += 1;
         }
@@ -209,7 +226,9 @@ impl Bound {
 
     /// Frees the slot of a task that an overflow counter holds. Whether there was one.
     pub(super) fn finish(&mut self, key: CounterKey, task: &str, now: Moment) -> bool {
-        self.overflows.values_mut().any(|overflow| overflow.counter.finish(key, task, now))
+        self.overflows
+            .values_mut()
+            .any(|overflow| overflow.counter.finish(key, task, now))
     }
 
     /// Gives back the room of counters that went.
@@ -221,7 +240,8 @@ impl Bound {
 
     /// Drops idle overflow counters and origins. Whether overflow counters remain.
     pub(super) fn sweep(&mut self, now: Moment) -> bool {
-        self.overflows.retain(|_, overflow| !overflow.counter.is_idle(now));
+        self.overflows
+            .retain(|_, overflow| !overflow.counter.is_idle(now));
         self.origins.retain(|_, made| !made.is_idle(now.mono_us));
         if self.origins.len() < self.origins.capacity() / 4 {
             self.origins.shrink_to_fit();
@@ -231,7 +251,10 @@ impl Bound {
 
     /// Slots in use in overflow counters.
     pub(super) fn slots(&self) -> usize {
-        self.overflows.values().map(|overflow| overflow.counter.slots()).sum()
+        self.overflows
+            .values()
+            .map(|overflow| overflow.counter.slots())
+            .sum()
     }
 
     /// Keys that were counted in an overflow counter.

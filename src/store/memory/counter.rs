@@ -36,7 +36,9 @@ impl Counter {
     /// Moves the counter to `now`; afterwards [`Counter::used`] holds.
     pub(super) fn advance(&mut self, span: Span, now: Moment) {
         match (&mut *self, span) {
-            (Self::Sliding(sliding), Span::Sliding { window_us }) => sliding.advance(window_us, now.mono_us),
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => {
+                sliding.advance(window_us, now.mono_us)
+            }
             (Self::Day(day), Span::Day { start_us, end_us }) => day.advance(start_us, end_us),
             (Self::Slots(slots), Span::Running) => slots.expire(now.mono_us),
             // A limit keeps its kind of window for as long as it keeps its name.
@@ -109,9 +111,9 @@ impl Counter {
             return None;
         }
         match (self, charge.span) {
-            (Self::Sliding(sliding), Span::Sliding { window_us }) => {
-                sliding.wait_us(charge.quota, cost, window_us, now.mono_us).map(Duration::from_micros)
-            }
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => sliding
+                .wait_us(charge.quota, cost, window_us, now.mono_us)
+                .map(Duration::from_micros),
             (Self::Day(_), _) => Some(self.resets_in(charge.span, now)),
             (Self::Slots(_) | Self::Sliding(_), _) => Some(TASK_WAIT),
         }
@@ -120,7 +122,9 @@ impl Counter {
     /// Until units come free; zero when none are taken, and for tasks.
     pub(super) fn resets_in(&self, span: Span, now: Moment) -> Duration {
         let wait_us = match (self, span) {
-            (Self::Sliding(sliding), Span::Sliding { window_us }) => sliding.resets_in_us(window_us, now.mono_us),
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => {
+                sliding.resets_in_us(window_us, now.mono_us)
+            }
             (Self::Day(day), Span::Day { start_us, end_us }) if day.used() > 0 => {
                 day.ends_in_us(end_us.saturating_sub(start_us), now.unix_us)
             }

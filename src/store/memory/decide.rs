@@ -59,7 +59,11 @@ impl MemoryStore {
         if let Some(denied) = session.deny(charges, &found) {
             return denied;
         }
-        for (charge, seen) in charges.iter_mut().zip(&found).filter(|(charge, _)| !charge.report) {
+        for (charge, seen) in charges
+            .iter_mut()
+            .zip(&found)
+            .filter(|(charge, _)| !charge.report)
+        {
             session.take(charge, seen.place);
         }
         let mut reported = 0;
@@ -68,19 +72,33 @@ impl MemoryStore {
             if !charge.report {
                 continue;
             }
-            if fits(charge, seen.used, asked(charges, &found, index, |other| other.taken.is_some())) {
+            if fits(
+                charge,
+                seen.used,
+                asked(charges, &found, index, |other| other.taken.is_some()),
+            ) {
                 session.take(&mut charges[index], seen.place);
             } else {
-                reported |= u32::try_from(index).ok().and_then(|bit| 1_u64.checked_shl(bit)).unwrap_or(0);
+                reported |= u32::try_from(index)
+                    .ok()
+                    .and_then(|bit| 1_u64.checked_shl(bit))
+                    .unwrap_or(0);
             }
         }
-        Decision::Admit { nearest: session.nearest(charges, &found), reported }
+        Decision::Admit {
+            nearest: session.nearest(charges, &found),
+            reported,
+        }
     }
 }
 
 /// Whether the charge fits on top of what is used and what else this plan asks of the counter.
 fn fits(charge: &Charge, used: u32, others: u64) -> bool {
-    let asked = if charge.cost == 0 { 1 } else { others + u64::from(charge.cost) };
+    let asked = if charge.cost == 0 {
+        1
+    } else {
+        others + u64::from(charge.cost)
+    };
     u64::from(used) + asked <= u64::from(charge.quota)
 }
 
@@ -88,19 +106,32 @@ fn fits(charge: &Charge, used: u32, others: u64) -> bool {
 fn same_counter(charges: &[Charge], found: &[Found], one: usize, other: usize) -> bool {
     let (a, b) = (&charges[one], &charges[other]);
     a.key == b.key
-        || (found[one].place == Place::Shared && found[other].place == Place::Shared && a.overflow == b.overflow)
+        || (found[one].place == Place::Shared
+            && found[other].place == Place::Shared
+            && a.overflow == b.overflow)
 }
 
 /// What the other charges that pass `which` ask of the counter of charge `index`.
-fn asked(charges: &[Charge], found: &[Found], index: usize, which: impl Fn(&Charge) -> bool) -> u64 {
+fn asked(
+    charges: &[Charge],
+    found: &[Found],
+    index: usize,
+    which: impl Fn(&Charge) -> bool,
+) -> u64 {
     let others = (0..found.len()).filter(|&other| other != index && which(&charges[other]));
-    others.filter(|&other| same_counter(charges, found, index, other)).map(|other| u64::from(charges[other].cost)).sum()
+    others
+        .filter(|&other| same_counter(charges, found, index, other))
+        .map(|other| u64::from(charges[other].cost))
+        .sum()
 }
 
 impl<'s> Session<'s> {
     /// Locks the shards of the plan, in ascending order: two decisions never wait for each other.
     fn open(store: &'s MemoryStore, plan: &Plan, now: Moment) -> Self {
-        let mask = plan.charges.iter().fold(0_u64, |mask, charge| mask | 1 << shard_of(charge.key));
+        let mask = plan
+            .charges
+            .iter()
+            .fold(0_u64, |mask, charge| mask | 1 << shard_of(charge.key));
         let mut shards = SmallVec::new();
         let mut rest = mask;
         while rest != 0 {
@@ -108,7 +139,15 @@ impl<'s> Session<'s> {
             shards.push(store.shards[index].lock());
             rest &= rest - 1;
         }
-        Self { store, mask, shards, bound: None, now, origin: plan.origin, fresh: Fresh::default() }
+        Self {
+            store,
+            mask,
+            shards,
+            bound: None,
+            now,
+            origin: plan.origin,
+            fresh: Fresh::default(),
+        }
     }
 
     fn shard(&mut self, key: CounterKey) -> &mut Shard {
@@ -130,16 +169,24 @@ impl<'s> Session<'s> {
             counter.used()
         });
         if let Some(used) = own {
-            return Found { place: Place::Own, used };
+            return Found {
+                place: Place::Own,
+                used,
+            };
         }
-        if let Some(twin) = charges[..index].iter().position(|other| other.key == charge.key)
+        if let Some(twin) = charges[..index]
+            .iter()
+            .position(|other| other.key == charge.key)
             && found[twin].place != Place::Nowhere
         {
             return found[twin];
         }
         // A key that shared the overflow did so under this shard's lock: the flag is up to date.
         if charge.cost == 0 && !self.store.overflowing.load(Ordering::Acquire) {
-            return Found { place: Place::Nowhere, used: 0 };
+            return Found {
+                place: Place::Nowhere,
+                used: 0,
+            };
         }
         self.look_further(charge)
     }
@@ -148,19 +195,36 @@ impl<'s> Session<'s> {
     fn look_further(&mut self, charge: &Charge) -> Found {
         let (now, origin, mut fresh) = (self.now, self.origin, self.fresh);
         let bound = self.bound();
-        let pool = if bound.must_share(charge) { None } else { bound.pool_for(charge, origin, now, &mut fresh) };
+        let pool = if bound.must_share(charge) {
+            None
+        } else {
+            bound.pool_for(charge, origin, now, &mut fresh)
+        };
         let found = match pool {
             Some(pool) => {
-                let seed = if charge.span == Span::Running { None } else { bound.seed(charge, now) };
+                let seed = if charge.span == Span::Running {
+                    None
+                } else {
+                    bound.seed(charge, now)
+                };
                 let used = seed.map_or(0, Counter::used);
-                Found { place: Place::New { pool, seeded: seed.is_some() }, used }
+                Found {
+                    place: Place::New {
+                        pool,
+                        seeded: seed.is_some(),
+                    },
+                    used,
+                }
             }
             None => {
                 let used = bound.with(charge, |counter| {
                     counter.advance(charge.span, now);
                     counter.used()
                 });
-                Found { place: Place::Shared, used: used.unwrap_or(0) }
+                Found {
+                    place: Place::Shared,
+                    used: used.unwrap_or(0),
+                }
             }
         };
         self.fresh = fresh;
@@ -168,14 +232,21 @@ impl<'s> Session<'s> {
     }
 
     /// Works on the counter of a charge, if there is one.
-    fn with<T>(&mut self, charge: &Charge, place: Place, work: impl FnOnce(&Counter) -> T) -> Option<T> {
+    fn with<T>(
+        &mut self,
+        charge: &Charge,
+        place: Place,
+        work: impl FnOnce(&Counter) -> T,
+    ) -> Option<T> {
         let now = self.now;
         match place {
             Place::Shared => self.bound().with(charge, |counter| work(counter)),
-            Place::New { seeded: true, .. } if charge.taken.is_none() => self.bound().seed(charge, now).map(work),
-            Place::Own | Place::New { .. } | Place::Nowhere => {
-                self.shard(charge.key).with(charge.key, |counter| work(counter))
+            Place::New { seeded: true, .. } if charge.taken.is_none() => {
+                self.bound().seed(charge, now).map(work)
             }
+            Place::Own | Place::New { .. } | Place::Nowhere => self
+                .shard(charge.key)
+                .with(charge.key, |counter| work(counter)),
         }
     }
 
@@ -186,7 +257,9 @@ impl<'s> Session<'s> {
             if charge.report {
                 continue;
             }
-            let others = asked(charges, found, index, |other| !other.report && charge.cost > 0);
+            let others = asked(charges, found, index, |other| {
+                !other.report && charge.cost > 0
+            });
             if fits(charge, seen.used, others) {
                 continue;
             }
@@ -195,7 +268,10 @@ impl<'s> Session<'s> {
                 None
             } else {
                 let now = self.now;
-                self.with(charge, seen.place, |counter| counter.wait(charge, cost, now)).flatten()
+                self.with(charge, seen.place, |counter| {
+                    counter.wait(charge, cost, now)
+                })
+                .flatten()
             };
             let longer = longest.is_none_or(|(_, known)| match (wait, known) {
                 (_, None) => false,
@@ -226,7 +302,9 @@ impl<'s> Session<'s> {
                 charge.shared = true;
             }
             Place::Own | Place::New { .. } | Place::Nowhere => {
-                let taken = self.shard(charge.key).with(charge.key, |counter| counter.take(charge));
+                let taken = self
+                    .shard(charge.key)
+                    .with(charge.key, |counter| counter.take(charge));
                 charge.taken = taken.or_else(|| self.make(charge, place, origin));
             }
         }
@@ -239,26 +317,40 @@ impl<'s> Session<'s> {
         place: Place,
         origin: Option<CounterKey>,
     ) -> Option<crate::limit::Taken> {
-        let Place::New { pool, seeded } = place else { return None };
+        let Place::New { pool, seeded } = place else {
+            return None;
+        };
         let now = self.now;
         let bound = self.bound();
-        let seed = if seeded { bound.seed(charge, now).cloned() } else { None };
+        let seed = if seeded {
+            bound.seed(charge, now).cloned()
+        } else {
+            None
+        };
         bound.book(pool, charge.known, origin, now);
         let mut counter = seed.unwrap_or_else(|| Counter::new(charge.span, now));
         let taken = counter.take(charge);
-        self.shard(charge.key).insert(charge.key, charge.scope, pool, counter);
+        self.shard(charge.key)
+            .insert(charge.key, charge.scope, pool, counter);
         Some(taken)
     }
 
     /// The enforced charge with the smallest share of its quota left.
     fn nearest(&mut self, charges: &[Charge], found: &[Found]) -> Option<Room> {
         let mut nearest: Option<(usize, u32)> = None;
-        for (index, (charge, seen)) in charges.iter().zip(found).enumerate().filter(|(_, (charge, _))| !charge.report) {
-            let taken = asked(charges, found, index, |other| other.taken.is_some()) + u64::from(charge.cost);
+        for (index, (charge, seen)) in charges
+            .iter()
+            .zip(found)
+            .enumerate()
+            .filter(|(_, (charge, _))| !charge.report)
+        {
+            let taken = asked(charges, found, index, |other| other.taken.is_some())
+                + u64::from(charge.cost);
             let left = u64::from(charge.quota).saturating_sub(u64::from(seen.used) + taken);
             let left = u32::try_from(left).unwrap_or(u32::MAX);
             let nearer = nearest.is_none_or(|(other, least)| {
-                u64::from(left) * u64::from(charges[other].quota) < u64::from(least) * u64::from(charge.quota)
+                u64::from(left) * u64::from(charges[other].quota)
+                    < u64::from(least) * u64::from(charge.quota)
             });
             if nearer {
                 nearest = Some((index, left));
@@ -266,7 +358,13 @@ impl<'s> Session<'s> {
         }
         let (index, left) = nearest?;
         let (charge, now) = (&charges[index], self.now);
-        let resets_in = self.with(charge, found[index].place, |counter| counter.resets_in(charge.span, now));
-        Some(Room { charge: index, left, resets_in: resets_in.unwrap_or_default() })
+        let resets_in = self.with(charge, found[index].place, |counter| {
+            counter.resets_in(charge.span, now)
+        });
+        Some(Room {
+            charge: index,
+            left,
+            resets_in: resets_in.unwrap_or_default(),
+        })
     }
 }

@@ -35,7 +35,9 @@ pub struct MemoryOptions {
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { max_counters: 1_000_000 }
+        Self {
+            max_counters: 1_000_000,
+        }
     }
 }
 
@@ -77,7 +79,11 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn decide(&self, plan: &mut Plan, now: Moment) -> impl Future<Output = Result<Decision, StoreError>> + Send {
+    fn decide(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+    ) -> impl Future<Output = Result<Decision, StoreError>> + Send {
         ready(Ok(self.decide_now(plan, now)))
     }
 
@@ -92,7 +98,13 @@ impl Store for MemoryStore {
         }
     }
 
-    fn hold_task(&self, plan: &mut Plan, task: &str, until_us: u64, which: &dyn Fn(&Charge) -> bool) {
+    fn hold_task(
+        &self,
+        plan: &mut Plan,
+        task: &str,
+        until_us: u64,
+        which: &dyn Fn(&Charge) -> bool,
+    ) {
         for charge in &mut plan.charges {
             if matches!(charge.taken, Some(crate::limit::Taken::Slot(_))) && which(charge) {
                 // The slot is the task's now: the end of the call does not free it.
@@ -104,7 +116,10 @@ impl Store for MemoryStore {
     }
 
     fn finish_task(&self, key: CounterKey, task: &str, now: Moment) -> bool {
-        let own = self.shard(key).lock().with(key, |counter| counter.finish(key, task, now));
+        let own = self
+            .shard(key)
+            .lock()
+            .with(key, |counter| counter.finish(key, task, now));
         own == Some(true)
             || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now)
     }

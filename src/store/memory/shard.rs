@@ -55,9 +55,15 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Works on the counter of this key, if there is one.
-    pub(super) fn with<T>(&mut self, key: CounterKey, work: impl FnOnce(&mut Counter) -> T) -> Option<T> {
+    pub(super) fn with<T>(
+        &mut self,
+        key: CounterKey,
+        work: impl FnOnce(&mut Counter) -> T,
+    ) -> Option<T> {
         let halves = halves(key);
-        let entry = self.table.find_mut(hash(key), |entry| entry.key == halves)?;
+        let entry = self
+            .table
+            .find_mut(hash(key), |entry| entry.key == halves)?;
         let before = entry.counter.slots();
         let result = work(&mut entry.counter);
         self.slots = self.slots + entry.counter.slots() - before;
@@ -68,14 +74,23 @@ impl Shard {
     pub(super) fn insert(&mut self, key: CounterKey, scope: Scope, pool: Pool, counter: Counter) {
         self.counters[scope_index(scope)] += 1;
         self.slots += counter.slots();
-        let entry = Entry { key: halves(key), pool, scope, counter };
+        let entry = Entry {
+            key: halves(key),
+            pool,
+            scope,
+            counter,
+        };
         self.table.insert_unique(hash(key), entry, Entry::hash);
     }
 
     /// Drops idle counters, and the room they leave. How many, by pool.
     pub(super) fn sweep(&mut self, now: Moment) -> [usize; Pool::COUNT] {
         let mut gone = [0; Pool::COUNT];
-        let Self { table, counters, slots } = self;
+        let Self {
+            table,
+            counters,
+            slots,
+        } = self;
         table.retain(|entry| {
             let before = entry.counter.slots();
             let idle = entry.counter.is_idle(now);
@@ -112,6 +127,9 @@ mod tests {
         // 102 bytes, for which allocators take 112.
         let entry = (size_of::<Entry>() + 1) * 16 / 7;
         assert!(entry <= 200, "{entry} bytes for an idle counter");
-        assert!((entry + 112) * 1_000_000 <= 256 << 20, "{entry} bytes and a ring");
+        assert!(
+            (entry + 112) * 1_000_000 <= 256 << 20,
+            "{entry} bytes and a ring"
+        );
     }
 }
