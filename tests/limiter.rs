@@ -61,6 +61,11 @@ fn new_store() -> MemoryStore {
     MemoryStore::new(MemoryOptions::default())
 }
 
+/// Room for two counters of apps: most share the overflow, and move to their own as there is room.
+fn tiny_store() -> MemoryStore {
+    MemoryStore::new(MemoryOptions { max_counters: 8 })
+}
+
 /// What a trace does.
 #[derive(Clone, Debug)]
 enum Act {
@@ -195,7 +200,16 @@ type Denied = (Plan, u64, Decision);
 
 /// Runs a trace against the model. The store, and the last act if it was denied.
 fn run(trace: &[(u64, Act)], quotas: &[u32]) -> (MemoryStore, Option<Denied>) {
-    let store = new_store();
+    run_on(new_store(), trace, quotas, false)
+}
+
+/// Runs a trace on a store in which callers may have to share.
+fn run_on(
+    store: MemoryStore,
+    trace: &[(u64, Act)],
+    quotas: &[u32],
+    shared: bool,
+) -> (MemoryStore, Option<Denied>) {
     let mut model = Model::new(quotas);
     let mut calls: Vec<Plan> = Vec::new();
     let mut now_us = 0;
@@ -245,7 +259,7 @@ fn run(trace: &[(u64, Act)], quotas: &[u32]) -> (MemoryStore, Option<Denied>) {
                         // Had it taken anything, a later call would be denied without a reason.
                         assert!(plan.charges.iter().all(|charge| charge.taken.is_none()));
                         assert!(
-                            model.may_deny(counters[index], *cost, now_us),
+                            shared || model.may_deny(counters[index], *cost, now_us),
                             "denied without a reason"
                         );
                         let never = counters
@@ -303,6 +317,11 @@ proptest! {
     #[test]
     fn no_window_holds_more_than_its_quota_and_no_call_is_denied_without_reason(trace in acts(), quotas in quotas()) {
         run(&trace, &quotas);
+    }
+
+    #[test]
+    fn a_caller_that_moves_between_overflow_and_own_counter_is_never_over(trace in acts(), quotas in quotas()) {
+        run_on(tiny_store(), &trace, &quotas, true);
     }
 
     #[test]
