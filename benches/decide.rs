@@ -38,7 +38,7 @@ fn limits(quota: u32) -> [Limit; 3] {
         limit(
             "calls/min:user",
             quota,
-            Window::Sliding(Duration::from_mins(1)),
+            Window::Sliding(Duration::from_secs(60)),
             Scope::User,
         ),
         limit("calls/day:app", quota, Window::Day(Zone::UTC), Scope::App),

@@ -277,7 +277,8 @@ mod tests {
         #[test]
         fn canonical_twice_is_canonical_once(raw in "/[ -~中]{0,40}") {
             if let Ok(once) = canonical(&raw) {
-                prop_assert_eq!(canonical(&once).as_deref(), Ok(&*once));
+                let twice = canonical(&once).map(Cow::into_owned);
+                prop_assert_eq!(twice.as_deref(), Ok(&*once));
             }
         }
 

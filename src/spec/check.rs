@@ -61,12 +61,20 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(files: Vec<String>) -> Self {
-        Self { files, found: Vec::new() }
+        Self {
+            files,
+            found: Vec::new(),
+        }
     }
 
     pub(super) fn add(&mut self, at: Place, text: impl Into<String>, message: impl Into<String>) {
         let file = self.files.get(at.file).cloned().unwrap_or_default();
-        let mistake = Mistake { file, line: at.line, text: text.into(), message: message.into() };
+        let mistake = Mistake {
+            file,
+            line: at.line,
+            text: text.into(),
+            message: message.into(),
+        };
         if !self.found.iter().any(|(_, known)| *known == mistake) {
             self.found.push((at, mistake));
         }
@@ -77,7 +85,9 @@ impl Collector {
             return Ok(());
         }
         self.found.sort_by_key(|(at, _)| *at);
-        Err(Mistakes(self.found.into_iter().map(|(_, mistake)| mistake).collect()))
+        Err(Mistakes(
+            self.found.into_iter().map(|(_, mistake)| mistake).collect(),
+        ))
     }
 }
 

@@ -37,11 +37,26 @@ impl Ruleset {
 /// Every mistake of every file.
 pub fn compile(layers: &[(String, String)], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
     let mut mistakes = Collector::new(layers.iter().map(|(name, _)| name.clone()).collect());
-    let mut written = Written { fold_app_names: true, ..Written::default() };
+    let mut written = Written {
+        fold_app_names: true,
+        ..Written::default()
+    };
     for (file, (_, text)) in layers.iter().enumerate() {
-        Reader { written: &mut written, mistakes: &mut mistakes, file, text }.read();
+        Reader {
+            written: &mut written,
+            mistakes: &mut mistakes,
+            file,
+            text,
+        }
+        .read();
     }
-    let mut compiler = Compiler { written: &written, mistakes, keys, limits: Vec::new(), known: HashMap::new() };
+    let mut compiler = Compiler {
+        written: &written,
+        mistakes,
+        keys,
+        limits: Vec::new(),
+        known: HashMap::new(),
+    };
     let ruleset = compiler.ruleset();
     compiler.mistakes.finish().map(|()| ruleset)
 }
@@ -80,11 +95,18 @@ impl Compiler<'_> {
         let editions: Box<[Edition]> = written
             .editions
             .iter()
-            .map(|(name, ip_copy)| Edition { name: name.value.as_str().into(), ip_copy: *ip_copy })
+            .map(|(name, ip_copy)| Edition {
+                name: name.value.as_str().into(),
+                ip_copy: *ip_copy,
+            })
             .collect();
         self.check_names();
         let selections = self.selections(&editions);
-        let routes: Box<[Route]> = written.routes.iter().map(|route| self.route(route, &editions)).collect();
+        let routes: Box<[Route]> = written
+            .routes
+            .iter()
+            .map(|route| self.route(route, &editions))
+            .collect();
         let unmatched_route = self.unmatched(&editions);
         let ip_limits = IpLimits {
             unauthorized: self.address_limits("unauthorized", &written.unauthorized),
@@ -110,28 +132,55 @@ impl Compiler<'_> {
     fn check_names(&mut self) {
         let reserved = ["unmatched", "unauthorized", "rejected", "options", "none"];
         for group in &self.written.groups {
-            if let Some(route) = self.written.routes.iter().find(|route| route.name.value == group.name.value) {
+            if let Some(route) = self
+                .written
+                .routes
+                .iter()
+                .find(|route| route.name.value == group.name.value)
+            {
                 let message = "a route and a group of one name would share counters; rename one";
-                self.mistakes.add(route.name.at.max(group.name.at), &*group.name.value, message);
+                self.mistakes.add(
+                    route.name.at.max(group.name.at),
+                    &*group.name.value,
+                    message,
+                );
             }
         }
-        let names = self.written.groups.iter().map(|g| &g.name).chain(self.written.routes.iter().map(|r| &r.name));
+        let names = self
+            .written
+            .groups
+            .iter()
+            .map(|g| &g.name)
+            .chain(self.written.routes.iter().map(|r| &r.name));
         for name in names {
             if reserved.contains(&&*name.value) {
-                self.mistakes.add(name.at, &*name.value, "this name is the gateway's own; choose another");
+                self.mistakes.add(
+                    name.at,
+                    &*name.value,
+                    "this name is the gateway's own; choose another",
+                );
             }
         }
     }
 
     fn selections(&mut self, editions: &[Edition]) -> Box<[(Box<str>, EditionId, EditionId)]> {
         let mut selections = Vec::new();
-        let find = |name: &str| editions.iter().position(|e| &*e.name == name).map(EditionId);
+        let find = |name: &str| {
+            editions
+                .iter()
+                .position(|e| &*e.name == name)
+                .map(EditionId)
+        };
         for (name, app_key, app_id) in &self.written.select {
             let mut resolve = |edition: &super::written::At<String>| {
                 let found = find(&edition.value);
                 if found.is_none() {
                     let known = suggestion(&edition.value, editions.iter().map(|e| &*e.name));
-                    self.mistakes.add(edition.at, &*edition.value, format!("unknown edition; {known}"));
+                    self.mistakes.add(
+                        edition.at,
+                        &*edition.value,
+                        format!("unknown edition; {known}"),
+                    );
                 }
                 found
             };
@@ -139,17 +188,30 @@ impl Compiler<'_> {
                 selections.push((name.value.as_str().into(), key, id));
             }
             if find(&name.value).is_some() {
-                self.mistakes.add(name.at, &*name.value, "an edition has this name; each edition can be selected as it is");
+                self.mistakes.add(
+                    name.at,
+                    &*name.value,
+                    "an edition has this name; each edition can be selected as it is",
+                );
             }
         }
-        selections.extend(editions.iter().enumerate().map(|(i, e)| (e.name.clone(), EditionId(i), EditionId(i))));
+        selections.extend(
+            editions
+                .iter()
+                .enumerate()
+                .map(|(i, e)| (e.name.clone(), EditionId(i), EditionId(i))),
+        );
         selections.into()
     }
 
     fn limit(&mut self, written: &WrittenLimit, owner: &Owner<'_>, scope: Scope) -> LimitId {
         let figure = &written.figure;
         let zone = written.zone.as_ref().filter(|(name, _)| name != "UTC");
-        let name = format!("{}:{}", owner.name, figure.counter_name(scope, zone.map(|(name, _)| name.as_str())));
+        let name = format!(
+            "{}:{}",
+            owner.name,
+            figure.counter_name(scope, zone.map(|(name, _)| name.as_str()))
+        );
         let terms = Terms {
             name,
             quota: figure.quota.get(),
@@ -161,11 +223,14 @@ impl Compiler<'_> {
             },
             hold: written.hold,
             max_hold: written.max_hold.unwrap_or(DEFAULT_MAX_HOLD),
-            denial: written.denial.or(owner.denial).unwrap_or(match figure.unit {
-                Unit::Calls => Denial::CallRate,
-                Unit::Messages => Denial::MessageCount,
-                Unit::Tasks => Denial::Push,
-            }),
+            denial: written
+                .denial
+                .or(owner.denial)
+                .unwrap_or(match figure.unit {
+                    Unit::Calls => Denial::CallRate,
+                    Unit::Messages => Denial::MessageCount,
+                    Unit::Tasks => Denial::Push,
+                }),
         };
         if let Some(id) = self.known.get(&terms) {
             let id = *id;
@@ -204,15 +269,24 @@ impl Compiler<'_> {
 
     /// These limits, each followed by its per-IP copy where the edition has one (rule 3 of the
     /// documents: per-app limits on calls and messages for seconds and minutes).
-    fn with_ip_copies(&mut self, written: &[WrittenLimit], owner: &Owner<'_>, ip_copy: bool) -> Vec<LimitId> {
+    fn with_ip_copies(
+        &mut self,
+        written: &[WrittenLimit],
+        owner: &Owner<'_>,
+        ip_copy: bool,
+    ) -> Vec<LimitId> {
         let mut own = Vec::new();
         let mut copies = Vec::new();
         for limit in written.iter().filter(|limit| limit.mode != Mode::Off) {
             own.push(self.limit(limit, owner, limit.figure.scope));
-            let copied = limit.figure.scope == Scope::App && matches!(limit.figure.period, Period::Sliding(_));
+            let copied = limit.figure.scope == Scope::App
+                && matches!(limit.figure.period, Period::Sliding(_));
             if ip_copy && copied {
                 // The copy's refunds are the default ones: the address goes on paying.
-                let copy = WrittenLimit { refund_on: None, ..limit.clone() };
+                let copy = WrittenLimit {
+                    refund_on: None,
+                    ..limit.clone()
+                };
                 copies.push(self.limit(&copy, owner, Scope::Ip));
             }
         }
@@ -221,7 +295,12 @@ impl Compiler<'_> {
     }
 
     fn address_limits(&mut self, name: &str, written: &[WrittenLimit]) -> Box<[LimitId]> {
-        let owner = Owner { name, group: None, denial: None, sources: &[] };
+        let owner = Owner {
+            name,
+            group: None,
+            denial: None,
+            sources: &[],
+        };
         written
             .iter()
             .filter(|limit| limit.mode != Mode::Off)
@@ -233,14 +312,25 @@ impl Compiler<'_> {
         let written = self.written;
         for limit in &written.defaults {
             if limit.figure.scope == Scope::User {
-                self.mistakes.add(limit.at, &*limit.text, "paths that no document has name no user; write `per app` or `per ip`");
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "paths that no document has name no user; write `per app` or `per ip`",
+                );
             }
         }
-        let owner = Owner { name: "unmatched", group: None, denial: None, sources: &[] };
+        let owner = Owner {
+            name: "unmatched",
+            group: None,
+            denial: None,
+            sources: &[],
+        };
         let editions = editions
             .iter()
             .map(|edition| RouteLimits {
-                limits: self.with_ip_copies(&written.defaults, &owner, edition.ip_copy).into(),
+                limits: self
+                    .with_ip_copies(&written.defaults, &owner, edition.ip_copy)
+                    .into(),
                 from: None,
                 sources: Box::default(),
             })
@@ -282,7 +372,9 @@ impl Compiler<'_> {
             title: written.title.as_str().into(),
             calls: calls.into(),
             needs_token: written.needs_token.unwrap_or(true),
-            cost: written.cost.as_ref().map(|field| CostSource { field: field.value.as_str().into() }),
+            cost: written.cost.as_ref().map(|field| CostSource {
+                field: field.value.as_str().into(),
+            }),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),
@@ -297,14 +389,24 @@ impl Compiler<'_> {
                     calls.push((method.into(), path.trim().into()));
                 }
                 Some((method @ ("HEAD" | "OPTIONS"), _)) => {
-                    let message = format!("{method} needs no route: HEAD counts as its GET, OPTIONS is charged to the IP");
+                    let message = format!(
+                        "{method} needs no route: HEAD counts as its GET, OPTIONS is charged to the IP"
+                    );
                     self.mistakes.add(call.at, &*call.value, message);
                 }
                 Some((method, _)) => {
                     let known = suggestion(method, METHODS.iter().copied());
-                    self.mistakes.add(call.at, &*call.value, format!("`{method}` is no method; {known}"));
+                    self.mistakes.add(
+                        call.at,
+                        &*call.value,
+                        format!("`{method}` is no method; {known}"),
+                    );
                 }
-                None => self.mistakes.add(call.at, &*call.value, "a call is a method and a path: \"GET /users/{username}\""),
+                None => self.mistakes.add(
+                    call.at,
+                    &*call.value,
+                    "a call is a method and a path: \"GET /users/{username}\"",
+                ),
             }
         }
         calls
@@ -312,20 +414,35 @@ impl Compiler<'_> {
 
     fn check_cost(&mut self, written: &WrittenRoute, calls: &[(Box<str>, Box<str>)]) {
         if let Some(cost) = &written.cost {
-            if let Some((method, _)) = calls.iter().find(|(method, _)| !WITH_BODY.contains(&&**method)) {
+            if let Some((method, _)) = calls
+                .iter()
+                .find(|(method, _)| !WITH_BODY.contains(&&**method))
+            {
                 let message = format!("{method} has no body to read a cost from; remove `cost`");
                 self.mistakes.add(cost.at, &*cost.value, message);
             }
             if cost.value.is_empty() {
-                self.mistakes.add(cost.at, "", "the cost's field is empty; write e.g. cost = \"to\"");
+                self.mistakes.add(
+                    cost.at,
+                    "",
+                    "the cost's field is empty; write e.g. cost = \"to\"",
+                );
             }
         }
         if let Some(max) = &written.max_recipients {
             if max.value == 0 {
-                self.mistakes.add(max.at, "max_recipients = 0", "no call can ever satisfy it; write at least 1, or leave it out");
+                self.mistakes.add(
+                    max.at,
+                    "max_recipients = 0",
+                    "no call can ever satisfy it; write at least 1, or leave it out",
+                );
             }
             if written.cost.is_none() {
-                self.mistakes.add(max.at, "max_recipients", "what is counted is missing: cost = \"to\"");
+                self.mistakes.add(
+                    max.at,
+                    "max_recipients",
+                    "what is counted is missing: cost = \"to\"",
+                );
             }
         }
     }
@@ -339,23 +456,39 @@ impl Compiler<'_> {
         for limit in &entry.limits {
             let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
             if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
-                self.mistakes.add(limit.at, &*limit.text, "two limits of one unit, window and scope; keep the one that is meant");
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "two limits of one unit, window and scope; keep the one that is meant",
+                );
             }
             if limit.figure.scope == Scope::User && !has_user {
-                self.mistakes.add(limit.at, &*limit.text, "the path has no `{username}`, whose calls could be counted");
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "the path has no `{username}`, whose calls could be counted",
+                );
             }
         }
         let Some(group) = &entry.group else { return };
         let groups = &self.written.groups;
         if let Some(known) = groups.iter().find(|known| known.name.value == group.value) {
-            let user = known.editions.values().flat_map(|e| &e.limits).find(|l| l.figure.scope == Scope::User);
+            let user = known
+                .editions
+                .values()
+                .flat_map(|e| &e.limits)
+                .find(|l| l.figure.scope == Scope::User);
             if let (Some(limit), false) = (user, has_user) {
-                let message = format!("route `{}` of this group has no `{{username}}`", written.name.value);
+                let message = format!(
+                    "route `{}` of this group has no `{{username}}`",
+                    written.name.value
+                );
                 self.mistakes.add(limit.at, &*limit.text, message);
             }
         } else {
             let near = suggestion(&group.value, groups.iter().map(|g| g.name.value.as_str()));
-            self.mistakes.add(group.at, &*group.value, format!("unknown group; {near}"));
+            self.mistakes
+                .add(group.at, &*group.value, format!("unknown group; {near}"));
         }
     }
 
@@ -370,25 +503,45 @@ impl Compiler<'_> {
     ) -> RouteLimits {
         let name_of = |id: EditionId| editions.get(id.0).map(|e| &*e.name).unwrap_or_default();
         let printed = |id: EditionId| written.editions.get(name_of(id));
-        let newest = (0..editions.len()).rev().map(EditionId).find(|id| printed(*id).is_some());
+        let newest = (0..editions.len())
+            .rev()
+            .map(EditionId)
+            .find(|id| printed(*id).is_some());
         let from = printed(selected).map(|_| selected).or(newest);
         let sources = printed(selected)
             .map(|entry| entry.sources.iter().map(|s| s.as_str().into()).collect())
             .unwrap_or_default();
         let Some((from, entry)) = from.and_then(|from| Some((from, printed(from)?))) else {
-            let owner = Owner { name: &written.name.value, group: None, denial: written.denial, sources: &[] };
+            let owner = Owner {
+                name: &written.name.value,
+                group: None,
+                denial: written.denial,
+                sources: &[],
+            };
             let limits = self.with_ip_copies(&self.written.defaults, &owner, ip_copy);
-            return RouteLimits { limits: limits.into(), from: None, sources };
+            return RouteLimits {
+                limits: limits.into(),
+                from: None,
+                sources,
+            };
         };
         let ip_copy = ip_copy && entry.ip_copy != Some(false);
         let mut limits = Vec::new();
         if let Some(group) = &entry.group {
             limits.extend(self.group_limits(&group.value, name_of(from), entry, written, ip_copy));
         }
-        let owner =
-            Owner { name: &written.name.value, group: None, denial: written.denial, sources: &entry.sources };
+        let owner = Owner {
+            name: &written.name.value,
+            group: None,
+            denial: written.denial,
+            sources: &entry.sources,
+        };
         limits.extend(self.with_ip_copies(&entry.limits, &owner, ip_copy));
-        RouteLimits { limits: limits.into(), from: Some(from), sources }
+        RouteLimits {
+            limits: limits.into(),
+            from: Some(from),
+            sources,
+        }
     }
 
     fn group_limits(
@@ -400,17 +553,29 @@ impl Compiler<'_> {
         ip_copy: bool,
     ) -> Vec<LimitId> {
         // An unknown group is told where the entry is checked.
-        let Some(group) = self.written.groups.iter().find(|group| group.name.value == name) else {
+        let Some(group) = self
+            .written
+            .groups
+            .iter()
+            .find(|group| group.name.value == name)
+        else {
             return Vec::new();
         };
         let Some(figures) = group.editions.get(edition) else {
             let at: Place = entry.group.as_ref().map_or(route.name.at, |group| group.at);
-            let message = format!("the group has no figures for this edition; add to it: {edition} = {{ limits = [\"100/s\"] }}");
+            let message = format!(
+                "the group has no figures for this edition; add to it: {edition} = {{ limits = [\"100/s\"] }}"
+            );
             self.mistakes.add(at, name, message);
             return Vec::new();
         };
         let ip_copy = ip_copy && figures.ip_copy != Some(false);
-        let owner = Owner { name, group: Some(name), denial: None, sources: &figures.sources };
+        let owner = Owner {
+            name,
+            group: Some(name),
+            denial: None,
+            sources: &figures.sources,
+        };
         self.with_ip_copies(&figures.limits, &owner, ip_copy)
     }
 
@@ -423,10 +588,16 @@ impl Compiler<'_> {
             .flat_map(|(i, route)| route.calls.iter().map(move |call| (RouteId(i), call)))
             .filter_map(|(id, call)| {
                 let (method, path) = call.value.split_once(' ')?;
-                METHODS.contains(&method).then_some((id, method, path.trim(), call))
+                METHODS
+                    .contains(&method)
+                    .then_some((id, method, path.trim(), call))
             })
             .collect();
-        match RouteTable::build(calls.iter().map(|(id, method, path, _)| (*id, *method, *path))) {
+        match RouteTable::build(
+            calls
+                .iter()
+                .map(|(id, method, path, _)| (*id, *method, *path)),
+        ) {
             Ok(table) => table,
             Err(errors) => {
                 for error in errors {

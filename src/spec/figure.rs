@@ -44,7 +44,11 @@ impl Figure {
             Some((figure, "app")) => (figure, Scope::App),
             Some((figure, "user")) => (figure, Scope::User),
             Some((figure, "ip")) => (figure, Scope::Ip),
-            Some((_, other)) => return Err(format!("`{other}` is no scope; write `per app`, `per user` or `per ip`")),
+            Some((_, other)) => {
+                return Err(format!(
+                    "`{other}` is no scope; write `per app`, `per user` or `per ip`"
+                ));
+            }
         };
         let (amount, period) = match figure.split_once('/') {
             Some((amount, period)) => (amount.trim(), Some(period.trim())),
@@ -56,21 +60,33 @@ impl Figure {
             ("messages" | "message", Some(_)) => Unit::Messages,
             ("tasks" | "task", None) => Unit::Tasks,
             ("tasks" | "task", Some(_)) => {
-                return Err("tasks have no period: they run at the same time; write e.g. \"3 tasks\"".to_owned());
+                return Err(
+                    "tasks have no period: they run at the same time; write e.g. \"3 tasks\""
+                        .to_owned(),
+                );
             }
-            ("" | "calls" | "messages", None) => return Err(format!("the period is missing; {FORM}")),
-            (other, _) => return Err(format!("`{other}` is no unit; write calls, messages or tasks")),
+            ("" | "calls" | "messages", None) => {
+                return Err(format!("the period is missing; {FORM}"));
+            }
+            (other, _) => {
+                return Err(format!(
+                    "`{other}` is no unit; write calls, messages or tasks"
+                ));
+            }
         };
         let number = number.replace(['_', ','], "");
-        let quota = number
-            .parse::<u32>()
-            .map_err(|_| format!("`{number}` is no figure (a whole number up to 4,294,967,295); {FORM}"))?;
-        let quota = NonZeroU32::new(quota)
-            .ok_or("no call can ever satisfy a limit of 0; to switch a limit off write mode = \"off\"")?;
+        let quota = number.parse::<u32>().map_err(|_| {
+            format!("`{number}` is no figure (a whole number up to 4,294,967,295); {FORM}")
+        })?;
+        let quota = NonZeroU32::new(quota).ok_or(
+            "no call can ever satisfy a limit of 0; to switch a limit off write mode = \"off\"",
+        )?;
         let period = match period {
             None => Period::Running,
             Some("day" | "d") => Period::Day,
-            Some(period) => Period::Sliding(duration(&spell_out(period)).map_err(|why| format!("{why}; {FORM}"))?),
+            Some(period) => Period::Sliding(
+                duration(&spell_out(period)).map_err(|why| format!("{why}; {FORM}"))?,
+            ),
         };
         if let Period::Sliding(length) = period {
             if length.is_zero() {
@@ -80,7 +96,12 @@ impl Figure {
                 return Err("a sliding window is whole seconds, at most 86400s; for calendar days write /day".to_owned());
             }
         }
-        Ok(Self { quota, unit, period, scope })
+        Ok(Self {
+            quota,
+            unit,
+            period,
+            scope,
+        })
     }
 
     /// The part of the limit's name after the owner: `calls/s:app`.
@@ -109,7 +130,11 @@ impl Figure {
 
 /// `s` is `1s`.
 fn spell_out(period: &str) -> String {
-    if period.starts_with(|c: char| c.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") }
+    if period.starts_with(|c: char| c.is_ascii_digit()) {
+        period.to_owned()
+    } else {
+        format!("1{period}")
+    }
 }
 
 /// Parses `500ms`, `2s`, `5min`, `1h`.
@@ -117,7 +142,9 @@ fn spell_out(period: &str) -> String {
 /// # Errors
 /// What to write instead.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let wrong = || format!("`{text}` is no time; write a whole number with ms, s, min or h");
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -143,11 +170,20 @@ mod tests {
     fn the_documented_forms_are_read() {
         let s = |n| Period::Sliding(Duration::from_secs(n));
         assert_eq!(figure("100/s"), (100, Unit::Calls, s(1), Scope::App));
-        assert_eq!(figure("6_000 messages/min"), (6000, Unit::Messages, s(60), Scope::App));
-        assert_eq!(figure("5/min per user"), (5, Unit::Calls, s(60), Scope::User));
+        assert_eq!(
+            figure("6_000 messages/min"),
+            (6000, Unit::Messages, s(60), Scope::App)
+        );
+        assert_eq!(
+            figure("5/min per user"),
+            (5, Unit::Calls, s(60), Scope::User)
+        );
         assert_eq!(figure("7/10s per ip"), (7, Unit::Calls, s(10), Scope::Ip));
         assert_eq!(figure("50/day"), (50, Unit::Calls, Period::Day, Scope::App));
-        assert_eq!(figure("3 tasks"), (3, Unit::Tasks, Period::Running, Scope::App));
+        assert_eq!(
+            figure("3 tasks"),
+            (3, Unit::Tasks, Period::Running, Scope::App)
+        );
     }
 
     #[test]
@@ -177,7 +213,10 @@ mod tests {
         assert_eq!(name("6000 messages/min", None), "messages/min:app");
         assert_eq!(name("1/120s", None), "calls/2min:app");
         assert_eq!(name("1/90s", None), "calls/90s:app");
-        assert_eq!(name("50/day", Some("Asia/Shanghai")), "calls/day@Asia/Shanghai:app");
+        assert_eq!(
+            name("50/day", Some("Asia/Shanghai")),
+            "calls/day@Asia/Shanghai:app"
+        );
         assert_eq!(name("3 tasks", None), "tasks:app");
     }
 }

@@ -86,10 +86,27 @@ pub(super) struct Reader<'w> {
     pub(super) text: &'w str,
 }
 
-const ROUTE_KEYS: &[&str] =
-    &["name", "title", "calls", "cost", "max_recipients", "needs_token", "denial", "remove", "overview"];
+const ROUTE_KEYS: &[&str] = &[
+    "name",
+    "title",
+    "calls",
+    "cost",
+    "max_recipients",
+    "needs_token",
+    "denial",
+    "remove",
+    "overview",
+];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
-const LIMIT_KEYS: &[&str] = &["rate", "mode", "refund_on", "timezone", "hold", "max_hold", "denial"];
+const LIMIT_KEYS: &[&str] = &[
+    "rate",
+    "mode",
+    "refund_on",
+    "timezone",
+    "hold",
+    "max_hold",
+    "denial",
+];
 const DENIALS: &[(&str, Denial)] = &[
     ("call-rate", Denial::CallRate),
     ("message-count", Denial::MessageCount),
@@ -97,15 +114,24 @@ const DENIALS: &[(&str, Denial)] = &[
     ("broadcast-rooms", Denial::BroadcastRooms),
     ("push", Denial::Push),
 ];
-const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("report", Mode::Report), ("off", Mode::Off)];
+const MODES: &[(&str, Mode)] = &[
+    ("enforce", Mode::Enforce),
+    ("report", Mode::Report),
+    ("off", Mode::Off),
+];
 const HOLDS: &[(&str, Hold)] = &[("response", Hold::Response), ("task", Hold::Task)];
-const UNMATCHED: &[(&str, Unmatched)] =
-    &[("default-limit", Unmatched::DefaultLimit), ("reject", Unmatched::Reject)];
+const UNMATCHED: &[(&str, Unmatched)] = &[
+    ("default-limit", Unmatched::DefaultLimit),
+    ("reject", Unmatched::Reject),
+];
 
 impl Reader<'_> {
     fn place(&self, offset: usize) -> Place {
         let before = self.text.as_bytes().iter().take(offset);
-        Place { file: self.file, line: 1 + before.filter(|b| **b == b'\n').count() }
+        Place {
+            file: self.file,
+            line: 1 + before.filter(|b| **b == b'\n').count(),
+        }
     }
 
     fn at(&self, value: &Value<'_>) -> Place {
@@ -114,7 +140,16 @@ impl Reader<'_> {
 
     fn wrong(&mut self, value: &Value<'_>, message: impl Into<String>) {
         let at = self.at(value);
-        let text: String = self.text.get(value.span()).unwrap_or_default().lines().next().unwrap_or_default().chars().take(60).collect();
+        let text: String = self
+            .text
+            .get(value.span())
+            .unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(60)
+            .collect();
         self.mistakes.add(at, text, message);
     }
 
@@ -144,7 +179,11 @@ impl Reader<'_> {
                 other => {
                     let known = ["editions", "select", "defaults", "ip", "group", "route"];
                     let at = self.place(key.span().start);
-                    self.mistakes.add(at, other, format!("unknown key; {}", suggestion(other, known)));
+                    self.mistakes.add(
+                        at,
+                        other,
+                        format!("unknown key; {}", suggestion(other, known)),
+                    );
                 }
             }
         }
@@ -161,7 +200,10 @@ impl Reader<'_> {
     fn string(&mut self, value: &Value<'_>, what: &str) -> Option<At<String>> {
         let at = self.at(value);
         match value.get_ref().as_str() {
-            Some(text) => Some(At { value: text.to_owned(), at }),
+            Some(text) => Some(At {
+                value: text.to_owned(),
+                at,
+            }),
             None => {
                 self.wrong(value, format!("{what} is a string, in quotes"));
                 None
@@ -190,14 +232,28 @@ impl Reader<'_> {
 
     fn strings(&mut self, value: &Value<'_>, what: &str) -> Vec<At<String>> {
         match value.get_ref().as_array() {
-            Some(items) => items.iter().filter_map(|item| self.string(item, what)).collect(),
-            None => self.string(value, &format!("{what} (or a list of them)")).into_iter().collect(),
+            Some(items) => items
+                .iter()
+                .filter_map(|item| self.string(item, what))
+                .collect(),
+            None => self
+                .string(value, &format!("{what} (or a list of them)"))
+                .into_iter()
+                .collect(),
         }
     }
 
-    fn choice<T: Copy>(&mut self, value: &Value<'_>, what: &str, choices: &[(&str, T)]) -> Option<T> {
+    fn choice<T: Copy>(
+        &mut self,
+        value: &Value<'_>,
+        what: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let text = self.string(value, what)?.value;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        let found = choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, choice)| *choice);
         if found.is_none() {
             let known = suggestion(&text, choices.iter().map(|(name, _)| *name));
             self.wrong(value, format!("unknown {what}; {known}"));
@@ -205,11 +261,17 @@ impl Reader<'_> {
         found
     }
 
-    fn unknown_key(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, place: &str, known: &[&str]) {
+    fn unknown_key(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        place: &str,
+        known: &[&str],
+    ) {
         let at = self.place(key.span().start);
         let text = key.get_ref().to_string();
         let known = suggestion(&text, known.iter().copied());
-        self.mistakes.add(at, text, format!("unknown key of {place}; {known}"));
+        self.mistakes
+            .add(at, text, format!("unknown key of {place}; {known}"));
     }
 
     fn each_table(&mut self, value: &Value<'_>, what: &str, read: fn(&mut Self, &Value<'_>)) {
@@ -220,7 +282,9 @@ impl Reader<'_> {
     }
 
     fn editions(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "[editions]") else { return };
+        let Some(table) = self.table(value, "[editions]") else {
+            return;
+        };
         for (key, value) in table {
             let mut ip_copy = false;
             if let Some(edition) = self.table(value, "an edition") {
@@ -231,12 +295,24 @@ impl Reader<'_> {
                     }
                 }
             }
-            let name = At { value: key.get_ref().to_string(), at: self.place(key.span().start) };
+            let name = At {
+                value: key.get_ref().to_string(),
+                at: self.place(key.span().start),
+            };
             if ROUTE_KEYS.contains(&&*name.value) || name.value == "current" {
-                self.mistakes.add(name.at, &*name.value, "this name is taken; choose another for the edition");
+                self.mistakes.add(
+                    name.at,
+                    &*name.value,
+                    "this name is taken; choose another for the edition",
+                );
                 continue;
             }
-            match self.written.editions.iter_mut().find(|(known, _)| known.value == name.value) {
+            match self
+                .written
+                .editions
+                .iter_mut()
+                .find(|(known, _)| known.value == name.value)
+            {
                 Some(known) => known.1 = ip_copy,
                 None => self.written.editions.push((name, ip_copy)),
             }
@@ -244,9 +320,13 @@ impl Reader<'_> {
     }
 
     fn select(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "[select]") else { return };
+        let Some(table) = self.table(value, "[select]") else {
+            return;
+        };
         for (key, value) in table {
-            let Some(forms) = self.table(value, "a selection") else { continue };
+            let Some(forms) = self.table(value, "a selection") else {
+                continue;
+            };
             let (mut app_key, mut app_id) = (None, None);
             for (key, value) in forms {
                 match &**key.get_ref() {
@@ -255,19 +335,29 @@ impl Reader<'_> {
                     _ => self.unknown_key(key, "a selection", &["app_key", "app_id"]),
                 }
             }
-            let name = At { value: key.get_ref().to_string(), at: self.place(key.span().start) };
+            let name = At {
+                value: key.get_ref().to_string(),
+                at: self.place(key.span().start),
+            };
             match (app_key, app_id) {
                 (Some(app_key), Some(app_id)) => {
-                    self.written.select.retain(|(known, ..)| known.value != name.value);
+                    self.written
+                        .select
+                        .retain(|(known, ..)| known.value != name.value);
                     self.written.select.push((name, app_key, app_id));
                 }
-                _ => self.wrong(value, "a selection names an edition for app_key and for app_id"),
+                _ => self.wrong(
+                    value,
+                    "a selection names an edition for app_key and for app_id",
+                ),
             }
         }
     }
 
     fn defaults(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "[defaults]") else { return };
+        let Some(table) = self.table(value, "[defaults]") else {
+            return;
+        };
         for (key, value) in table {
             match &**key.get_ref() {
                 "limits" => self.written.defaults = self.limits(value),
@@ -281,19 +371,29 @@ impl Reader<'_> {
                         self.written.fold_app_names = fold;
                     }
                 }
-                _ => self.unknown_key(key, "[defaults]", &["limits", "unmatched", "fold_app_names"]),
+                _ => self.unknown_key(
+                    key,
+                    "[defaults]",
+                    &["limits", "unmatched", "fold_app_names"],
+                ),
             }
         }
     }
 
     fn ip(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "[ip]") else { return };
+        let Some(table) = self.table(value, "[ip]") else {
+            return;
+        };
         for (key, value) in table {
             let mut limits = || {
                 let mut limits = self.limits(value);
                 for limit in &mut limits {
                     if !matches!(limit.figure.period, Period::Sliding(_)) {
-                        self.mistakes.add(limit.at, &*limit.text, "limits of addresses slide; write e.g. \"20/s\" or \"300/min\"");
+                        self.mistakes.add(
+                            limit.at,
+                            &*limit.text,
+                            "limits of addresses slide; write e.g. \"20/s\" or \"300/min\"",
+                        );
                     }
                     limit.figure.scope = Scope::Ip;
                 }
@@ -406,7 +506,10 @@ impl Reader<'_> {
         let name = self.string(value, "a time zone")?.value;
         let zone = Zone::named(&name);
         if zone.is_none() {
-            self.wrong(value, "unknown time zone; write an IANA name, e.g. \"Asia/Shanghai\"");
+            self.wrong(
+                value,
+                "unknown time zone; write an IANA name, e.g. \"Asia/Shanghai\"",
+            );
         }
         Some((name, zone?))
     }
@@ -416,7 +519,10 @@ impl Reader<'_> {
         match figure::duration(&text) {
             Ok(duration) if !duration.is_zero() => Some(duration),
             Ok(_) => {
-                self.wrong(value, "a slot held for no time is no slot; write e.g. \"5min\"");
+                self.wrong(
+                    value,
+                    "a slot held for no time is no slot; write e.g. \"5min\"",
+                );
                 None
             }
             Err(why) => {
@@ -427,15 +533,24 @@ impl Reader<'_> {
     }
 
     fn edition(&mut self, value: &Value<'_>, in_group: bool) -> WrittenEdition {
-        let mut edition = WrittenEdition { at: Some(self.at(value)), ..WrittenEdition::default() };
-        let Some(table) = self.table(value, "an edition's entry") else { return edition };
+        let mut edition = WrittenEdition {
+            at: Some(self.at(value)),
+            ..WrittenEdition::default()
+        };
+        let Some(table) = self.table(value, "an edition's entry") else {
+            return edition;
+        };
         for (key, value) in table {
             match &**key.get_ref() {
                 "limits" => edition.limits = self.limits(value),
                 "group" if !in_group => edition.group = self.string(value, "a group"),
                 "ip_copy" => edition.ip_copy = self.bool(value, "ip_copy"),
                 "src" => {
-                    edition.sources = self.strings(value, "a source").into_iter().map(|s| s.value).collect();
+                    edition.sources = self
+                        .strings(value, "a source")
+                        .into_iter()
+                        .map(|s| s.value)
+                        .collect();
                 }
                 _ => self.unknown_key(key, "an edition's entry", EDITION_KEYS),
             }
@@ -453,12 +568,26 @@ impl Reader<'_> {
         keys: &[&str],
     ) {
         let name = key.get_ref().to_string();
-        if self.written.editions.iter().any(|(known, _)| known.value == name) {
+        if self
+            .written
+            .editions
+            .iter()
+            .any(|(known, _)| known.value == name)
+        {
             let edition = self.edition(value, keys.len() == 1);
             editions.insert(name, edition);
         } else {
-            let known: Vec<String> = self.written.editions.iter().map(|(known, _)| known.value.clone()).collect();
-            let known: Vec<&str> = keys.iter().copied().chain(known.iter().map(String::as_str)).collect();
+            let known: Vec<String> = self
+                .written
+                .editions
+                .iter()
+                .map(|(known, _)| known.value.clone())
+                .collect();
+            let known: Vec<&str> = keys
+                .iter()
+                .copied()
+                .chain(known.iter().map(String::as_str))
+                .collect();
             self.unknown_key(key, place, &known);
         }
     }
@@ -477,18 +606,31 @@ impl Reader<'_> {
     }
 
     fn group(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "a group") else { return };
-        let Some(name) = self.name(value, table, "group") else { return };
+        let Some(table) = self.table(value, "a group") else {
+            return;
+        };
+        let Some(name) = self.name(value, table, "group") else {
+            return;
+        };
         let mut editions = BTreeMap::new();
         for (key, value) in table {
             if key.get_ref() != "name" {
                 self.try_edition(key, value, &mut editions, "a group", &["name"]);
             }
         }
-        match self.written.groups.iter_mut().find(|group| group.name.value == name.value) {
+        match self
+            .written
+            .groups
+            .iter_mut()
+            .find(|group| group.name.value == name.value)
+        {
             Some(group) if group.name.at.file == self.file => {
                 let line = group.name.at.line;
-                self.mistakes.add(name.at, name.value, format!("this group is there already, in line {line}"));
+                self.mistakes.add(
+                    name.at,
+                    name.value,
+                    format!("this group is there already, in line {line}"),
+                );
             }
             Some(group) => group.editions.extend(editions),
             None => self.written.groups.push(WrittenGroup { name, editions }),
@@ -496,13 +638,28 @@ impl Reader<'_> {
     }
 
     fn route(&mut self, value: &Value<'_>) {
-        let Some(table) = self.table(value, "a route") else { return };
-        let Some(name) = self.name(value, table, "route") else { return };
-        let position = self.written.routes.iter().position(|route| route.name.value == name.value);
+        let Some(table) = self.table(value, "a route") else {
+            return;
+        };
+        let Some(name) = self.name(value, table, "route") else {
+            return;
+        };
+        let position = self
+            .written
+            .routes
+            .iter()
+            .position(|route| route.name.value == name.value);
         let known = position.and_then(|at| self.written.routes.get(at)).cloned();
-        if let Some(known) = known.as_ref().filter(|known| known.name.at.file == self.file) {
+        if let Some(known) = known
+            .as_ref()
+            .filter(|known| known.name.at.file == self.file)
+        {
             let line = known.name.at.line;
-            self.mistakes.add(name.at, name.value, format!("this route is there already, in line {line}"));
+            self.mistakes.add(
+                name.at,
+                name.value,
+                format!("this route is there already, in line {line}"),
+            );
             return;
         }
         let is_new = known.is_none();
@@ -522,26 +679,43 @@ impl Reader<'_> {
         for (key, value) in table {
             match &**key.get_ref() {
                 "name" => {}
-                "title" => route.title = self.string(value, "a title").map(|t| t.value).unwrap_or_default(),
+                "title" => {
+                    route.title = self
+                        .string(value, "a title")
+                        .map(|t| t.value)
+                        .unwrap_or_default()
+                }
                 "calls" => route.calls = self.strings(value, "a call"),
                 "cost" => route.cost = self.string(value, "cost"),
                 "max_recipients" => {
                     let at = self.at(value);
-                    route.max_recipients = self.integer(value, "max_recipients").map(|value| At { value, at });
+                    route.max_recipients = self
+                        .integer(value, "max_recipients")
+                        .map(|value| At { value, at });
                 }
                 "needs_token" => route.needs_token = self.bool(value, "needs_token"),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "remove" => remove = self.bool(value, "remove").unwrap_or_default(),
                 "overview" => {
-                    route.overview = self.strings(value, "a source").into_iter().map(|s| s.value).collect();
+                    route.overview = self
+                        .strings(value, "a source")
+                        .into_iter()
+                        .map(|s| s.value)
+                        .collect();
                 }
                 _ => self.try_edition(key, value, &mut route.editions, "a route", ROUTE_KEYS),
             }
         }
         if is_new && (remove || route.calls.is_empty()) {
-            let known: Vec<&str> = self.written.routes.iter().map(|route| route.name.value.as_str()).collect();
+            let known: Vec<&str> = self
+                .written
+                .routes
+                .iter()
+                .map(|route| route.name.value.as_str())
+                .collect();
             let near = suggestion(&name.value, known);
-            let message = format!("no earlier file has this route, and it has no calls of its own; {near}");
+            let message =
+                format!("no earlier file has this route, and it has no calls of its own; {near}");
             self.mistakes.add(name.at, name.value, message);
             return;
         }

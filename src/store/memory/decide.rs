@@ -263,16 +263,7 @@ impl<'s> Session<'s> {
             if fits(charge, seen.used, others) {
                 continue;
             }
-            let cost = u32::try_from(u64::from(charge.cost) + others).unwrap_or(u32::MAX);
-            let wait = if cost.max(1) > charge.quota {
-                None
-            } else {
-                let now = self.now;
-                self.with(charge, seen.place, |counter| {
-                    counter.wait(charge, cost, now)
-                })
-                .flatten()
-            };
+            let wait = self.wait(charges, found, index);
             let longer = longest.is_none_or(|(_, known)| match (wait, known) {
                 (_, None) => false,
                 (None, Some(_)) => true,
@@ -287,6 +278,26 @@ impl<'s> Session<'s> {
             left: charges[charge].quota.saturating_sub(found[charge].used),
             retry_after,
         })
+    }
+
+    /// When a charge that does not fit can; `None`: never.
+    fn wait(&mut self, charges: &[Charge], found: &[Found], index: usize) -> Option<Duration> {
+        let (charge, now) = (&charges[index], self.now);
+        let quota = u64::from(charge.quota);
+        let enforced = |other: &Charge| !other.report && charge.cost > 0;
+        let of_caller = asked(charges, found, index, |other| {
+            enforced(other) && other.key == charge.key
+        });
+        if of_caller + u64::from(charge.cost.max(1)) > quota {
+            return None;
+        }
+        // With others of the overflow it may be more than the quota, but they will not stay.
+        let of_all = asked(charges, found, index, enforced) + u64::from(charge.cost);
+        let cost = u32::try_from(of_all.min(quota)).unwrap_or(charge.quota);
+        let wait = self.with(charge, found[index].place, |counter| {
+            counter.wait(charge, cost, now)
+        });
+        wait.unwrap_or(Some(Duration::from_micros(1)))
     }
 
     /// Takes what a charge asks for.
