@@ -27,7 +27,7 @@ pub struct KeyHasher {
 impl KeyHasher {
     /// A hasher with this secret.
     #[must_use]
-    pub fn new(seed: (u64, u64)) -> Self {
+    pub const fn new(seed: (u64, u64)) -> Self {
         Self { seed }
     }
 

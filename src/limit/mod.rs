@@ -195,6 +195,7 @@ impl Limit {
         Charge {
             limit: id,
             key: self.salt.with(caller_key),
+            overflow: self.salt,
             quota: self.quota.get(),
             cost,
             span,
@@ -202,6 +203,7 @@ impl Limit {
             report: self.mode == Mode::Report,
             known,
             taken: None,
+            shared: false,
         }
     }
 }

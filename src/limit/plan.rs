@@ -47,6 +47,8 @@ pub struct Charge {
     pub limit: LimitId,
     /// The counter.
     pub key: CounterKey,
+    /// Names the limit's overflow counter, which new keys share when there are too many.
+    pub overflow: CounterKey,
     /// Units per window.
     pub quota: u32,
     /// Units asked for. 0 takes nothing and denies when the counter is full.
@@ -62,6 +64,8 @@ pub struct Charge {
     /// Filled by the store when the units were taken; taken out when they are given back, so
     /// that they go back once.
     pub taken: Option<Taken>,
+    /// Filled by the store: the units were taken from the overflow counter.
+    pub shared: bool,
 }
 
 /// The charges of one call: all or nothing.

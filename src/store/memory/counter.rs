@@ -1,0 +1,147 @@
+//! One counter of any kind.
+
+use std::time::Duration;
+
+use crate::limit::calendar::Day;
+use crate::limit::sliding::Sliding;
+use crate::limit::slots::Slots;
+use crate::limit::{Charge, CounterKey, Moment, Span, Taken};
+
+/// Nobody knows when a task ends: a caller may ask again after this.
+const TASK_WAIT: Duration = Duration::from_secs(1);
+
+/// What is stored under a key.
+#[derive(Clone, Debug)]
+pub(super) enum Counter {
+    /// Of a sliding window.
+    Sliding(Sliding),
+    /// Of a calendar day.
+    Day(Day),
+    /// Of running tasks. Boxed: the others set the size of a table entry.
+    Slots(Box<Slots>),
+}
+
+impl Counter {
+    /// An empty counter for this span.
+    pub(super) fn new(span: Span, now: Moment) -> Self {
+        let mut counter = match span {
+            Span::Sliding { .. } => Self::Sliding(Sliding::new()),
+            Span::Day { .. } => Self::Day(Day::default()),
+            Span::Running => Self::Slots(Box::default()),
+        };
+        counter.advance(span, now);
+        counter
+    }
+
+    /// Moves the counter to `now`; afterwards [`Counter::used`] holds.
+    pub(super) fn advance(&mut self, span: Span, now: Moment) {
+        match (&mut *self, span) {
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => {
+                sliding.advance(window_us, now.mono_us)
+            }
+            (Self::Day(day), Span::Day { start_us, end_us }) => day.advance(start_us, end_us),
+            (Self::Slots(slots), Span::Running) => slots.expire(now.mono_us),
+            // A limit keeps its kind of window for as long as it keeps its name.
+            _ => *self = Self::new(span, now),
+        }
+    }
+
+    /// Units that count.
+    pub(super) fn used(&self) -> u32 {
+        match self {
+            Self::Sliding(sliding) => sliding.used(),
+            Self::Day(day) => day.used(),
+            Self::Slots(slots) => slots.used(),
+        }
+    }
+
+    /// Slots in use; 0 for the other kinds.
+    pub(super) fn slots(&self) -> usize {
+        match self {
+            Self::Slots(slots) => usize::try_from(slots.used()).unwrap_or(usize::MAX),
+            Self::Sliding(_) | Self::Day(_) => 0,
+        }
+    }
+
+    /// Takes the cost of this charge.
+    pub(super) fn take(&mut self, charge: &Charge) -> Taken {
+        match self {
+            Self::Sliding(sliding) => Taken::Step(sliding.take(charge.cost)),
+            Self::Day(day) => Taken::Day(day.take(charge.cost)),
+            Self::Slots(slots) => Taken::Slot(slots.take(charge.key, charge.cost)),
+        }
+    }
+
+    /// Gives back what this charge took.
+    pub(super) fn give_back(&mut self, charge: &Charge, taken: Taken) {
+        match (self, taken, charge.span) {
+            (Self::Sliding(sliding), Taken::Step(step), Span::Sliding { window_us }) => {
+                sliding.give_back(window_us, step, charge.cost);
+            }
+            (Self::Day(day), Taken::Day(end_us), _) => day.give_back(end_us, charge.cost),
+            (Self::Slots(slots), Taken::Slot(id), _) => {
+                slots.release(id);
+            }
+            // The counter is of another kind now, which the units were not taken from.
+            _ => {}
+        }
+    }
+
+    /// Keeps a slot for a task.
+    pub(super) fn hold(&mut self, taken: Taken, task: &str, until_us: u64) {
+        if let (Self::Slots(slots), Taken::Slot(id)) = (self, taken) {
+            slots.hold(id, task, until_us);
+        }
+    }
+
+    /// Frees the slot of a caller's task. Whether there was one.
+    pub(super) fn finish(&mut self, caller: CounterKey, task: &str, now: Moment) -> bool {
+        match self {
+            Self::Slots(slots) => {
+                slots.expire(now.mono_us);
+                slots.finish(caller, task)
+            }
+            Self::Sliding(_) | Self::Day(_) => false,
+        }
+    }
+
+    /// How long until `cost` units fit; `None`: never.
+    pub(super) fn wait(&self, charge: &Charge, cost: u32, now: Moment) -> Option<Duration> {
+        if cost.max(1) > charge.quota {
+            return None;
+        }
+        match (self, charge.span) {
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => sliding
+                .wait_us(charge.quota, cost, window_us, now.mono_us)
+                .map(Duration::from_micros),
+            (Self::Day(_), _) => Some(self.resets_in(charge.span, now)),
+            (Self::Slots(_) | Self::Sliding(_), _) => Some(TASK_WAIT),
+        }
+    }
+
+    /// Until units come free; zero when none are taken, and for tasks.
+    pub(super) fn resets_in(&self, span: Span, now: Moment) -> Duration {
+        let wait_us = match (self, span) {
+            (Self::Sliding(sliding), Span::Sliding { window_us }) => {
+                sliding.resets_in_us(window_us, now.mono_us)
+            }
+            (Self::Day(day), Span::Day { start_us, end_us }) if day.used() > 0 => {
+                day.ends_in_us(end_us.saturating_sub(start_us), now.unix_us)
+            }
+            _ => 0,
+        };
+        Duration::from_micros(wait_us)
+    }
+
+    /// Whether the counter can go.
+    pub(super) fn is_idle(&mut self, now: Moment) -> bool {
+        match self {
+            Self::Sliding(sliding) => sliding.is_idle(now.mono_us),
+            Self::Day(day) => day.is_idle(now.unix_us),
+            Self::Slots(slots) => {
+                slots.expire(now.mono_us);
+                slots.used() == 0
+            }
+        }
+    }
+}

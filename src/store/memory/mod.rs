@@ -1,0 +1,153 @@
+//! Embedded counters.
+//!
+//! A table in shards, each under one lock. A decision locks the shards of its plan in ascending
+//! order, looks at all counters, and then takes from all or from none.
+
+mod bound;
+mod counter;
+mod decide;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::future::ready;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use self::bound::Bound;
+use self::counter::Counter;
+use self::shard::{SHARDS, Shard, shard_of};
+use super::{Store, StoreError, StoreGauges};
+use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
+
+/// Shards that one call of [`Store::sweep`] looks at: the whole table takes eight.
+const SWEPT_AT_ONCE: usize = 8;
+
+/// What bounds a memory store.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryOptions {
+    /// The most counters: a quarter each for apps and addresses, three eighths for users, and
+    /// an eighth that only known apps and their users may use. New keys above their share use
+    /// one overflow counter for each limit.
+    pub max_counters: usize,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self {
+            max_counters: 1_000_000,
+        }
+    }
+}
+
+/// Counters in this process.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: Box<[Mutex<Shard>]>,
+    /// Locked after shards, never before.
+    bound: Mutex<Bound>,
+    /// Whether there are overflow counters: spares those who only look the lock.
+    overflowing: AtomicBool,
+    swept: AtomicUsize,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(options: MemoryOptions) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            bound: Mutex::new(Bound::new(options.max_counters)),
+            overflowing: AtomicBool::new(false),
+            swept: AtomicUsize::new(0),
+        }
+    }
+
+    fn shard(&self, key: CounterKey) -> &Mutex<Shard> {
+        &self.shards[shard_of(key)]
+    }
+
+    /// Works on the counter that this charge was taken from, if it is still there.
+    fn with_counter(&self, charge: &Charge, work: impl FnOnce(&mut Counter)) {
+        if charge.shared {
+            self.bound.lock().with(charge, work);
+        } else {
+            self.shard(charge.key).lock().with(charge.key, work);
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn decide(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+    ) -> impl Future<Output = Result<Decision, StoreError>> + Send {
+        ready(Ok(self.decide_now(plan, now)))
+    }
+
+    fn give_back(&self, plan: &mut Plan, _now: Moment, which: &dyn Fn(&Charge) -> bool) {
+        for charge in &mut plan.charges {
+            if charge.taken.is_some() && which(charge) {
+                // Taken out: whoever comes next finds nothing to give back.
+                if let Some(taken) = charge.taken.take() {
+                    self.with_counter(charge, |counter| counter.give_back(charge, taken));
+                }
+            }
+        }
+    }
+
+    fn hold_task(
+        &self,
+        plan: &mut Plan,
+        task: &str,
+        until_us: u64,
+        which: &dyn Fn(&Charge) -> bool,
+    ) {
+        for charge in &mut plan.charges {
+            if matches!(charge.taken, Some(crate::limit::Taken::Slot(_))) && which(charge) {
+                // The slot is the task's now: the end of the call does not free it.
+                if let Some(taken) = charge.taken.take() {
+                    self.with_counter(charge, |counter| counter.hold(taken, task, until_us));
+                }
+            }
+        }
+    }
+
+    fn finish_task(&self, key: CounterKey, task: &str, now: Moment) -> bool {
+        let own = self
+            .shard(key)
+            .lock()
+            .with(key, |counter| counter.finish(key, task, now));
+        own == Some(true)
+            || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now)
+    }
+
+    fn sweep(&self, now: Moment) {
+        let first = self.swept.fetch_add(SWEPT_AT_ONCE, Ordering::Relaxed);
+        for index in first..first + SWEPT_AT_ONCE {
+            let mut shard = self.shards[index % SHARDS].lock();
+            let gone = shard.sweep(now);
+            self.bound.lock().release(gone);
+        }
+        let mut bound = self.bound.lock();
+        let overflowing = bound.sweep(now);
+        self.overflowing.store(overflowing, Ordering::Release);
+    }
+
+    fn gauges(&self) -> StoreGauges {
+        let mut gauges = StoreGauges::default();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            for (sum, counters) in gauges.counters.iter_mut().zip(shard.counters) {
+                *sum += counters;
+            }
+            gauges.slots += shard.slots;
+        }
+        let bound = self.bound.lock();
+        gauges.slots += bound.slots();
+        gauges.overflowed = bound.overflowed();
+        gauges
+    }
+}
