@@ -1,0 +1,274 @@
+//! A real gateway process before a real stand-in backend, and a client on raw sockets.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use floodgate::standin::{StandIn, StandInOptions};
+
+/// The program under test.
+pub const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
+
+/// A running gateway. Killed when dropped.
+pub struct Gateway {
+    child: Child,
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
+    pub backend: Option<StandIn>,
+    _dir: tempfile::TempDir,
+}
+
+/// How to start one.
+#[derive(Default)]
+pub struct Start<'a> {
+    /// A second route file over the shipped one.
+    pub routes: &'a str,
+    pub args: &'a [&'a str],
+    /// Instead of a stand-in backend.
+    pub upstream: Option<SocketAddr>,
+}
+
+pub fn start(args: &[&str]) -> Gateway {
+    Start { args, ..Start::default() }.start()
+}
+
+impl Start<'_> {
+    pub fn start(self) -> Gateway {
+        let backend = match self.upstream {
+            Some(_) => None,
+            None => Some(StandIn::start(StandInOptions::default()).expect("a stand-in backend")),
+        };
+        let upstream = self.upstream.or(backend.as_ref().map(|b| b.addr)).expect("an upstream");
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(BIN);
+        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
+        command.args(["--upstream", &format!("http://{upstream}")]);
+        let shipped = dir.path().join("shipped.toml");
+        std::fs::write(&shipped, floodgate::spec::SHIPPED).expect("a route file");
+        command.arg("--routes").arg(&shipped);
+        if !self.routes.is_empty() {
+            let own = dir.path().join("own.toml");
+            std::fs::write(&own, self.routes).expect("a route file");
+            command.arg("--routes").arg(&own);
+        }
+        command.args(self.args).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().expect("the gateway starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut addr = None;
+        let admin = loop {
+            let line = lines.next().expect("the gateway says where it listens").expect("UTF-8");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
+            let at = |key: &str| line[key].as_str().and_then(|at| at.parse::<SocketAddr>().ok());
+            addr = addr.or(at("listen"));
+            if let Some(admin) = at("admin") {
+                break admin;
+            }
+        };
+        let log = dir.path().join("log");
+        let mut log = std::fs::File::create(log).expect("a log file");
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = writeln!(log, "{line}");
+            }
+        });
+        let gateway =
+            Gateway { child, addr: addr.expect("a listener"), admin, backend, _dir: dir };
+        gateway.wait_until_listening();
+        gateway
+    }
+}
+
+impl Gateway {
+    fn wait_until_listening(&self) {
+        for addr in [self.addr, self.admin] {
+            let mut tries = 0;
+            while TcpStream::connect(addr).is_err() {
+                tries += 1;
+                assert!(tries < 1000, "{addr} does not listen");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::to(self.addr)
+    }
+
+    /// One call on a connection of its own, with a token.
+    pub fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.connect().call(method, path, &[], body)
+    }
+
+    /// The value of a metric, summed over the series that contain all these labels.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = Connection::to(self.admin).call("GET", "/metrics", &[], "").text();
+        text.lines()
+            .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn backend(&self) -> &StandIn {
+        self.backend.as_ref().expect("a stand-in backend")
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    }
+
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("its end").code()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client connection.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn to(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).expect("sent");
+    }
+
+    /// A call with a token and a length; `headers` are lines.
+    pub fn call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+        self.send_call(method, path, headers, body);
+        self.read_answer(method)
+    }
+
+    pub fn send_call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n");
+        if !headers.iter().any(|h| h.to_ascii_lowercase().starts_with("authorization:")) {
+            head.push_str("Authorization: Bearer YWMtgood\r\n");
+        }
+        for header in headers.iter().filter(|h| !h.ends_with(": -")) {
+            head.push_str(header);
+            head.push_str("\r\n");
+        }
+        if !body.is_empty() || method == "POST" || method == "PUT" {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        self.send(head.as_bytes());
+        self.send(body.as_bytes());
+    }
+
+    /// The next answer; 1xx answers are collected, not returned.
+    pub fn read_answer(&mut self, method: &str) -> Answer {
+        let mut interim = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).expect("a status line");
+            let status: u16 = line.split(' ').nth(1).unwrap_or_default().parse().unwrap_or_else(|_| {
+                panic!("no status line: {line:?}");
+            });
+            let mut headers = Vec::new();
+            loop {
+                let mut line = String::new();
+                self.stream.read_line(&mut line).expect("a header");
+                let line = line.trim_end();
+                let Some((name, value)) = line.split_once(':') else { break };
+                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            }
+            if (100..200).contains(&status) {
+                interim.push(status);
+                continue;
+            }
+            let mut answer = Answer { status, headers, body: Vec::new(), interim };
+            answer.body = self.read_body(&answer, method);
+            return answer;
+        }
+    }
+
+    fn read_body(&mut self, answer: &Answer, method: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        if method == "HEAD" || answer.status == 204 || answer.status == 304 {
+            return body;
+        }
+        if answer.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let mut line = String::new();
+                self.stream.read_line(&mut line).expect("a chunk size");
+                let size = usize::from_str_radix(line.trim(), 16).expect("a chunk size");
+                let mut chunk = vec![0; size + 2];
+                self.stream.read_exact(&mut chunk).expect("a chunk");
+                if size == 0 {
+                    return body;
+                }
+                body.extend_from_slice(&chunk[..size]);
+            }
+        }
+        match answer.header("content-length") {
+            Some(length) => {
+                body.resize(length.parse().expect("a length"), 0);
+                self.stream.read_exact(&mut body).expect("a body");
+            }
+            None => {
+                self.stream.read_to_end(&mut body).expect("a body");
+            }
+        }
+        body
+    }
+
+    /// Whether the other side has closed.
+    pub fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.read(&mut byte), Ok(0))
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub interim: Vec<u16>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// `error` and `error_description`.
+    pub fn error(&self) -> (String, String) {
+        let json = self.json();
+        let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
+        for key in ["error", "exception", "error_description"] {
+            assert!(json[key].is_string(), "{key} is missing: {json}");
+        }
+        for key in ["timestamp", "duration"] {
+            assert!(json[key].is_u64(), "{key} is missing: {json}");
+        }
+        (text("error"), text("error_description"))
+    }
+}

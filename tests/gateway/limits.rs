@@ -1,0 +1,149 @@
+//! Each kind of limit admits its figure and not one more.
+
+use crate::ROUTES;
+use crate::harness::{Gateway, Start};
+
+fn gateway() -> Gateway {
+    Start { routes: ROUTES, ..Start::default() }.start()
+}
+
+fn admitted(gateway: &Gateway, method: &str, path: &str, body: &str, calls: usize) -> usize {
+    let mut connection = gateway.connect();
+    (0..calls).filter(|_| connection.call(method, path, &[], body).status == 200).count()
+}
+
+#[test]
+fn an_app_gets_its_figure_and_no_other_app_pays_for_it() {
+    let gateway = gateway();
+    assert_eq!(admitted(&gateway, "GET", "/o/one/t/app", "", 6), 3);
+    // The per-IP copy of v3 is shared by all apps of one address.
+    assert_eq!(admitted(&gateway, "GET", "/o/two/t/app", "", 6), 0);
+    assert_eq!(gateway.backend().count(), 3);
+}
+
+#[test]
+fn an_app_is_one_whatever_its_letters_case() {
+    let gateway = Start {
+        routes: &ROUTES.replace("v3 = { limits = [\"3/3600s\"] }", "v3 = { limits = [\"3/3600s\"], ip_copy = false }"),
+        ..Start::default()
+    }
+    .start();
+    assert_eq!(admitted(&gateway, "GET", "/Org/App/t/app", "", 2), 2);
+    assert_eq!(admitted(&gateway, "GET", "/org/app/t/app", "", 2), 1);
+    assert_eq!(admitted(&gateway, "GET", "/org/other/t/app", "", 5), 3);
+}
+
+#[test]
+fn a_user_gets_its_figure_whatever_its_spelling() {
+    let gateway = gateway();
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/user/Alice", "", 1), 1);
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/user/%61lice", "", 1), 1);
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/user/ALICE", "", 3), 0);
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/user/bob", "", 3), 2);
+    assert_eq!(admitted(&gateway, "GET", "/o/b/t/user/alice", "", 3), 2);
+}
+
+#[test]
+fn a_day_holds_its_figure() {
+    let gateway = gateway();
+    // A run over midnight sees two days.
+    let admitted = admitted(&gateway, "POST", "/o/a/t/day", "", 5);
+    assert!(admitted == 2 || admitted == 4, "{admitted}");
+}
+
+#[test]
+fn a_group_shares_one_counter() {
+    let gateway = gateway();
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/first", "", 3), 3);
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/second", "", 3), 1);
+}
+
+#[test]
+fn messages_cost_their_recipients_all_or_nothing() {
+    let gateway = gateway();
+    let to = |n: usize| format!("{{\"to\":{:?},\"type\":\"txt\"}}", vec!["u"; n]);
+    assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(6), 1), 1);
+    // 4 are left: 5 are denied and take none of them.
+    assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(5), 3), 0);
+    assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(4), 1), 1);
+    assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(1), 1), 0);
+    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-messages:messages", ":app"]), 10.0);
+}
+
+#[test]
+fn a_cap_on_recipients_refuses_and_charges_nothing() {
+    let gateway = gateway();
+    let answer = gateway.call("POST", "/o/a/t/messages", r#"{"to":["a","b","c","d","e","f","g"]}"#);
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.error().1, "params to's size can't exceed limit 6");
+    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-messages"]), 0.0);
+}
+
+#[test]
+fn an_address_gets_its_figure_across_apps() {
+    let gateway = gateway();
+    let paths = ["/o/a/t/ip", "/o/b/t/ip", "/o/c/t/ip", "/o/d/t/ip"];
+    let admitted = paths.iter().filter(|path| gateway.call("GET", path, "").status == 200).count();
+    assert_eq!(admitted, 3);
+}
+
+#[test]
+fn a_report_only_limit_lets_pass_and_counts() {
+    let gateway = gateway();
+    assert_eq!(admitted(&gateway, "GET", "/o/a/t/report", "", 4), 4);
+    assert_eq!(gateway.metric("floodgate_reported_total", &["t-report"]), 3.0);
+}
+
+#[test]
+fn callers_without_a_token_never_reach_an_app_and_use_up_their_address_alone() {
+    let gateway = Start {
+        routes: &format!("{ROUTES}\n[ip]\nunauthorized = [\"2/3600s\"]\n"),
+        ..Start::default()
+    }
+    .start();
+    let no_token = |path: &str| gateway.connect().call("GET", path, &["Authorization: -"], "");
+    let answer = no_token("/o/a/t/app");
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.error(), ("unauthorized".to_owned(), "Unable to authenticate".to_owned()));
+    assert_eq!(no_token("/o/a/t/app").status, 401);
+    assert_eq!(no_token("/o/a/t/app").status, 429);
+    // A good token does not help an address that has used up its refusals.
+    assert_eq!(gateway.call("GET", "/o/a/t/app", "").status, 429);
+    assert_eq!(gateway.backend().count(), 0);
+    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-app"]), 0.0);
+}
+
+#[test]
+fn our_own_404_and_405_are_charged_to_the_address() {
+    let gateway =
+        Start { routes: "[ip]\nrejected = [\"3/3600s\"]\n", ..Start::default() }.start();
+    assert_eq!(gateway.call("GET", "/nowhere", "").status, 404);
+    let answer = gateway.call("PATCH", "/o/a/users", "");
+    assert_eq!(answer.status, 405);
+    let allow = answer.header("allow").expect("Allow");
+    for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
+        assert!(allow.split(", ").any(|m| m == method), "{method} is not in {allow}");
+    }
+    assert_eq!(gateway.call("GET", "/", "").status, 404);
+    assert_eq!(gateway.call("GET", "/nowhere", "").status, 429);
+}
+
+#[test]
+fn an_unknown_path_of_an_app_is_forwarded_within_the_default_figure() {
+    let gateway =
+        Start { routes: "[defaults]\nlimits = [\"2/3600s\"]\n", ..Start::default() }.start();
+    let statuses: Vec<u16> =
+        ["/o/a/new/one", "/o/a/new/two", "/o/a/other"].iter().map(|p| gateway.call("GET", p, "").status).collect();
+    assert_eq!(statuses[2], 429);
+    assert_eq!(gateway.backend().count(), 2);
+}
+
+#[test]
+fn an_unknown_path_of_an_app_can_be_rejected() {
+    let gateway =
+        Start { routes: "[defaults]\nunmatched = \"reject\"\n", ..Start::default() }.start();
+    let answer = gateway.call("GET", "/o/a/new/one", "");
+    assert_eq!(answer.status, 404);
+    assert_eq!(answer.error().0, "organization_application_not_found");
+    assert_eq!(gateway.backend().count(), 0);
+}
