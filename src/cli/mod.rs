@@ -10,6 +10,8 @@ mod resolve;
 mod routes;
 mod rules;
 mod run;
+#[cfg(test)]
+mod sample;
 mod show;
 mod table;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::show::{LimitView, columns, quota, views};
 use super::{CliError, Ended, Purpose, load, print, rules};
+use crate::limit::LimitId;
 use crate::route::Form;
 use crate::spec::{EditionId, Route, RouteLimits, Ruleset, Unmatched};
 
@@ -47,7 +48,7 @@ fn prefix(form: Form) -> &'static str {
 
 /// The rows that print what holds: the edition's own; those of the edition whose figures it
 /// takes; or, where no edition prints the route, all there are.
-fn sources<'r>(route: &'r Route, edition: EditionId) -> &'r [Box<str>] {
+fn sources(route: &Route, edition: EditionId) -> &[Box<str>] {
     let printed = |id: EditionId| {
         route
             .editions
@@ -61,7 +62,7 @@ fn sources<'r>(route: &'r Route, edition: EditionId) -> &'r [Box<str>] {
         .unwrap_or(&route.sources)
 }
 
-fn limits_of(route: &Route, edition: EditionId) -> &[crate::limit::LimitId] {
+fn limits_of(route: &Route, edition: EditionId) -> &[LimitId] {
     let limits: Option<&RouteLimits> = route.editions.get(edition.0);
     limits.map_or(&[], |limits| &limits.limits)
 }
@@ -129,4 +130,73 @@ fn row(rules: &Ruleset, route: &Route, edition: EditionId, call: [&str; 2]) -> [
         limits.join(", "),
         route.title.to_string(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cli::sample;
+
+    fn list(selection: &str) -> Vec<Value> {
+        let rules = sample::rules();
+        let editions = rules.selection(selection).unwrap();
+        serde_json::from_str(&json(&rules, editions)).unwrap()
+    }
+
+    fn find<'l>(list: &'l [Value], path: &str) -> &'l Value {
+        list.iter().find(|entry| entry["path"] == path).unwrap()
+    }
+
+    #[test]
+    fn a_route_is_listed_in_both_address_forms_with_the_limits_of_each() {
+        let list = list("current");
+        let by_key = find(&list, "/{org_name}/{app_name}/users/{username}");
+        assert_eq!(
+            *by_key,
+            json!({
+                "route": "user-get",
+                "edition": "v3",
+                "method": "GET",
+                "path": "/{org_name}/{app_name}/users/{username}",
+                "limits": [
+                    {"name": "user-get:calls/s:app", "unit": "calls", "quota": 100,
+                     "window_s": 1, "scope": ["app"], "group": null},
+                    {"name": "user-get:calls/s:ip", "unit": "calls", "quota": 100,
+                     "window_s": 1, "scope": ["ip"], "group": null},
+                ],
+                "max_recipients": null,
+                "sources": ["002:10"],
+            })
+        );
+        let by_id = find(&list, "/app-id/{app_id}/users/{username}");
+        assert_eq!(by_id["edition"], "v4");
+        assert_eq!(by_id["limits"][1]["scope"], json!(["app", "user"]));
+        assert_eq!(by_id["limits"][1]["group"], "profile");
+    }
+
+    #[test]
+    fn a_named_edition_holds_for_both_forms() {
+        assert!(list("v4").iter().all(|entry| entry["edition"] == "v4"));
+    }
+
+    #[test]
+    fn figures_of_another_edition_name_its_sources() {
+        let list = list("v3");
+        let send = find(&list, "/{org_name}/{app_name}/messages/users");
+        assert_eq!(send["sources"], json!(["001:16"]));
+        assert_eq!(send["max_recipients"], 3);
+        let token = find(&list, "/{org_name}/{app_name}/token");
+        assert_eq!(token["sources"], json!(["004:1"]));
+    }
+
+    #[test]
+    fn the_text_has_titles_and_the_paths_that_no_document_has() {
+        let rules = sample::rules();
+        let text = text(&rules, rules.selection("current").unwrap());
+        assert!(text.contains("获取用户"), "{text}");
+        assert!(text.contains("100 calls/s per app"), "{text}");
+        assert_eq!(text.matches("\n  *  ").count(), 2, "{text}");
+    }
 }
