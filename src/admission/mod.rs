@@ -188,6 +188,57 @@ pub struct Admission<S> {
     known: known::KnownApps,
 }
 
+/// Steps 1 and 2: who calls, and what.
+///
+/// `path` is the canonical path ([`canonical::canonical`]); the one that is forwarded.
+///
+/// # Errors
+/// [`Reject`]; the caller then asks [`Admission::charge_address`] whether the address may
+/// still have that answer.
+pub fn screen(
+    rules: &Ruleset,
+    policy: &Policy,
+    head: &Head<'_>,
+    path: &str,
+) -> Result<Call, Reject> {
+    let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
+    let edition = match app.form {
+        Form::AppKey => policy.editions.0,
+        Form::AppId => policy.editions.1,
+    };
+    let (target, user) = if head.method == "OPTIONS" {
+        (Target::Options, None)
+    } else {
+        match rules.table.find(head.method, tail) {
+            Found::Route { id, user } => (Target::Route(id), user.map(identity::fold_user)),
+            Found::MethodNotAllowed(allow) => return Err(Reject::MethodNotAllowed { allow }),
+            Found::Unmatched if rules.unmatched == Unmatched::Reject => {
+                return Err(Reject::NotFound);
+            }
+            Found::Unmatched => (Target::Unmatched, None),
+        }
+    };
+    let app_name = identity::fold_app(&app.name, rules.fold_app_names);
+    let ip = identity::address::prefix(head.ip, policy.ipv6_prefix);
+    let call = Call {
+        target,
+        form: app.form,
+        edition,
+        ip,
+        ip_key: rules.keys.ip(ip),
+        app_key: rules.keys.app(&app_name),
+        caller: Caller {
+            app: app_name,
+            user,
+        },
+    };
+    let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
+    if policy.require_bearer && needs_token && !head.has_bearer {
+        return Err(Reject::Unauthenticated);
+    }
+    Ok(call)
+}
+
 /// Counts the recipients of a call's body, if its route counts any.
 ///
 /// # Errors
@@ -229,13 +280,10 @@ impl<S: Store> Admission<S> {
         &self.store
     }
 
-    /// Steps 1 and 2: who calls, and what.
-    ///
-    /// `path` is the canonical path ([`canonical::canonical`]); the one that is forwarded.
+    /// Steps 1 and 2: who calls, and what; see [`screen`].
     ///
     /// # Errors
-    /// [`Reject`]; the caller then asks [`Admission::charge_address`] whether the address may
-    /// still have that answer.
+    /// [`Reject`].
     pub fn screen(
         &self,
         rules: &Ruleset,
@@ -243,42 +291,7 @@ impl<S: Store> Admission<S> {
         head: &Head<'_>,
         path: &str,
     ) -> Result<Call, Reject> {
-        let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
-        let edition = match app.form {
-            Form::AppKey => policy.editions.0,
-            Form::AppId => policy.editions.1,
-        };
-        let (target, user) = if head.method == "OPTIONS" {
-            (Target::Options, None)
-        } else {
-            match rules.table.find(head.method, tail) {
-                Found::Route { id, user } => (Target::Route(id), user.map(identity::fold_user)),
-                Found::MethodNotAllowed(allow) => return Err(Reject::MethodNotAllowed { allow }),
-                Found::Unmatched if rules.unmatched == Unmatched::Reject => {
-                    return Err(Reject::NotFound);
-                }
-                Found::Unmatched => (Target::Unmatched, None),
-            }
-        };
-        let app_name = identity::fold_app(&app.name, rules.fold_app_names);
-        let ip = identity::address::prefix(head.ip, policy.ipv6_prefix);
-        let call = Call {
-            target,
-            form: app.form,
-            edition,
-            ip,
-            ip_key: rules.keys.ip(ip),
-            app_key: rules.keys.app(&app_name),
-            caller: Caller {
-                app: app_name,
-                user,
-            },
-        };
-        let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
-        if policy.require_bearer && needs_token && !head.has_bearer {
-            return Err(Reject::Unauthenticated);
-        }
-        Ok(call)
+        screen(rules, policy, head, path)
     }
 
     /// Charges an address for an answer of our own: a missing token, a 404, a 405.

@@ -1,0 +1,141 @@
+//! The command line, made from the table of settings.
+
+use clap::{Arg, ArgAction, Command};
+
+use super::table::{SETTINGS, Setting, env_name};
+
+/// Settings that matter to the commands that only look at routes.
+const FOR_LOOKING: &[&str] = &["routes", "edition"];
+
+/// The program's command line.
+#[must_use]
+pub fn command() -> Command {
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print JSON");
+    let run = with_settings(
+        Command::new("run").about("Run the gateway").long_about(
+            "Run the gateway until SIGTERM or Ctrl-C.\n\nEvery setting is a flag, an \
+                 environment variable, or a key in the file that --config names; a flag goes over \
+                 the environment, and that over the file. A list replaces the list below it; in \
+                 the environment its entries are separated by commas.",
+        ),
+        None,
+    );
+    let check = with_settings(
+        Command::new("check")
+            .about("Check settings and route files, and report all mistakes")
+            .long_about(
+                "Check settings and route files as `run` would read them, and report all mistakes \
+                 at once.\n\nExit code: 0 good, 1 mistakes, 2 a file could not be read. Upstreams \
+                 are not looked up.",
+            ),
+        None,
+    );
+    let routes = with_settings(
+        Command::new("routes")
+            .about("List the routes and the limits that hold for them")
+            .arg(json.clone()),
+        Some(FOR_LOOKING),
+    );
+    let explain = with_settings(
+        Command::new("explain")
+            .about("Say which limits a call would be charged; nothing is charged")
+            .long_about(
+                "Say which route a call matches, who its caller is, and every limit that it would \
+                 be charged, with counter and cost. Nothing is charged, and nothing is sent.\n\n\
+                 Exit code: 0 the call would be decided by its limits, 1 it would be refused \
+                 before them.",
+            )
+            .arg(
+                Arg::new("ip")
+                    .long("ip")
+                    .value_name("IP")
+                    .default_value("127.0.0.1")
+                    .help("The caller's address"),
+            )
+            .arg(
+                Arg::new("body")
+                    .long("body")
+                    .value_name("FILE")
+                    .help("The call's body, to count its recipients; - is standard input"),
+            )
+            .arg(json)
+            .arg(
+                Arg::new("method")
+                    .value_name("METHOD")
+                    .required(true)
+                    .help("GET, POST, …"),
+            )
+            .arg(
+                Arg::new("url")
+                    .value_name("URL")
+                    .required(true)
+                    .help("The URL, or its path alone"),
+            ),
+        Some(FOR_LOOKING),
+    );
+    Command::new("floodgate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A rate-limiting reverse proxy for instant-messaging REST backends")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run)
+        .subcommand(check)
+        .subcommand(routes)
+        .subcommand(explain)
+}
+
+/// Adds `--config` and every setting; those that are not in `shown` are left out of the help.
+fn with_settings(command: Command, shown: Option<&[&str]>) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help(format!(
+            "Read settings from this file [env: {}]",
+            env_name("config")
+        ))
+        .long_help(format!(
+            "Read settings from this file, e.g. floodgate.toml. No file is read unless it is \
+             named.\n\n[env: {}]",
+            env_name("config")
+        ));
+    command.arg(config).args(SETTINGS.iter().map(|setting| {
+        let hidden = shown.is_some_and(|shown| !shown.contains(&setting.key));
+        argument(setting).hide(hidden)
+    }))
+}
+
+fn argument(setting: &Setting) -> Arg {
+    let mut notes = String::new();
+    if let Some(default) = setting.default {
+        notes = format!(" [default: {default}]");
+    }
+    let mut long = setting.help.to_owned();
+    if !setting.more.is_empty() {
+        long = format!("{long}.\n\n{}", setting.more);
+    }
+    let many = if setting.many { ", a list" } else { "" };
+    let arg = Arg::new(setting.key)
+        .long(setting.flag)
+        .value_name(setting.value)
+        .help_heading(setting.group)
+        .help(format!("{}{notes}", setting.help))
+        .long_help(format!(
+            "{long}\n\n[env: {}] [key: {}{many}]{notes}",
+            setting.env(),
+            setting.key
+        ));
+    let arg = match setting.many {
+        true => arg.action(ArgAction::Append),
+        false => arg.action(ArgAction::Set),
+    };
+    if setting.is_switch() {
+        return arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true");
+    }
+    arg
+}

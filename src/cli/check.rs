@@ -1,0 +1,91 @@
+//! `floodgate check`: every mistake at once.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::ArgMatches;
+
+use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
+use crate::spec::Ruleset;
+
+pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
+    let mut report = Report::default();
+    // Mistakes elsewhere do not hide those of the route files that are named.
+    let (routes, edition) = match load(matches, env, Purpose::Look) {
+        Ok(settings) => (settings.routes, Some(settings.edition)),
+        Err(error) => {
+            report.add(&error.to_string(), error.count(), error.is_unreadable());
+            (named_routes(matches), None)
+        }
+    };
+    let rules = match rules::load(&routes) {
+        Ok(rules) => Some(rules),
+        Err(error) => {
+            report.add_rules(&error);
+            None
+        }
+    };
+    if let (Some(rules), Some(edition)) = (&rules, &edition)
+        && let Err(error) = rules::selection(rules, edition)
+    {
+        report.add_rules(&error);
+    }
+    match (rules, edition, report.mistakes) {
+        (Some(rules), Some(edition), 0) => {
+            print(&summary(&rules, &edition))?;
+            Ok(Ended::Good)
+        }
+        _ => report.end(),
+    }
+}
+
+fn named_routes(matches: &ArgMatches) -> Vec<PathBuf> {
+    let shipped = || table::setting("routes").and_then(|setting| setting.default);
+    match matches.try_get_many::<String>("routes") {
+        Ok(Some(named)) => named.map(PathBuf::from).collect(),
+        _ => shipped().into_iter().map(PathBuf::from).collect(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Report {
+    text: String,
+    mistakes: usize,
+    unreadable: bool,
+}
+
+impl Report {
+    fn add(&mut self, text: &str, mistakes: usize, unreadable: bool) {
+        self.text.push_str(text);
+        self.text.push('\n');
+        self.mistakes += mistakes;
+        self.unreadable |= unreadable;
+    }
+
+    fn add_rules(&mut self, error: &RulesError) {
+        self.add(&error.to_string(), error.count(), error.is_unreadable());
+    }
+
+    fn end(self) -> Result<Ended, CliError> {
+        let s = if self.mistakes == 1 { "" } else { "s" };
+        let text = format!("{}{} mistake{s}\n", self.text, self.mistakes);
+        io::stderr()
+            .write_all(text.as_bytes())
+            .map_err(CliError::Print)?;
+        Ok(match self.unreadable {
+            true => Ended::Unreadable,
+            false => Ended::Bad,
+        })
+    }
+}
+
+fn summary(rules: &Ruleset, edition: &str) -> String {
+    let editions: Vec<&str> = rules.editions.iter().map(|e| &*e.name).collect();
+    format!(
+        "good: {} routes, {} limits, editions {}; selected: {edition}\n",
+        rules.routes.len(),
+        rules.limits.len(),
+        editions.join(" "),
+    )
+}

@@ -1,0 +1,445 @@
+//! `floodgate explain`: what one call would be charged. Nothing is charged.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+
+use clap::ArgMatches;
+use serde::Serialize;
+
+use super::show::{LimitView, columns, json, quota};
+use super::{CliError, Ended, Purpose, load, print, rules};
+use crate::admission::{self, Call, Policy, Reject, cost_of};
+use crate::gateway::reply::Reply;
+use crate::head::Head;
+use crate::limit::{Limit, LimitId, Scope, Unit};
+use crate::route::canonical;
+use crate::route::pricing::MAX_COUNTED_BODY;
+use crate::spec::Ruleset;
+
+/// An argument that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentError {
+    /// The URL has no path.
+    #[error("{0:?} is no URL; write https://host/org/app/users, or the path alone")]
+    Url(String),
+    /// The address is none.
+    #[error("--ip {0}: not an address; write e.g. 203.0.113.7 or 2001:db8::1")]
+    Ip(String),
+    /// The body cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Body {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What is said of a call.
+#[derive(Debug, Serialize)]
+struct Explained<'r> {
+    route: Option<&'r str>,
+    edition: Option<&'r str>,
+    method: String,
+    app: Option<String>,
+    user: Option<String>,
+    ip: IpAddr,
+    limits: Vec<Charged<'r>>,
+    max_recipients: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refusal>,
+    #[serde(skip)]
+    title: &'r str,
+    #[serde(skip)]
+    recipients: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Charged<'r> {
+    #[serde(flatten)]
+    limit: LimitView<'r>,
+    cost: Option<u32>,
+    key: String,
+    #[serde(skip)]
+    quota: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    status: u16,
+    reason: String,
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Self {
+        Self {
+            status: reply.status,
+            reason: reply.description,
+        }
+    }
+}
+
+/// A call as the command line gives it.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    ip: IpAddr,
+    body: Option<&'a [u8]>,
+}
+
+pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
+    let text = |name| matches.get_one::<String>(name).map_or("", String::as_str);
+    let settings = load(matches, env, Purpose::Look)?;
+    let ip = text("ip");
+    let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
+    let path = path_of(text("url"))?;
+    let rules = rules::load(&settings.routes)?;
+    let policy = Policy {
+        editions: rules::selection(&rules, &settings.edition)?,
+        require_bearer: settings.require_bearer,
+        ipv6_prefix: settings.ipv6_prefix,
+    };
+    let body = match matches.get_one::<String>("body") {
+        Some(path) => Some(read_body(path)?),
+        None => None,
+    };
+    let method = text("method").to_uppercase();
+    let asked = Asked {
+        method: &method,
+        path,
+        ip: ip.to_canonical(),
+        body: body.as_deref(),
+    };
+    let explained = explain(&rules, &policy, asked);
+    print(&match matches.get_flag("json") {
+        true => json(&explained),
+        false => in_words(&explained, path),
+    })?;
+    Ok(match explained.refused {
+        Some(_) => Ended::Bad,
+        None => Ended::Good,
+    })
+}
+
+/// The path of a URL, or of a path with a query string.
+fn path_of(url: &str) -> Result<&str, ArgumentError> {
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme));
+    let from = match rest {
+        Some(rest) => rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]),
+        None => url,
+    };
+    let path = from.split(['?', '#']).next().unwrap_or(from);
+    match (path, rest) {
+        ("", Some(_)) => Ok("/"),
+        (path, _) if path.starts_with('/') => Ok(path),
+        _ => Err(ArgumentError::Url(url.to_owned())),
+    }
+}
+
+/// Reads one byte more than a counted call may have, and no more.
+fn read_body(path: &str) -> Result<Vec<u8>, ArgumentError> {
+    let most = u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX);
+    let mut body = Vec::new();
+    let mut read = |from: &mut dyn Read| from.take(most.saturating_add(1)).read_to_end(&mut body);
+    match path {
+        "-" => read(&mut io::stdin().lock()),
+        _ => File::open(path).and_then(|mut file| read(&mut file)),
+    }
+    .map_err(|source| ArgumentError::Body {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(body)
+}
+
+fn explain<'r>(rules: &'r Ruleset, policy: &Policy, asked: Asked<'_>) -> Explained<'r> {
+    let head = Head {
+        method: asked.method,
+        raw_path: asked.path,
+        ip: asked.ip,
+        has_bearer: true,
+    };
+    let screened = canonical::canonical(asked.path)
+        .map_err(Reject::Path)
+        .and_then(|path| admission::screen(rules, policy, &head, &path));
+    match screened {
+        Ok(call) => admissible(rules, &call, asked),
+        Err(reject) => Explained {
+            route: None,
+            edition: None,
+            method: asked.method.to_owned(),
+            app: None,
+            user: None,
+            ip: crate::identity::address::prefix(asked.ip, policy.ipv6_prefix),
+            limits: Vec::new(),
+            max_recipients: None,
+            refused: Some(Reply::rejected(&reject, asked.path).into()),
+            title: "",
+            recipients: None,
+        },
+    }
+}
+
+fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explained<'r> {
+    let route = call.route(rules);
+    let counted = route.filter(|route| route.cost.is_some());
+    let (recipients, refused) = match (counted, asked.body) {
+        (None, _) => (Some(1), None),
+        (Some(_), None) => (None, None),
+        (Some(_), Some(body)) if body.len() > MAX_COUNTED_BODY => {
+            (None, Some(Reply::body_too_large()))
+        }
+        (Some(route), Some(body)) => match admission::recipients(route, body) {
+            Ok(recipients) => (Some(recipients), None),
+            Err(reject) => (None, Some(Reply::rejected(&reject, asked.path))),
+        },
+    };
+    let cost = |limit: &Limit| match (&refused, limit.unit, recipients) {
+        // A body that is refused is charged nothing.
+        (Some(_), ..) => Some(0),
+        (None, Unit::Messages, recipients) => recipients,
+        (None, unit, _) => Some(cost_of(unit, 1)),
+    };
+    let charged = |id: &LimitId| {
+        let limit = rules.limit(*id);
+        Some(Charged {
+            cost: cost(limit),
+            key: counter(limit, call)?,
+            quota: quota(limit),
+            limit: LimitView::new(limit),
+        })
+    };
+    Explained {
+        route: Some(route.map_or("options", |route| &route.name)),
+        edition: rules.editions.get(call.edition.0).map(|e| &*e.name),
+        method: asked.method.to_owned(),
+        app: Some(call.caller.app.clone()),
+        user: call.caller.user.clone(),
+        ip: call.ip,
+        limits: call.limits(rules).iter().filter_map(charged).collect(),
+        max_recipients: route.and_then(|route| route.max_recipients),
+        refused: refused.map(Refusal::from),
+        title: route.map_or("", |route| &route.title),
+        recipients: recipients.filter(|_| counted.is_some()),
+    }
+}
+
+/// The counter a limit keeps for this caller, in words. `None`: it keeps none, since the call
+/// names no user.
+fn counter(limit: &Limit, call: &Call) -> Option<String> {
+    let caller = match limit.scope {
+        Scope::App => call.caller.app.clone(),
+        Scope::User => format!("{},{}", call.caller.app, call.caller.user.as_deref()?),
+        Scope::Ip => call.ip.to_string(),
+    };
+    Some(format!("{}{{{caller}}}", limit.name))
+}
+
+fn in_words(explained: &Explained<'_>, path: &str) -> String {
+    let mut text = format!("{} {path}\n", explained.method);
+    let mut facts = Vec::new();
+    let mut fact = |name: &str, value: Option<String>| {
+        facts.extend(value.map(|value| [name.to_owned(), value]));
+    };
+    fact(
+        "route",
+        explained.route.map(|route| match explained.title {
+            "" => route.to_owned(),
+            title => format!("{route}  {title}"),
+        }),
+    );
+    fact("edition", explained.edition.map(str::to_owned));
+    fact("app", explained.app.clone());
+    fact("user", explained.user.clone());
+    fact("ip", Some(explained.ip.to_string()));
+    let recipients = match (explained.recipients, explained.max_recipients) {
+        (Some(count), Some(max)) => Some(format!("{count} of at most {max}")),
+        (Some(count), None) => Some(count.to_string()),
+        (None, Some(max)) => Some(format!("at most {max}")),
+        (None, None) => None,
+    };
+    fact("recipients", recipients);
+    if let Some(Refusal { status, reason }) = &explained.refused {
+        fact("refused", Some(format!("{status} {reason}")));
+    }
+    text.push_str(&columns("  ", &facts));
+    text.push('\n');
+    if explained.limits.is_empty() {
+        text.push_str("  no limit is charged\n");
+        return text;
+    }
+    let mut rows = vec![["limit", "cost", "group", "counter"].map(str::to_owned)];
+    rows.extend(explained.limits.iter().map(|charged| {
+        [
+            charged.quota.clone(),
+            charged
+                .cost
+                .map_or_else(|| "by body".to_owned(), |cost| cost.to_string()),
+            charged.limit.group.unwrap_or("-").to_owned(),
+            charged.key.clone(),
+        ]
+    }));
+    text.push_str(&columns("  ", &rows));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cli::sample;
+
+    fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> Value {
+        let rules = sample::rules();
+        let policy = Policy {
+            editions: rules.selection(selection).unwrap(),
+            require_bearer: true,
+            ipv6_prefix: 64,
+        };
+        let asked = Asked {
+            method,
+            path,
+            ip: [10, 0, 0, 1].into(),
+            body,
+        };
+        serde_json::to_value(explain(&rules, &policy, asked)).unwrap()
+    }
+
+    fn costs(explained: &Value) -> Vec<Value> {
+        let limits = explained["limits"].as_array().unwrap();
+        limits.iter().map(|limit| limit["cost"].clone()).collect()
+    }
+
+    #[test]
+    fn a_call_is_explained_with_every_limit_and_its_counter() {
+        assert_eq!(
+            explained("current", "GET", "/app-id/X1/users/Alice", None),
+            json!({
+                "route": "user-get",
+                "edition": "v4",
+                "method": "GET",
+                "app": "x1",
+                "user": "alice",
+                "ip": "10.0.0.1",
+                "limits": [
+                    {"name": "user-get:calls/s:app", "unit": "calls", "quota": 100, "window_s": 1,
+                     "scope": ["app"], "group": null, "cost": 1,
+                     "key": "user-get:calls/s:app{x1}"},
+                    {"name": "profile:calls/min:user", "unit": "calls", "quota": 5,
+                     "window_s": 60, "scope": ["app", "user"], "group": "profile", "cost": 1,
+                     "key": "profile:calls/min:user{x1,alice}"},
+                ],
+                "max_recipients": null,
+            })
+        );
+    }
+
+    #[test]
+    fn the_edition_is_that_of_the_address_form() {
+        let by_key = explained("current", "GET", "/org/app/users/bob", None);
+        assert_eq!(by_key["edition"], "v3");
+        assert_eq!(by_key["app"], "org#app");
+        assert_eq!(by_key["limits"][1]["key"], "user-get:calls/s:ip{10.0.0.1}");
+        let named = explained("v4", "GET", "/org/app/users/bob", None);
+        assert_eq!(named["edition"], "v4");
+    }
+
+    #[test]
+    fn messages_cost_their_recipients_and_calls_cost_one() {
+        let path = "/org/app/messages/users";
+        let body = br#"{"to":["a","b"]}"#;
+        let counted = explained("v4", "POST", path, Some(body));
+        assert_eq!(costs(&counted), [json!(1), json!(2)]);
+        assert_eq!(counted["max_recipients"], 3);
+        let unknown = explained("v4", "POST", path, None);
+        assert_eq!(costs(&unknown), [json!(1), json!(null)]);
+    }
+
+    #[test]
+    fn a_body_that_is_refused_is_charged_nothing() {
+        let large = vec![b' '; MAX_COUNTED_BODY + 1];
+        let bodies: [(&[u8], &str); 4] = [
+            (
+                b"{",
+                "Request body is invalid. Please check body is correct.",
+            ),
+            (br#"{"to":[]}"#, "param to can't be empty"),
+            (
+                br#"{"to":[1,2,3,4]}"#,
+                "params to's size can't exceed limit 3",
+            ),
+            (&large, "message is too large"),
+        ];
+        for (body, reason) in bodies {
+            let explained = explained("v4", "POST", "/org/app/messages/users", Some(body));
+            assert_eq!(
+                explained["refused"],
+                json!({"status": 400, "reason": reason})
+            );
+            assert_eq!(costs(&explained), [json!(0), json!(0)]);
+        }
+    }
+
+    #[test]
+    fn a_call_that_no_route_takes_is_refused() {
+        let outside = explained("v4", "GET", "/users", None);
+        assert_eq!(outside["refused"]["status"], 404);
+        assert_eq!(outside["limits"], json!([]));
+        let method = explained("v4", "DELETE", "/org/app/messages/users", None);
+        assert_eq!(method["refused"]["status"], 405);
+        assert_eq!(method["route"], json!(null));
+    }
+
+    #[test]
+    fn the_words_say_what_the_json_says() {
+        let rules = sample::rules();
+        let policy = Policy {
+            editions: rules.selection("v4").unwrap(),
+            require_bearer: true,
+            ipv6_prefix: 64,
+        };
+        let asked = Asked {
+            method: "POST",
+            path: "/org/app/messages/users",
+            ip: [10, 0, 0, 1].into(),
+            body: None,
+        };
+        let text = in_words(&explain(&rules, &policy, asked), asked.path);
+        let expected = "\
+POST /org/app/messages/users
+  route       messages-users  发送单聊消息
+  edition     v4
+  app         org#app
+  ip          10.0.0.1
+  recipients  at most 3
+
+  limit              cost     group  counter
+  100 calls/s        1        -      messages-users:calls/s:app{org#app}
+  6000 messages/min  by body  -      messages-users:messages/min:app{org#app}
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_url_and_its_path_are_the_same_call() {
+        for url in [
+            "/o/a/users?x=1",
+            "/o/a/users",
+            "https://host/o/a/users#x",
+            "http://host:80/o/a/users?to=/x",
+        ] {
+            assert_eq!(path_of(url).unwrap(), "/o/a/users", "{url}");
+        }
+        for url in ["https://host", "https://host?x", "http://host/"] {
+            assert_eq!(path_of(url).unwrap(), "/", "{url}");
+        }
+        assert!(path_of("host/o/a").is_err());
+        assert!(path_of("").is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! Settings as given, in layers: flag over environment over file over default.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use toml::de::{DeTable, DeValue};
+
+use super::table::{SETTINGS, Setting, env_name, setting};
+use super::value::{ValueError, nearest};
+
+/// Where a value was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Flag(&'static str),
+    Env(String),
+    File {
+        path: PathBuf,
+        line: usize,
+        key: String,
+        /// Whether the file has it in quotes.
+        quoted: bool,
+    },
+    Default,
+}
+
+/// One value as given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = &self.text;
+        match &self.origin {
+            Origin::Flag(flag) => write!(f, "--{flag} {text}"),
+            Origin::Env(name) => write!(f, "{name}={text}"),
+            Origin::File {
+                path,
+                line,
+                key,
+                quoted,
+            } => {
+                write!(f, "{}:{line}: {key} = ", path.display())?;
+                match quoted {
+                    true => write!(f, "{text:?}"),
+                    false => f.write_str(text),
+                }
+            }
+            Origin::Default => f.write_str(text),
+        }
+    }
+}
+
+/// A mistake in the settings.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Mistake {
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}:{line}: {message}", .path.display())]
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
+    #[error("{}:{line}: unknown key {key:?}{}", .path.display(), instead(.near.as_deref(), "see `floodgate run --help` for the keys"))]
+    UnknownKey {
+        path: PathBuf,
+        line: usize,
+        key: String,
+        near: Option<String>,
+    },
+    #[error("{}:{line}: {key} is {found}; write {wanted}", .path.display())]
+    Type {
+        path: PathBuf,
+        line: usize,
+        key: String,
+        found: &'static str,
+        wanted: String,
+    },
+    #[error("{name} is not a setting; did you mean {near}?")]
+    UnknownEnv { name: String, near: String },
+    #[error("{0} is not valid UTF-8")]
+    NotText(String),
+    #[error("{given}: {why}")]
+    Value { given: Given, why: ValueError },
+    #[error("no {key} is given; write --{flag} {value}, {env}={value} or {key} = {value:?}")]
+    Missing {
+        key: &'static str,
+        flag: &'static str,
+        env: String,
+        value: &'static str,
+    },
+}
+
+fn instead(near: Option<&str>, otherwise: &str) -> String {
+    match near {
+        Some(near) => format!("; did you mean {near}?"),
+        None => format!("; {otherwise}"),
+    }
+}
+
+/// The values given, by layer.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    flags: BTreeMap<&'static str, Vec<Given>>,
+    env: BTreeMap<&'static str, Vec<Given>>,
+    file: BTreeMap<&'static str, Vec<Given>>,
+}
+
+impl Layers {
+    /// Collects what was given, and the mistakes in how it was written.
+    pub(super) fn collect(
+        matches: &ArgMatches,
+        env: &[(OsString, OsString)],
+    ) -> (Self, Vec<Mistake>) {
+        let mut layers = Self::default();
+        let mut mistakes = Vec::new();
+        layers.read_flags(matches);
+        let config_env = layers.read_env(env, &mut mistakes);
+        let config_flag = matches
+            .try_get_one::<String>("config")
+            .ok()
+            .flatten()
+            .cloned();
+        if let Some(path) = config_flag.or(config_env) {
+            layers.read_file(Path::new(&path), &mut mistakes);
+        }
+        (layers, mistakes)
+    }
+
+    fn read_flags(&mut self, matches: &ArgMatches) {
+        for setting in SETTINGS {
+            let Ok(Some(values)) = matches.try_get_many::<String>(setting.key) else {
+                continue;
+            };
+            if matches.value_source(setting.key) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            let given = values.map(|text| Given {
+                text: text.clone(),
+                origin: Origin::Flag(setting.flag),
+            });
+            self.flags.insert(setting.key, given.collect());
+        }
+    }
+
+    /// Reads the environment; gives the configuration file it names.
+    fn read_env(
+        &mut self,
+        env: &[(OsString, OsString)],
+        mistakes: &mut Vec<Mistake>,
+    ) -> Option<String> {
+        let config = env_name("config");
+        let known: Vec<(String, Option<&'static Setting>)> = SETTINGS
+            .iter()
+            .map(|setting| (setting.env(), Some(setting)))
+            .chain([(config, None)])
+            .collect();
+        let mut file = None;
+        for (name, value) in env {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("FLOODGATE_")) else {
+                continue;
+            };
+            let Some((_, setting)) = known.iter().find(|(known, _)| known == name) else {
+                // Kubernetes sets variables of its own for a service that is called floodgate;
+                // only a near miss is taken for a misspelling.
+                let prefix = "FLOODGATE_".len();
+                if let Some(near) = nearest(
+                    &name[prefix..],
+                    known.iter().map(|(known, _)| &known[prefix..]),
+                ) {
+                    mistakes.push(Mistake::UnknownEnv {
+                        name: name.to_owned(),
+                        near: format!("FLOODGATE_{near}"),
+                    });
+                }
+                continue;
+            };
+            let Some(value) = value.to_str() else {
+                mistakes.push(Mistake::NotText(name.to_owned()));
+                continue;
+            };
+            // An empty variable is one that was not set (`${X:-}`).
+            if value.is_empty() {
+                continue;
+            }
+            let given = |text: &str| Given {
+                text: text.trim().to_owned(),
+                origin: Origin::Env(name.to_owned()),
+            };
+            match setting {
+                None => file = Some(value.to_owned()),
+                Some(setting) if setting.many => {
+                    self.env
+                        .insert(setting.key, value.split(',').map(given).collect());
+                }
+                Some(setting) => {
+                    self.env.insert(setting.key, vec![given(value)]);
+                }
+            }
+        }
+        file
+    }
+
+    fn read_file(&mut self, path: &Path, mistakes: &mut Vec<Mistake>) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(source) => {
+                mistakes.push(Mistake::Unreadable {
+                    path: path.to_owned(),
+                    source,
+                });
+                return;
+            }
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        let mut broken = Vec::new();
+        for error in errors {
+            let line = error.span().map_or(1, |span| line_of(&text, span.start));
+            broken.push(line);
+            mistakes.push(Mistake::Syntax {
+                path: path.to_owned(),
+                line,
+                message: error.message().to_owned(),
+            });
+        }
+        let mut table: Vec<_> = table.into_inner().into_iter().collect();
+        table.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in table {
+            let line = line_of(&text, key.span().start);
+            let key = key.into_inner();
+            // What the parser guessed on a broken line is not worth a second mistake.
+            if broken.contains(&line) {
+                continue;
+            }
+            let Some(setting) = setting(&key) else {
+                mistakes.push(Mistake::UnknownKey {
+                    path: path.to_owned(),
+                    line,
+                    near: nearest(&key.replace('-', "_"), SETTINGS.iter().map(|s| s.key))
+                        .map(str::to_owned),
+                    key: key.into_owned(),
+                });
+                continue;
+            };
+            let mut entries = Vec::new();
+            match value.into_inner() {
+                DeValue::Array(items) if setting.many => {
+                    for item in items {
+                        entries.push((line_of(&text, item.span().start), item.into_inner()));
+                    }
+                }
+                value => entries.push((line, value)),
+            }
+            let mut values = Vec::new();
+            for (line, value) in entries {
+                match scalar(setting, &value) {
+                    Ok(text) => values.push(Given {
+                        text,
+                        origin: Origin::File {
+                            path: path.to_owned(),
+                            line,
+                            key: setting.key.to_owned(),
+                            quoted: matches!(value, DeValue::String(_)),
+                        },
+                    }),
+                    Err(found) => mistakes.push(Mistake::Type {
+                        path: path.to_owned(),
+                        line,
+                        key: setting.key.to_owned(),
+                        found,
+                        wanted: example(setting),
+                    }),
+                }
+            }
+            self.file.insert(setting.key, values);
+        }
+    }
+
+    /// The values that hold for a setting: those of the highest layer that has any.
+    pub(super) fn values(&self, setting: &Setting) -> Vec<Given> {
+        [&self.flags, &self.env, &self.file]
+            .into_iter()
+            .find_map(|layer| layer.get(setting.key))
+            .cloned()
+            .unwrap_or_else(|| {
+                setting
+                    .default
+                    .map(|text| Given {
+                        text: text.to_owned(),
+                        origin: Origin::Default,
+                    })
+                    .into_iter()
+                    .collect()
+            })
+    }
+}
+
+/// The text of a value; or what it is, where it has none.
+fn scalar(setting: &Setting, value: &DeValue<'_>) -> Result<String, &'static str> {
+    let is_switch = setting.value == "true|false";
+    let is_number = setting.value.starts_with(['N', 'B']) && setting.value != "NAME";
+    match value {
+        DeValue::String(text) => Ok(text.clone().into_owned()),
+        DeValue::Integer(n) if is_number && n.radix() == 10 => Ok(n.as_str().to_owned()),
+        DeValue::Boolean(b) if is_switch => Ok(b.to_string()),
+        DeValue::Integer(_) => Err("a number"),
+        DeValue::Boolean(_) => Err("a boolean"),
+        DeValue::Float(_) => Err("a number with a fraction"),
+        DeValue::Datetime(_) => Err("a date"),
+        DeValue::Array(_) => Err("a list"),
+        DeValue::Table(_) => Err("a table"),
+    }
+}
+
+/// How a key of the file is written.
+fn example(setting: &Setting) -> String {
+    let key = setting.key;
+    let value = setting.default.unwrap_or(match setting.value {
+        "URL" => "http://host:port",
+        "CIDR" => "10.0.0.0/8",
+        other => other,
+    });
+    let is_plain = value.parse::<u64>().is_ok() || matches!(value, "true" | "false");
+    match (setting.many, is_plain) {
+        (true, _) => format!("{key} = [{value:?}]"),
+        (false, true) => format!("{key} = {value}"),
+        (false, false) => format!("{key} = {value:?}"),
+    }
+}
+
+/// The line of a byte offset, from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    let upto = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    upto.iter().filter(|b| **b == b'\n').count() + 1
+}

@@ -1,0 +1,302 @@
+//! Settings as given → [`Settings`]. All mistakes are reported at once.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::layers::{Given, Layers, Mistake, Origin};
+use super::table::{self, SETTINGS};
+use super::value::{self, ValueError};
+use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
+
+/// The word that stands for the compiled-in table among `routes`.
+pub(super) const SHIPPED: &str = "shipped";
+
+/// What the settings are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run: upstreams are needed, and looked up.
+    Run,
+    /// To look at: no upstream is needed, and no name is looked up.
+    Look,
+}
+
+/// Every mistake in the settings.
+#[derive(Debug)]
+pub struct SettingsError {
+    mistakes: Vec<Mistake>,
+}
+
+impl std::error::Error for SettingsError {}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, mistake) in self.mistakes.iter().enumerate() {
+            let end = if i == 0 { "" } else { "\n" };
+            write!(f, "{end}{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl SettingsError {
+    /// How many mistakes there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.mistakes.len()
+    }
+
+    /// Whether a file could not be read.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.mistakes
+            .iter()
+            .any(|mistake| matches!(mistake, Mistake::Unreadable { .. }))
+    }
+}
+
+struct Reader {
+    layers: Layers,
+    mistakes: Vec<Mistake>,
+    seen: BTreeSet<&'static str>,
+}
+
+impl Reader {
+    fn given(&mut self, key: &str) -> Vec<Given> {
+        table::setting(key).map_or_else(Vec::new, |setting| {
+            self.seen.insert(setting.key);
+            self.layers.values(setting)
+        })
+    }
+
+    /// A list. A value that is there twice is a mistake.
+    fn many<T>(&mut self, key: &str, parse: impl Fn(&Given) -> Result<T, ValueError>) -> Vec<T> {
+        let given = self.given(key);
+        let mut values = Vec::with_capacity(given.len());
+        for (i, one) in given.iter().enumerate() {
+            let twice = given[..i].iter().any(|before| before.text == one.text);
+            let parsed = if one.text.is_empty() {
+                Err(ValueError::Empty)
+            } else if twice {
+                Err(ValueError::Twice)
+            } else {
+                parse(one)
+            };
+            match parsed {
+                Ok(value) => values.push(value),
+                Err(why) => self.mistakes.push(Mistake::Value {
+                    given: one.clone(),
+                    why,
+                }),
+            }
+        }
+        values
+    }
+
+    /// One value. `None` only after a mistake.
+    fn one<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, ValueError>) -> Option<T> {
+        let given = self.given(key).pop()?;
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.mistakes.push(Mistake::Value { given, why });
+                None
+            }
+        }
+    }
+
+    fn switch(&mut self, key: &str) -> Option<bool> {
+        self.one(key, |text| {
+            value::choice(text, &[("true", true), ("false", false)])
+        })
+    }
+
+    fn shield(&mut self, key: &str) -> Option<Option<NonZeroU32>> {
+        self.one(key, |text| match text {
+            "off" => Ok(None),
+            _ => value::number::<u32>(text, 1, u32::MAX.into()).map(NonZeroU32::new),
+        })
+    }
+
+    fn time(&mut self, key: &str, least: (Duration, &'static str)) -> Option<Duration> {
+        self.one(key, |text| value::time(text, least))
+    }
+}
+
+const MILLISECOND: (Duration, &str) = (Duration::from_millis(1), "1ms");
+/// Keep-alive is counted in whole seconds, and 0 would mean for ever.
+const SECOND: (Duration, &str) = (Duration::from_secs(1), "1s");
+const NOTHING: (Duration, &str) = (Duration::ZERO, "0s");
+
+/// The settings that flags, environment and file give.
+///
+/// # Errors
+/// Every mistake in them.
+pub fn load(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+    purpose: Purpose,
+) -> Result<Settings, SettingsError> {
+    let (layers, mistakes) = Layers::collect(matches, env);
+    let mut reader = Reader {
+        layers,
+        mistakes,
+        seen: BTreeSet::new(),
+    };
+    let settings = resolve(&mut reader, purpose);
+    debug_assert_eq!(
+        reader.seen.len(),
+        SETTINGS.len(),
+        "a setting that nothing reads"
+    );
+    match settings {
+        Some(settings) if reader.mistakes.is_empty() => Ok(settings),
+        _ => Err(SettingsError {
+            mistakes: reader.mistakes,
+        }),
+    }
+}
+
+fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
+    let listen = reader.many("listen", |given| value::listen(&given.text));
+    let upstreams = upstreams(reader, purpose);
+    let admin = reader.one("admin", value::listen);
+    let routes = reader.many("routes", |given| Ok(route_file(given)));
+    let edition = reader.one("edition", |text| match text {
+        "" => Err(ValueError::Empty),
+        _ => Ok(text.to_owned()),
+    });
+    let store = reader.one("store", |text| match text {
+        "memory" => Ok(()),
+        _ => Err(ValueError::Store),
+    });
+    let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
+    let require_bearer = reader.one("auth", |text| {
+        value::choice(text, &[("off", false), ("require-bearer", true)])
+    });
+    let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
+    let ipv6_prefix = reader.one("ipv6_prefix", |text| value::number(text, 1, 128));
+    let answers = reader.one("answers", |text| {
+        let known = [
+            ("native", AnswerForm::Native),
+            ("problem", AnswerForm::Problem),
+        ];
+        value::choice(text, &known)
+    });
+    let ratelimit_headers = reader.one("ratelimit_headers", |text| {
+        let known = [
+            ("draft-11", RateLimitHeaders::Draft11),
+            ("x-ratelimit", RateLimitHeaders::XRateLimit),
+            ("off", RateLimitHeaders::Off),
+        ];
+        value::choice(text, &known)
+    });
+    let access_log = reader.switch("access_log");
+    let log = reader.one("log", |text| {
+        value::choice(
+            text,
+            &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+        )
+    });
+    let max_in_flight = reader.one("max_in_flight", |t| value::number(t, 1, 10_000_000));
+    let requests_per_s = reader.shield("shield_requests");
+    let denials_per_s = reader.shield("shield_denials");
+    let h2c = reader.switch("h2c");
+    let threads = reader.one("threads", |text| match text {
+        "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        _ => value::number(text, 1, 1024),
+    });
+    let connect_timeout = reader.time("connect_timeout", MILLISECOND);
+    let read_timeout = reader.time("read_timeout", MILLISECOND);
+    let write_timeout = reader.time("write_timeout", MILLISECOND);
+    let body_timeout = reader.time("body_timeout", MILLISECOND);
+    let keepalive = reader.time("keepalive", SECOND);
+    let grace = reader.time("grace", NOTHING);
+    store?;
+    Some(Settings {
+        listen,
+        upstreams,
+        admin: admin?,
+        routes,
+        edition: edition?,
+        max_counters: max_counters?,
+        trusted_proxies,
+        ipv6_prefix: ipv6_prefix?,
+        require_bearer: require_bearer?,
+        log: log?,
+        access_log: access_log?,
+        answers: answers?,
+        ratelimit_headers: ratelimit_headers?,
+        shield: Shield {
+            requests_per_s: requests_per_s?,
+            denials_per_s: denials_per_s?,
+        },
+        h2c: h2c?,
+        threads: threads?,
+        connect_timeout: connect_timeout?,
+        read_timeout: read_timeout?,
+        write_timeout: write_timeout?,
+        body_timeout: body_timeout?,
+        keepalive: keepalive?,
+        grace: grace?,
+        max_in_flight: max_in_flight?,
+    })
+}
+
+fn upstreams(reader: &mut Reader, purpose: Purpose) -> Vec<Upstream> {
+    let before = reader.mistakes.len();
+    let upstreams = reader.many("upstream", |given| {
+        let (tls, host, port) = value::upstream(&given.text)?;
+        let addrs = match purpose {
+            Purpose::Look => Vec::new(),
+            Purpose::Run => look_up(&host, port)?,
+        };
+        Ok(Upstream {
+            tls,
+            host,
+            port,
+            addrs,
+        })
+    });
+    let is_missing = upstreams.is_empty() && reader.mistakes.len() == before;
+    if let (true, Purpose::Run, Some(setting)) = (is_missing, purpose, table::setting("upstream")) {
+        reader.mistakes.push(Mistake::Missing {
+            key: setting.key,
+            flag: setting.flag,
+            env: setting.env(),
+            value: "http://host:port",
+        });
+    }
+    upstreams
+}
+
+fn look_up(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, ValueError> {
+    let failed = |reason: String| ValueError::Lookup {
+        host: host.to_owned(),
+        reason,
+    };
+    let addrs: Vec<_> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| failed(error.to_string()))?
+        .collect();
+    if addrs.is_empty() {
+        return Err(failed("it has no address".to_owned()));
+    }
+    Ok(addrs)
+}
+
+/// A path in a file is relative to that file.
+fn route_file(given: &Given) -> PathBuf {
+    match &given.origin {
+        Origin::File { path, .. } if given.text != SHIPPED => path
+            .parent()
+            .map_or_else(|| PathBuf::from(&given.text), |dir| dir.join(&given.text)),
+        _ => PathBuf::from(&given.text),
+    }
+}

@@ -1,0 +1,261 @@
+//! Layers: precedence, and mistakes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::time::Duration;
+
+use super::table::SETTINGS;
+use super::{Purpose, SettingsError, command, load};
+use crate::settings::{AnswerForm, Settings};
+
+fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+fn settings_for(
+    purpose: Purpose,
+    flags: &[&str],
+    vars: &[(&str, &str)],
+    file: Option<&str>,
+) -> Result<Settings, SettingsError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("floodgate.toml");
+    let mut line = vec![OsString::from("floodgate"), "run".into()];
+    if let Some(text) = file {
+        fs::write(&path, text).unwrap();
+        line.extend(["--config".into(), path.clone().into()]);
+    }
+    line.extend(flags.iter().map(OsString::from));
+    let matches = command().try_get_matches_from(line).unwrap();
+    let (_, matches) = matches.subcommand().unwrap();
+    load(matches, &env(vars), purpose)
+}
+
+fn settings(flags: &[&str], vars: &[(&str, &str)], file: Option<&str>) -> Settings {
+    settings_for(Purpose::Look, flags, vars, file).unwrap()
+}
+
+/// The mistakes, without the directory of the file.
+fn mistakes(flags: &[&str], vars: &[(&str, &str)], file: Option<&str>) -> Vec<String> {
+    settings_for(Purpose::Look, flags, vars, file)
+        .unwrap_err()
+        .to_string()
+        .lines()
+        .map(|line| match line.find("floodgate.toml:") {
+            Some(at) => line[at..].to_owned(),
+            None => line.to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn defaults_hold_where_nothing_is_given() {
+    let s = settings(&[], &[], None);
+    assert_eq!(s.listen, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(s.admin, "127.0.0.1:9090".parse().unwrap());
+    assert_eq!(s.edition, "current");
+    assert_eq!(s.max_counters, 1_000_000);
+    assert_eq!(s.max_in_flight, 10_000);
+    assert_eq!(s.ipv6_prefix, 64);
+    assert_eq!(s.grace, Duration::from_secs(30));
+    assert!(s.require_bearer && s.access_log && !s.h2c);
+    assert_eq!(s.shield, crate::settings::Shield::default());
+    assert!(s.threads >= 1);
+}
+
+#[test]
+fn a_flag_goes_over_the_environment_and_that_over_the_file() {
+    let file = Some("edition = \"v1\"\n");
+    let var = [("FLOODGATE_EDITION", "v2")];
+    assert_eq!(settings(&[], &[], file).edition, "v1");
+    assert_eq!(settings(&[], &var, file).edition, "v2");
+    assert_eq!(settings(&["--edition", "v3"], &var, file).edition, "v3");
+    assert_eq!(settings(&["--edition", "v3"], &[], file).edition, "v3");
+}
+
+#[test]
+fn every_setting_can_be_given_in_every_layer() {
+    let other = |key: &str, default: Option<&str>, value: &str| match (key, default) {
+        ("listen" | "admin", _) => "127.0.0.1:1".to_owned(),
+        ("upstream", _) => "http://127.0.0.1:1".to_owned(),
+        ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
+        ("routes", _) => "x.toml".to_owned(),
+        ("edition", _) => "v2".to_owned(),
+        (_, Some("true")) => "false".to_owned(),
+        (_, Some("false")) => "true".to_owned(),
+        _ if value == "TIME" => "3s".to_owned(),
+        _ if value.starts_with('N') => "2000".to_owned(),
+        _ if value == "BITS" => "48".to_owned(),
+        _ => value.rsplit('|').next().unwrap().to_owned(),
+    };
+    let mut flags = Vec::new();
+    let mut vars = Vec::new();
+    let mut file = String::new();
+    for s in SETTINGS {
+        let value = match s.key {
+            "threads" => "2".to_owned(),
+            _ => other(s.key, s.default, s.value),
+        };
+        flags.push(format!("--{}={value}", s.flag));
+        vars.push((s.env(), value.clone()));
+        file.push_str(&match s.many {
+            true => format!("{} = [{value:?}]\n", s.key),
+            false => format!("{} = {value:?}\n", s.key),
+        });
+    }
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let vars: Vec<_> = vars.iter().map(|(n, v)| (&**n, &**v)).collect();
+    let mut by_file = settings(&[], &[], Some(&file));
+    // In a file, a path is relative to the file.
+    assert!(by_file.routes[0].is_absolute());
+    by_file.routes = vec!["x.toml".into()];
+    let expected = format!("{by_file:?}");
+    assert_eq!(format!("{:?}", settings(&flags, &[], None)), expected);
+    assert_eq!(format!("{:?}", settings(&[], &vars, None)), expected);
+    assert_ne!(format!("{:?}", settings(&[], &[], None)), expected);
+}
+
+#[test]
+fn a_list_replaces_the_list_below_it() {
+    let file = Some("listen = [\":1\", \":2\"]\n");
+    assert_eq!(settings(&[], &[], file).listen.len(), 2);
+    let vars = [("FLOODGATE_LISTEN", ":3, :4,:5")];
+    assert_eq!(settings(&[], &vars, file).listen.len(), 3);
+    let flags = ["--listen", ":6"];
+    assert_eq!(
+        settings(&flags, &vars, file).listen,
+        [([0, 0, 0, 0], 6).into()]
+    );
+}
+
+#[test]
+fn the_file_may_use_its_own_types() {
+    let s = settings(
+        &[],
+        &[],
+        Some(
+            "h2c = true\nthreads = 3\nmax_in_flight = 1_000\nlisten = \":1\"\nshield_requests = 9\nanswers = \"problem\"\n",
+        ),
+    );
+    assert!(s.h2c);
+    assert_eq!((s.threads, s.max_in_flight), (3, 1000));
+    assert_eq!(s.shield.requests_per_s.unwrap().get(), 9);
+    assert_eq!(s.answers, AnswerForm::Problem);
+}
+
+#[test]
+fn a_switch_needs_no_value() {
+    assert!(settings(&["--h2c"], &[], None).h2c);
+    assert!(!settings(&["--h2c=false"], &[("FLOODGATE_H2C", "true")], None).h2c);
+}
+
+#[test]
+fn the_environment_can_name_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.toml");
+    fs::write(&path, "edition = \"v4\"").unwrap();
+    let vars = [("FLOODGATE_CONFIG", path.to_str().unwrap())];
+    assert_eq!(settings(&[], &vars, None).edition, "v4");
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let s = settings(
+        &[],
+        &[("FLOODGATE_EDITION", ""), ("FLOODGATE_LISTEN", "")],
+        None,
+    );
+    assert_eq!((s.edition.as_str(), s.listen.len()), ("current", 1));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_their_place() {
+    let file = "lisen = \":1\"\n# x\nthreads = 0\ngrace = 30\nh2c = \"yes\"\nadmin = [1]\nlisten = [\n  \":1\",\n  \"x\",\n]\n";
+    let got = mistakes(
+        &["--ipv6-prefix", "129", "--trusted-proxy", "x"],
+        &[
+            ("FLOODGATE_KEEPALIVE", "2"),
+            ("FLOODGATE_UPSTREAMS", "http://a"),
+        ],
+        Some(file),
+    );
+    let expected = [
+        "FLOODGATE_UPSTREAMS is not a setting; did you mean FLOODGATE_UPSTREAM?",
+        "floodgate.toml:1: unknown key \"lisen\"; did you mean listen?",
+        "floodgate.toml:4: grace is a number; write grace = \"30s\"",
+        "floodgate.toml:6: admin is a list; write admin = \"127.0.0.1:9090\"",
+        "floodgate.toml:9: listen = \"x\": not a listening address; write 127.0.0.1:8080, [::1]:8080 or :8080",
+        "--trusted-proxy x: not a network; write 10.0.0.0/8, 2001:db8::/32 or one address",
+        "--ipv6-prefix 129: not a whole number from 1 to 128",
+        "floodgate.toml:5: h2c = \"yes\": not one of true, false",
+        "floodgate.toml:3: threads = 0: not a whole number from 1 to 1024",
+        "FLOODGATE_KEEPALIVE=2: not a time; write it with its unit, e.g. 500ms, 2s, 5min",
+    ];
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn a_file_with_bad_syntax_names_the_line() {
+    let got = mistakes(&[], &[], Some("edition = \"v1\"\nlisten = \n"));
+    assert_eq!(got.len(), 1, "{got:?}");
+    assert!(got[0].starts_with("floodgate.toml:2: "), "{got:?}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_unreadable() {
+    let error = settings_for(Purpose::Look, &["--config", "/nowhere.toml"], &[], None).unwrap_err();
+    assert!(error.is_unreadable());
+    assert!(error.to_string().starts_with("cannot read /nowhere.toml: "));
+}
+
+#[test]
+fn an_address_is_listened_on_once() {
+    let got = mistakes(&["--listen", ":1", "--listen", ":1"], &[], None);
+    assert_eq!(got, ["--listen :1: there twice"]);
+}
+
+#[test]
+fn running_needs_an_upstream_that_resolves() {
+    let error = settings_for(Purpose::Run, &[], &[], None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no upstream is given; write --upstream http://host:port, \
+         FLOODGATE_UPSTREAM=http://host:port or upstream = \"http://host:port\""
+    );
+    let s = settings_for(
+        Purpose::Run,
+        &["--upstream", "https://127.0.0.1"],
+        &[],
+        None,
+    )
+    .unwrap();
+    assert!(s.upstreams[0].tls);
+    assert_eq!(s.upstreams[0].addrs, ["127.0.0.1:443".parse().unwrap()]);
+    let error = settings_for(
+        Purpose::Run,
+        &["--upstream", "http://no.invalid"],
+        &[],
+        None,
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("no.invalid cannot be resolved: "), "{error}");
+}
+
+#[test]
+fn variables_that_kubernetes_makes_are_not_ours() {
+    for name in [
+        "FLOODGATE_SERVICE_HOST",
+        "FLOODGATE_PORT",
+        "FLOODGATE_PORT_8080_TCP_ADDR",
+    ] {
+        settings(&[], &[(name, "x")], None);
+    }
+}

@@ -1,0 +1,295 @@
+//! Values as text, parsed. Every error says what to write.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Why a value is refused, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ValueError {
+    #[error("not a listening address; write 127.0.0.1:8080, [::1]:8080 or :8080")]
+    Listen,
+    #[error("the port is missing; write {0}")]
+    NoPort(String),
+    #[error("an upstream needs http:// or https://; write http://{0}")]
+    NoScheme(String),
+    #[error("not an upstream; write http://host:port or https://host:port")]
+    Upstream,
+    #[error("an upstream has no path, query or user; write {0}")]
+    UpstreamPath(String),
+    #[error("{host} cannot be resolved: {reason}")]
+    Lookup { host: String, reason: String },
+    #[error("not a network; write 10.0.0.0/8, 2001:db8::/32 or one address")]
+    Network,
+    #[error("not a time; write it with its unit, e.g. 500ms, 2s, 5min")]
+    Time,
+    #[error("a time from {least} to 24h is needed")]
+    TimeRange { least: &'static str },
+    #[error("not a whole number from {least} to {most}")]
+    Number { least: u64, most: u64 },
+    #[error("not one of {}{}", .known.join(", "), near_text(.near.as_deref()))]
+    Choice {
+        known: Vec<&'static str>,
+        near: Option<String>,
+    },
+    #[error("the only store is \"memory\"")]
+    Store,
+    #[error("there twice")]
+    Twice,
+    #[error("empty")]
+    Empty,
+}
+
+fn near_text(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!("; did you mean {near}?"))
+}
+
+/// The known word that is closest to a misspelt one, if any is close.
+pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(word, known), known))
+        .filter(|(closeness, _)| *closeness >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
+/// An address to listen on.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, ValueError> {
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Err(ValueError::NoPort(SocketAddr::new(ip, 8080).to_string()));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let ip = match host {
+        "" | "*" => Ipv4Addr::UNSPECIFIED,
+        "localhost" => Ipv4Addr::LOCALHOST,
+        _ => return Err(ValueError::Listen),
+    };
+    port.parse()
+        .map(|port| SocketAddr::new(ip.into(), port))
+        .map_err(|_| ValueError::Listen)
+}
+
+/// An upstream's scheme, host and port; not looked up.
+pub(super) fn upstream(text: &str) -> Result<(bool, String, u16), ValueError> {
+    let lower = text.to_ascii_lowercase();
+    let (tls, rest) = if let Some(rest) = lower.strip_prefix("http://") {
+        (false, rest)
+    } else if let Some(rest) = lower.strip_prefix("https://") {
+        (true, rest)
+    } else if lower.contains("://") {
+        return Err(ValueError::Upstream);
+    } else {
+        return Err(ValueError::NoScheme(lower));
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if let Some(end) = authority.find(['/', '?', '#', '@']) {
+        let scheme = if tls { "https" } else { "http" };
+        let host = match authority.rsplit_once('@') {
+            Some((_, host)) => host.split(['/', '?', '#']).next().unwrap_or(host),
+            None => &authority[..end],
+        };
+        return Err(ValueError::UpstreamPath(format!("{scheme}://{host}")));
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => {
+            let (host, port) = v6.split_once(']').ok_or(ValueError::Upstream)?;
+            host.parse::<std::net::Ipv6Addr>()
+                .map_err(|_| ValueError::Upstream)?;
+            match port {
+                "" => (host, None),
+                _ => (
+                    host,
+                    Some(port.strip_prefix(':').ok_or(ValueError::Upstream)?),
+                ),
+            }
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().map_err(|_| ValueError::Upstream)?,
+        None if tls => 443,
+        None => 80,
+    };
+    let bad = |c: char| c.is_whitespace() || c.is_control();
+    if host.is_empty() || host.contains(bad) || port == 0 {
+        return Err(ValueError::Upstream);
+    }
+    Ok((tls, host.to_owned(), port))
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map(|net| net.trunc())
+        .map_err(|_| ValueError::Network)
+}
+
+/// A time with its unit, from `least` to a day.
+pub(super) fn time(
+    text: &str,
+    (least, least_text): (Duration, &'static str),
+) -> Result<Duration, ValueError> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms: u64 = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(ValueError::Time),
+    };
+    let number: u64 = number.parse().map_err(|_| ValueError::Time)?;
+    let time = Duration::from_millis(number.saturating_mul(unit_ms));
+    if time < least || time > Duration::from_secs(86_400) {
+        return Err(ValueError::TimeRange { least: least_text });
+    }
+    Ok(time)
+}
+
+/// A whole number; `_` may group its digits.
+pub(super) fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, ValueError> {
+    let wrong = ValueError::Number { least, most };
+    let digits = text.replace('_', "");
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong);
+    }
+    match digits.parse::<u64>() {
+        Ok(n) if (least..=most).contains(&n) => T::try_from(n).map_err(|_| wrong),
+        _ => Err(wrong),
+    }
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Clone>(text: &str, known: &[(&'static str, T)]) -> Result<T, ValueError> {
+    match known.iter().find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(value.clone()),
+        None => Err(ValueError::Choice {
+            known: known.iter().map(|(word, _)| *word).collect(),
+            near: nearest(text, known.iter().map(|(word, _)| *word)).map(str::to_owned),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_port_listens_on_all_interfaces() {
+        for text in [":8080", "8080", "0.0.0.0:8080", "*:8080"] {
+            assert_eq!(listen(text), Ok(([0, 0, 0, 0], 8080).into()), "{text}");
+        }
+        assert_eq!(listen("localhost:1"), Ok(([127, 0, 0, 1], 1).into()));
+        assert_eq!(listen("[::1]:80").map(|a| a.is_ipv6()), Ok(true));
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_told_one() {
+        assert_eq!(
+            listen("10.0.0.1"),
+            Err(ValueError::NoPort("10.0.0.1:8080".into()))
+        );
+        assert_eq!(listen("::1"), Err(ValueError::NoPort("[::1]:8080".into())));
+        assert_eq!(listen("example.com:80"), Err(ValueError::Listen));
+        assert_eq!(listen("127.0.0.1:99999"), Err(ValueError::Listen));
+        assert_eq!(listen(""), Err(ValueError::Listen));
+    }
+
+    #[test]
+    fn an_upstream_has_the_port_of_its_scheme() {
+        assert_eq!(upstream("http://a"), Ok((false, "a".into(), 80)));
+        assert_eq!(
+            upstream("https://A.example/"),
+            Ok((true, "a.example".into(), 443))
+        );
+        assert_eq!(upstream("http://[::1]:81"), Ok((false, "::1".into(), 81)));
+        assert_eq!(upstream("https://[::1]"), Ok((true, "::1".into(), 443)));
+    }
+
+    #[test]
+    fn an_upstream_is_told_what_to_write() {
+        assert_eq!(upstream("a:80"), Err(ValueError::NoScheme("a:80".into())));
+        assert_eq!(
+            upstream("http://u:p@a:80/x"),
+            Err(ValueError::UpstreamPath("http://a:80".into()))
+        );
+        assert_eq!(
+            upstream("https://a/x?y"),
+            Err(ValueError::UpstreamPath("https://a".into()))
+        );
+        for text in [
+            "ftp://a",
+            "http://",
+            "http://a:",
+            "http://a:0",
+            "http://[x]",
+            "http://[::1]81",
+            "http://a b",
+        ] {
+            assert_eq!(upstream(text), Err(ValueError::Upstream), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_needs_its_unit() {
+        let least = (Duration::from_millis(1), "1ms");
+        assert_eq!(time("500ms", least), Ok(Duration::from_millis(500)));
+        assert_eq!(time("2 s", least), Ok(Duration::from_secs(2)));
+        assert_eq!(time("5min", least), Ok(Duration::from_secs(300)));
+        for text in ["2", "s", "-1s", "1.5s", "2 weeks", ""] {
+            assert_eq!(time(text, least), Err(ValueError::Time), "{text}");
+        }
+        for text in ["0s", "25h", "99999999999999999h"] {
+            assert_eq!(
+                time(text, least),
+                Err(ValueError::TimeRange { least: "1ms" })
+            );
+        }
+    }
+
+    #[test]
+    fn a_number_stays_in_its_range() {
+        assert_eq!(number::<usize>("1_000", 1, 2000), Ok(1000));
+        for text in [
+            "0",
+            "2001",
+            "-1",
+            "x",
+            "",
+            "_",
+            "1e3",
+            "+5",
+            "99999999999999999999",
+        ] {
+            assert!(number::<usize>(text, 1, 2000).is_err(), "{text}");
+        }
+        assert!(number::<u8>("300", 1, 2000).is_err());
+    }
+
+    #[test]
+    fn a_misspelt_choice_is_told_the_near_one() {
+        let error = choice("probelm", &[("native", 1), ("problem", 2)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not one of native, problem; did you mean problem?"
+        );
+    }
+
+    #[test]
+    fn a_bare_address_is_a_network_of_one() {
+        assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(network("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
+        assert!(network("10.0.0.0/33").is_err());
+    }
+}
