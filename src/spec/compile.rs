@@ -58,13 +58,7 @@ pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
         ..Written::default()
     };
     for (file, Layer { text, .. }) in layers.iter().enumerate() {
-        Reader {
-            written: &mut written,
-            mistakes: &mut mistakes,
-            file,
-            text,
-        }
-        .read();
+        Reader::new(&mut written, &mut mistakes, file, text).read();
     }
     let mut compiler = Compiler {
         written: &written,

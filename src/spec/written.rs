@@ -80,10 +80,12 @@ type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Reads one file over what earlier files said.
 pub(super) struct Reader<'w> {
-    pub(super) written: &'w mut Written,
-    pub(super) mistakes: &'w mut Collector,
-    pub(super) file: usize,
-    pub(super) text: &'w str,
+    written: &'w mut Written,
+    mistakes: &'w mut Collector,
+    file: usize,
+    text: &'w str,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 const ROUTE_KEYS: &[&str] = &[
@@ -125,12 +127,23 @@ const UNMATCHED: &[(&str, Unmatched)] = &[
     ("reject", Unmatched::Reject),
 ];
 
-impl Reader<'_> {
+impl<'w> Reader<'w> {
+    /// A reader of the file of this index.
+    pub(super) fn new(
+        written: &'w mut Written,
+        mistakes: &'w mut Collector,
+        file: usize,
+        text: &'w str,
+    ) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { written, mistakes, file, text, lines }
+    }
+
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().iter().take(offset);
+        // Line n + 1 begins at `lines[n]`.
         Place {
             file: self.file,
-            line: 1 + before.filter(|b| **b == b'\n').count(),
+            line: self.lines.partition_point(|start| *start <= offset),
         }
     }
 
