@@ -169,19 +169,41 @@ fn explain<'r>(rules: &'r Ruleset, policy: &Policy, asked: Asked<'_>) -> Explain
         .and_then(|path| admission::screen(rules, policy, &head, &path));
     match screened {
         Ok(call) => admissible(rules, &call, asked),
-        Err(reject) => Explained {
-            route: None,
-            edition: None,
-            method: asked.method.to_owned(),
-            app: None,
-            user: None,
-            ip: crate::identity::address::prefix(asked.ip, policy.ipv6_prefix),
-            limits: Vec::new(),
-            max_recipients: None,
-            refused: Some(Reply::rejected(&reject, asked.path).into()),
-            title: "",
-            recipients: None,
-        },
+        Err(reject) => rejected(rules, policy, &reject, asked),
+    }
+}
+
+fn rejected<'r>(
+    rules: &'r Ruleset,
+    policy: &Policy,
+    reject: &Reject,
+    asked: Asked<'_>,
+) -> Explained<'r> {
+    let ip = crate::identity::address::prefix(asked.ip, policy.ipv6_prefix);
+    let charged = |id: &LimitId| {
+        let limit = rules.limit(*id);
+        Charged {
+            cost: Some(1),
+            key: format!("{}{{{ip}}}", limit.name),
+            quota: quota(limit),
+            limit: LimitView::new(limit),
+        }
+    };
+    Explained {
+        route: None,
+        edition: None,
+        method: asked.method.to_owned(),
+        app: None,
+        user: None,
+        ip,
+        limits: admission::address_limits(rules, reject)
+            .iter()
+            .map(charged)
+            .collect(),
+        max_recipients: None,
+        refused: Some(Reply::rejected(reject, asked.path).into()),
+        title: "",
+        recipients: None,
     }
 }
 
@@ -387,10 +409,11 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_no_route_takes_is_refused() {
+    fn a_call_that_no_route_takes_is_refused_and_its_address_pays() {
         let outside = explained("v4", "GET", "/users", None);
         assert_eq!(outside["refused"]["status"], 404);
-        assert_eq!(outside["limits"], json!([]));
+        assert_eq!(outside["limits"][0]["key"], "rejected:calls/s:ip{10.0.0.1}");
+        assert_eq!(costs(&outside), [json!(1)]);
         let method = explained("v4", "DELETE", "/org/app/messages/users", None);
         assert_eq!(method["refused"]["status"], 405);
         assert_eq!(method["route"], json!(null));
