@@ -1,8 +1,12 @@
 //! One `matchit` trie per method over the paths below an app, built once per ruleset.
 
+use std::collections::{BTreeMap, HashMap};
+
+use matchit::Router;
+
 use crate::spec::RouteId;
 
-/// A table that cannot be built.
+/// A call that cannot be in the table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{method} {path}: {reason}")]
 pub struct TableError {
@@ -16,9 +20,19 @@ pub struct TableError {
     pub reason: String,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    id: RouteId,
+    /// Which parameter is `{username}`.
+    user: Option<usize>,
+}
+
 /// The compiled matcher.
 #[derive(Debug, Default)]
-pub struct RouteTable {}
+pub struct RouteTable {
+    // A handful of methods: a scan is faster than a hash.
+    methods: Vec<(String, Router<Entry>)>,
+}
 
 /// What a path matches.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +50,55 @@ pub enum Found<'p> {
     Unmatched,
 }
 
+/// The path with positional parameter names (matchit refuses different names at one position),
+/// its shape for the eye, and which parameter is `{username}`.
+fn positional(path: &str) -> Result<(String, Option<usize>), String> {
+    let mut out = String::with_capacity(path.len());
+    let (mut user, mut count) = (None, 0_usize);
+    let Some(below) = path.strip_prefix('/') else {
+        return Err("a path begins with `/`".to_owned());
+    };
+    for segment in below.split('/') {
+        out.push('/');
+        if segment.is_empty() {
+            return Err("a path has no empty segment and no trailing `/`".to_owned());
+        }
+        match segment
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
+            Some(name) => {
+                if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                {
+                    return Err(format!(
+                        "`{segment}` is no parameter: write one name of letters, digits and `_` in braces"
+                    ));
+                }
+                if name == "username" && user.replace(count).is_some() {
+                    return Err("`{username}` is there twice: name the acting user so, the other one otherwise".to_owned());
+                }
+                out.push_str(&format!("{{p{count}}}"));
+                count += 1;
+            }
+            None => {
+                if let Some(odd) = segment
+                    .chars()
+                    .find(|c| !c.is_ascii_alphanumeric() && !"-_.~".contains(*c))
+                {
+                    return Err(format!(
+                        "`{odd}` cannot stand in a path segment; a parameter is a whole segment, `{{name}}`"
+                    ));
+                }
+                if segment == "." || segment == ".." {
+                    return Err("dot segments are never matched".to_owned());
+                }
+                out.push_str(segment);
+            }
+        }
+    }
+    Ok((out, user))
+}
+
 impl RouteTable {
     /// Builds the tries from `(route, method, path)`.
     ///
@@ -44,15 +107,183 @@ impl RouteTable {
     pub fn build<'c>(
         calls: impl IntoIterator<Item = (RouteId, &'c str, &'c str)>,
     ) -> Result<Self, Vec<TableError>> {
-        let _ = calls;
-        Ok(Self {})
+        let mut methods: BTreeMap<String, Router<Entry>> = BTreeMap::new();
+        let mut seen: HashMap<(String, String), String> = HashMap::new();
+        let mut errors = Vec::new();
+        for (index, (id, method, path)) in calls.into_iter().enumerate() {
+            let mut fail = |reason: String| {
+                errors.push(TableError {
+                    index,
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                    reason,
+                });
+            };
+            let (shape, user) = match positional(path) {
+                Ok(positional) => positional,
+                Err(reason) => {
+                    fail(reason);
+                    continue;
+                }
+            };
+            if let Some(other) = seen.get(&(method.to_owned(), shape.clone())) {
+                fail(format!("the same call as `{method} {other}`"));
+                continue;
+            }
+            let router = methods.entry(method.to_owned()).or_default();
+            match router.insert(shape.clone(), Entry { id, user }) {
+                Ok(()) => {
+                    seen.insert((method.to_owned(), shape), path.to_owned());
+                }
+                Err(error) => fail(error.to_string()),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self {
+                methods: methods.into_iter().collect(),
+            })
+        } else {
+            Err(errors)
+        }
     }
 
     /// Finds the route of a canonical path below the app (`/users/alice`, or empty). `HEAD` is
     /// looked up as `GET`.
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
-        let _ = (method, tail);
-        Found::Unmatched
+        let method = if method == "HEAD" { "GET" } else { method };
+        let router = self
+            .methods
+            .iter()
+            .find(|(name, _)| name == method)
+            .map(|(_, router)| router);
+        if let Some(found) = router.and_then(|router| router.at(tail).ok()) {
+            let user = found
+                .value
+                .user
+                .and_then(|nth| found.params.iter().nth(nth))
+                .map(|(_, value)| value);
+            return Found::Route {
+                id: found.value.id,
+                user,
+            };
+        }
+        let mut allow: Vec<&str> = Vec::new();
+        for (name, router) in &self.methods {
+            if router.at(tail).is_ok() {
+                allow.push(name);
+                if name == "GET" {
+                    allow.push("HEAD");
+                }
+            }
+        }
+        if allow.is_empty() {
+            return Found::Unmatched;
+        }
+        allow.push("OPTIONS");
+        allow.sort_unstable();
+        Found::MethodNotAllowed(allow.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(calls: &[(&'static str, &'static str)]) -> Result<RouteTable, Vec<TableError>> {
+        RouteTable::build(
+            calls
+                .iter()
+                .enumerate()
+                .map(|(i, (method, path))| (RouteId(i), *method, *path)),
+        )
+    }
+
+    fn id(found: &Found<'_>) -> Option<usize> {
+        match found {
+            Found::Route { id, .. } => Some(id.0),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn static_segments_win_and_a_user_of_that_name_is_served() {
+        let table = table(&[
+            ("POST", "/users/batch/status"),
+            ("GET", "/users/{username}/status"),
+            ("GET", "/users/{username}"),
+            ("GET", "/metadata/user/capacity"),
+            ("GET", "/metadata/user/{username}"),
+            ("PUT", "/metadata/user/{username}"),
+        ])
+        .unwrap();
+        assert_eq!(id(&table.find("POST", "/users/batch/status")), Some(0));
+        assert_eq!(
+            table.find("GET", "/users/batch/status"),
+            Found::Route {
+                id: RouteId(1),
+                user: Some("batch")
+            }
+        );
+        assert_eq!(
+            table.find("GET", "/users/batch"),
+            Found::Route {
+                id: RouteId(2),
+                user: Some("batch")
+            }
+        );
+        assert_eq!(id(&table.find("GET", "/metadata/user/capacity")), Some(3));
+        assert_eq!(id(&table.find("PUT", "/metadata/user/capacity")), Some(5));
+    }
+
+    #[test]
+    fn backtracking_leaves_a_static_prefix_that_leads_nowhere() {
+        let table = table(&[("GET", "/a/b/c"), ("GET", "/a/{x}/d"), ("GET", "/{y}/b/e")]).unwrap();
+        assert_eq!(id(&table.find("GET", "/a/b/d")), Some(1));
+        assert_eq!(id(&table.find("GET", "/a/b/e")), Some(2));
+        assert_eq!(table.find("GET", "/a/b/f"), Found::Unmatched);
+    }
+
+    #[test]
+    fn head_is_looked_up_as_get_and_405_lists_what_is_allowed() {
+        let table = table(&[("GET", "/users"), ("POST", "/users"), ("DELETE", "/users")]).unwrap();
+        assert_eq!(id(&table.find("HEAD", "/users")), Some(0));
+        assert_eq!(
+            table.find("PATCH", "/users"),
+            Found::MethodNotAllowed("DELETE, GET, HEAD, OPTIONS, POST".to_owned())
+        );
+        assert_eq!(table.find("GET", ""), Found::Unmatched);
+    }
+
+    #[test]
+    fn the_user_is_the_parameter_of_that_name_wherever_it_stands() {
+        let table = table(&[("PUT", "/rooms/{room}/users/{username}/tag/{tag}")]).unwrap();
+        assert_eq!(
+            table.find("PUT", "/rooms/1/users/Al%2Cice/tag/x"),
+            Found::Route {
+                id: RouteId(0),
+                user: Some("Al%2Cice")
+            }
+        );
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let errors = table(&[
+            ("GET", "users"),
+            ("GET", "/users/"),
+            ("GET", "/u/{a}{b}"),
+            ("GET", "/u/{*rest}"),
+            ("GET", "/u/{username}/x/{username}"),
+            ("GET", "/same/{a}"),
+            ("GET", "/same/{b}"),
+            ("GET", "/a//b"),
+        ])
+        .unwrap_err();
+        assert_eq!(
+            errors.iter().map(|e| e.index).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 6, 7]
+        );
+        assert!(errors[5].reason.contains("GET /same/{a}"), "{}", errors[5]);
     }
 }

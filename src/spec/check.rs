@@ -1,1 +1,107 @@
-//! check
+//! Mistakes of route files: each with its place, all at once.
+
+use std::fmt;
+
+/// Where something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the file among the layers.
+    pub file: usize,
+    /// Line, from 1.
+    pub line: usize,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file as given.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// The offending text.
+    pub text: String,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file, self.line)?;
+        if !self.text.is_empty() {
+            write!(f, "`{}`: ", self.text)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// All mistakes of all files, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, mistake) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Collects mistakes while files are read and compiled.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    files: Vec<String>,
+    found: Vec<(Place, Mistake)>,
+}
+
+impl Collector {
+    pub(super) fn new(files: Vec<String>) -> Self {
+        Self {
+            files,
+            found: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, at: Place, text: impl Into<String>, message: impl Into<String>) {
+        let file = self.files.get(at.file).cloned().unwrap_or_default();
+        let mistake = Mistake {
+            file,
+            line: at.line,
+            text: text.into(),
+            message: message.into(),
+        };
+        if !self.found.iter().any(|(_, known)| *known == mistake) {
+            self.found.push((at, mistake));
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), Mistakes> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        self.found.sort_by_key(|(at, _)| *at);
+        Err(Mistakes(
+            self.found.into_iter().map(|(_, mistake)| mistake).collect(),
+        ))
+    }
+}
+
+/// `; did you mean "x"?`, or the list of what there is.
+pub(super) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(wrong, k), *k))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((_, near)) => format!("did you mean `{near}`?"),
+        None if known.len() <= 16 => format!("known: {}", known.join(", ")),
+        None => "nothing of that name is known".to_owned(),
+    }
+}

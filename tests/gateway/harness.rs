@@ -30,7 +30,11 @@ pub struct Start<'a> {
 }
 
 pub fn start(args: &[&str]) -> Gateway {
-    Start { args, ..Start::default() }.start()
+    Start {
+        args,
+        ..Start::default()
+    }
+    .start()
 }
 
 impl Start<'_> {
@@ -39,10 +43,21 @@ impl Start<'_> {
             Some(_) => None,
             None => Some(StandIn::start(StandInOptions::default()).expect("a stand-in backend")),
         };
-        let upstream = self.upstream.or(backend.as_ref().map(|b| b.addr)).expect("an upstream");
+        let upstream = self
+            .upstream
+            .or(backend.as_ref().map(|b| b.addr))
+            .expect("an upstream");
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(BIN);
-        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
+        command.args([
+            "run",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--log",
+            "json",
+        ]);
         command.args(["--upstream", &format!("http://{upstream}")]);
         let shipped = dir.path().join("shipped.toml");
         std::fs::write(&shipped, floodgate::spec::SHIPPED).expect("a route file");
@@ -52,14 +67,24 @@ impl Start<'_> {
             std::fs::write(&own, self.routes).expect("a route file");
             command.arg("--routes").arg(&own);
         }
-        command.args(self.args).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .args(self.args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut addr = None;
         let admin = loop {
-            let line = lines.next().expect("the gateway says where it listens").expect("UTF-8");
+            let line = lines
+                .next()
+                .expect("the gateway says where it listens")
+                .expect("UTF-8");
             let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
-            let at = |key: &str| line[key].as_str().and_then(|at| at.parse::<SocketAddr>().ok());
+            let at = |key: &str| {
+                line[key]
+                    .as_str()
+                    .and_then(|at| at.parse::<SocketAddr>().ok())
+            };
             addr = addr.or(at("listen"));
             if let Some(admin) = at("admin") {
                 break admin;
@@ -72,8 +97,13 @@ impl Start<'_> {
                 let _ = writeln!(log, "{line}");
             }
         });
-        let gateway =
-            Gateway { child, addr: addr.expect("a listener"), admin, backend, _dir: dir };
+        let gateway = Gateway {
+            child,
+            addr: addr.expect("a listener"),
+            admin,
+            backend,
+            _dir: dir,
+        };
         gateway.wait_until_listening();
         gateway
     }
@@ -102,9 +132,13 @@ impl Gateway {
 
     /// The value of a metric, summed over the series that contain all these labels.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = Connection::to(self.admin).call("GET", "/metrics", &[], "").text();
+        let text = Connection::to(self.admin)
+            .call("GET", "/metrics", &[], "")
+            .text();
         text.lines()
-            .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+            .filter(|line| {
+                line.starts_with(name) && labels.iter().all(|label| line.contains(label))
+            })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
@@ -119,7 +153,13 @@ impl Gateway {
 
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .expect("kill")
+                .success()
+        );
     }
 
     pub fn wait(&mut self) -> Option<i32> {
@@ -142,8 +182,12 @@ pub struct Connection {
 impl Connection {
     pub fn to(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
-        Self { stream: BufReader::new(stream) }
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("a timeout");
+        Self {
+            stream: BufReader::new(stream),
+        }
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -158,7 +202,10 @@ impl Connection {
 
     pub fn send_call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n");
-        if !headers.iter().any(|h| h.to_ascii_lowercase().starts_with("authorization:")) {
+        if !headers
+            .iter()
+            .any(|h| h.to_ascii_lowercase().starts_with("authorization:"))
+        {
             head.push_str("Authorization: Bearer YWMtgood\r\n");
         }
         for header in headers.iter().filter(|h| !h.ends_with(": -")) {
@@ -179,22 +226,34 @@ impl Connection {
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line).expect("a status line");
-            let status: u16 = line.split(' ').nth(1).unwrap_or_default().parse().unwrap_or_else(|_| {
-                panic!("no status line: {line:?}");
-            });
+            let status: u16 = line
+                .split(' ')
+                .nth(1)
+                .unwrap_or_default()
+                .parse()
+                .unwrap_or_else(|_| {
+                    panic!("no status line: {line:?}");
+                });
             let mut headers = Vec::new();
             loop {
                 let mut line = String::new();
                 self.stream.read_line(&mut line).expect("a header");
                 let line = line.trim_end();
-                let Some((name, value)) = line.split_once(':') else { break };
+                let Some((name, value)) = line.split_once(':') else {
+                    break;
+                };
                 headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
             }
             if (100..200).contains(&status) {
                 interim.push(status);
                 continue;
             }
-            let mut answer = Answer { status, headers, body: Vec::new(), interim };
+            let mut answer = Answer {
+                status,
+                headers,
+                body: Vec::new(),
+                interim,
+            };
             answer.body = self.read_body(&answer, method);
             return answer;
         }
@@ -248,7 +307,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {

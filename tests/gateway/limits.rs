@@ -4,12 +4,18 @@ use crate::ROUTES;
 use crate::harness::{Gateway, Start};
 
 fn gateway() -> Gateway {
-    Start { routes: ROUTES, ..Start::default() }.start()
+    Start {
+        routes: ROUTES,
+        ..Start::default()
+    }
+    .start()
 }
 
 fn admitted(gateway: &Gateway, method: &str, path: &str, body: &str, calls: usize) -> usize {
     let mut connection = gateway.connect();
-    (0..calls).filter(|_| connection.call(method, path, &[], body).status == 200).count()
+    (0..calls)
+        .filter(|_| connection.call(method, path, &[], body).status == 200)
+        .count()
 }
 
 #[test]
@@ -24,7 +30,10 @@ fn an_app_gets_its_figure_and_no_other_app_pays_for_it() {
 #[test]
 fn an_app_is_one_whatever_its_letters_case() {
     let gateway = Start {
-        routes: &ROUTES.replace("v3 = { limits = [\"3/3600s\"] }", "v3 = { limits = [\"3/3600s\"], ip_copy = false }"),
+        routes: &ROUTES.replace(
+            "v3 = { limits = [\"3/3600s\"] }",
+            "v3 = { limits = [\"3/3600s\"], ip_copy = false }",
+        ),
         ..Start::default()
     }
     .start();
@@ -67,23 +76,39 @@ fn messages_cost_their_recipients_all_or_nothing() {
     assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(5), 3), 0);
     assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(4), 1), 1);
     assert_eq!(admitted(&gateway, "POST", "/o/a/t/messages", &to(1), 1), 0);
-    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-messages:messages", ":app"]), 10.0);
+    assert_eq!(
+        gateway.metric(
+            "floodgate_units_charged_total",
+            &["t-messages:messages", ":app"]
+        ),
+        10.0
+    );
 }
 
 #[test]
 fn a_cap_on_recipients_refuses_and_charges_nothing() {
     let gateway = gateway();
-    let answer = gateway.call("POST", "/o/a/t/messages", r#"{"to":["a","b","c","d","e","f","g"]}"#);
+    let answer = gateway.call(
+        "POST",
+        "/o/a/t/messages",
+        r#"{"to":["a","b","c","d","e","f","g"]}"#,
+    );
     assert_eq!(answer.status, 400);
     assert_eq!(answer.error().1, "params to's size can't exceed limit 6");
-    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-messages"]), 0.0);
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-messages"]),
+        0.0
+    );
 }
 
 #[test]
 fn an_address_gets_its_figure_across_apps() {
     let gateway = gateway();
     let paths = ["/o/a/t/ip", "/o/b/t/ip", "/o/c/t/ip", "/o/d/t/ip"];
-    let admitted = paths.iter().filter(|path| gateway.call("GET", path, "").status == 200).count();
+    let admitted = paths
+        .iter()
+        .filter(|path| gateway.call("GET", path, "").status == 200)
+        .count();
     assert_eq!(admitted, 3);
 }
 
@@ -91,7 +116,10 @@ fn an_address_gets_its_figure_across_apps() {
 fn a_report_only_limit_lets_pass_and_counts() {
     let gateway = gateway();
     assert_eq!(admitted(&gateway, "GET", "/o/a/t/report", "", 4), 4);
-    assert_eq!(gateway.metric("floodgate_reported_total", &["t-report"]), 3.0);
+    assert_eq!(
+        gateway.metric("floodgate_reported_total", &["t-report"]),
+        3.0
+    );
 }
 
 #[test]
@@ -101,28 +129,47 @@ fn callers_without_a_token_never_reach_an_app_and_use_up_their_address_alone() {
         ..Start::default()
     }
     .start();
-    let no_token = |path: &str| gateway.connect().call("GET", path, &["Authorization: -"], "");
+    let no_token = |path: &str| {
+        gateway
+            .connect()
+            .call("GET", path, &["Authorization: -"], "")
+    };
     let answer = no_token("/o/a/t/app");
     assert_eq!(answer.status, 401);
-    assert_eq!(answer.error(), ("unauthorized".to_owned(), "Unable to authenticate".to_owned()));
+    assert_eq!(
+        answer.error(),
+        (
+            "unauthorized".to_owned(),
+            "Unable to authenticate".to_owned()
+        )
+    );
     assert_eq!(no_token("/o/a/t/app").status, 401);
     assert_eq!(no_token("/o/a/t/app").status, 429);
     // A good token does not help an address that has used up its refusals.
     assert_eq!(gateway.call("GET", "/o/a/t/app", "").status, 429);
     assert_eq!(gateway.backend().count(), 0);
-    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-app"]), 0.0);
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-app"]),
+        0.0
+    );
 }
 
 #[test]
 fn our_own_404_and_405_are_charged_to_the_address() {
-    let gateway =
-        Start { routes: "[ip]\nrejected = [\"3/3600s\"]\n", ..Start::default() }.start();
+    let gateway = Start {
+        routes: "[ip]\nrejected = [\"3/3600s\"]\n",
+        ..Start::default()
+    }
+    .start();
     assert_eq!(gateway.call("GET", "/nowhere", "").status, 404);
     let answer = gateway.call("PATCH", "/o/a/users", "");
     assert_eq!(answer.status, 405);
     let allow = answer.header("allow").expect("Allow");
     for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
-        assert!(allow.split(", ").any(|m| m == method), "{method} is not in {allow}");
+        assert!(
+            allow.split(", ").any(|m| m == method),
+            "{method} is not in {allow}"
+        );
     }
     assert_eq!(gateway.call("GET", "/", "").status, 404);
     assert_eq!(gateway.call("GET", "/nowhere", "").status, 429);
@@ -130,18 +177,26 @@ fn our_own_404_and_405_are_charged_to_the_address() {
 
 #[test]
 fn an_unknown_path_of_an_app_is_forwarded_within_the_default_figure() {
-    let gateway =
-        Start { routes: "[defaults]\nlimits = [\"2/3600s\"]\n", ..Start::default() }.start();
-    let statuses: Vec<u16> =
-        ["/o/a/new/one", "/o/a/new/two", "/o/a/other"].iter().map(|p| gateway.call("GET", p, "").status).collect();
+    let gateway = Start {
+        routes: "[defaults]\nlimits = [\"2/3600s\"]\n",
+        ..Start::default()
+    }
+    .start();
+    let statuses: Vec<u16> = ["/o/a/new/one", "/o/a/new/two", "/o/a/other"]
+        .iter()
+        .map(|p| gateway.call("GET", p, "").status)
+        .collect();
     assert_eq!(statuses[2], 429);
     assert_eq!(gateway.backend().count(), 2);
 }
 
 #[test]
 fn an_unknown_path_of_an_app_can_be_rejected() {
-    let gateway =
-        Start { routes: "[defaults]\nunmatched = \"reject\"\n", ..Start::default() }.start();
+    let gateway = Start {
+        routes: "[defaults]\nunmatched = \"reject\"\n",
+        ..Start::default()
+    }
+    .start();
     let answer = gateway.call("GET", "/o/a/new/one", "");
     assert_eq!(answer.status, 404);
     assert_eq!(answer.error().0, "organization_application_not_found");

@@ -1,6 +1,11 @@
 //! Drives a running gateway over sockets, before a real stand-in backend.
 #![cfg(feature = "gateway")]
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
 
 mod answers;
 mod bodies;

@@ -7,7 +7,11 @@ use crate::ROUTES;
 use crate::harness::{Connection, Gateway, Start, start};
 
 fn gateway(routes: &str) -> Gateway {
-    Start { routes, ..Start::default() }.start()
+    Start {
+        routes,
+        ..Start::default()
+    }
+    .start()
 }
 
 fn wait_for(what: &str, mut held: impl FnMut() -> bool) {
@@ -23,14 +27,25 @@ fn wait_for(what: &str, mut held: impl FnMut() -> bool) {
 #[test]
 fn a_401_gives_the_app_its_unit_back_and_charges_the_address() {
     let gateway = gateway(&format!("{ROUTES}\n[ip]\nunauthorized = [\"4/3600s\"]\n"));
-    let bad = |path: &str| gateway.connect().call("GET", path, &["Authorization: Bearer bad"], "").status;
+    let bad = |path: &str| {
+        gateway
+            .connect()
+            .call("GET", path, &["Authorization: Bearer bad"], "")
+            .status
+    };
     for _ in 0..4 {
         assert_eq!(bad("/o/a/t/user/eve"), 401);
     }
     // The address has used up its refusals, the app has lost nothing: per user 2, and yet 4 calls.
     assert_eq!(bad("/o/a/t/user/eve"), 429);
-    assert_eq!(gateway.metric("floodgate_units_refunded_total", &["t-user", ":user"]), 4.0);
-    assert_eq!(gateway.metric("floodgate_units_charged_total", &["t-user", ":user"]), 4.0);
+    assert_eq!(
+        gateway.metric("floodgate_units_refunded_total", &["t-user", ":user"]),
+        4.0
+    );
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-user", ":user"]),
+        4.0
+    );
 }
 
 #[test]
@@ -39,7 +54,12 @@ fn an_unreachable_upstream_costs_nothing() {
         let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
         probe.local_addr().expect("an address")
     };
-    let gateway = Start { routes: ROUTES, upstream: Some(closed), ..Start::default() }.start();
+    let gateway = Start {
+        routes: ROUTES,
+        upstream: Some(closed),
+        ..Start::default()
+    }
+    .start();
     for _ in 0..10 {
         let answer = gateway.call("GET", "/o/a/t/app", "");
         assert_eq!(answer.status, 502);
@@ -54,12 +74,19 @@ fn an_unreachable_upstream_costs_nothing() {
 fn a_silent_upstream_is_a_504_and_has_cost_its_unit() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let upstream = silent.local_addr().expect("an address");
-    let gateway =
-        Start { routes: ROUTES, upstream: Some(upstream), args: &["--read-timeout", "200ms"] }.start();
+    let gateway = Start {
+        routes: ROUTES,
+        upstream: Some(upstream),
+        args: &["--read-timeout", "200ms"],
+    }
+    .start();
     let answer = gateway.call("GET", "/o/a/t/app", "");
     assert_eq!(answer.status, 504);
     assert_eq!(answer.error().0, "gateway_timeout");
-    assert_eq!(gateway.metric("floodgate_units_refunded_total", &["t-app"]), 0.0);
+    assert_eq!(
+        gateway.metric("floodgate_units_refunded_total", &["t-app"]),
+        0.0
+    );
 }
 
 #[test]
@@ -67,12 +94,19 @@ fn a_slot_is_held_until_the_response_and_then_free() {
     let gateway = gateway(ROUTES);
     let mut slow = gateway.connect();
     slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 1500"], "{}");
-    wait_for("the slot", || gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0);
+    wait_for("the slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0
+    });
     let denied = gateway.call("POST", "/o/a/t/slot", "{}");
     assert_eq!(denied.status, 403);
-    assert_eq!(denied.error(), ("LimitException".to_owned(), "limit request".to_owned()));
+    assert_eq!(
+        denied.error(),
+        ("LimitException".to_owned(), "limit request".to_owned())
+    );
     assert_eq!(slow.read_answer("POST").status, 200);
-    wait_for("a free slot", || gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0);
+    wait_for("a free slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
+    });
     assert_eq!(gateway.call("POST", "/o/a/t/slot", "{}").status, 200);
 }
 
@@ -81,18 +115,26 @@ fn a_client_that_goes_away_frees_its_slot() {
     let gateway = gateway(ROUTES);
     let mut slow = gateway.connect();
     slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 60000"], "{}");
-    wait_for("the slot", || gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0);
+    wait_for("the slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0
+    });
     drop(slow);
-    wait_for("a free slot", || gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0);
+    wait_for("a free slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
+    });
     assert_eq!(gateway.call("POST", "/o/a/t/slot", "{}").status, 200);
 }
 
 #[test]
 fn an_upstream_that_breaks_off_frees_the_slot() {
     let gateway = gateway(ROUTES);
-    let answer = gateway.connect().call("POST", "/o/a/t/slot", &["x-standin-close: before"], "{}");
+    let answer = gateway
+        .connect()
+        .call("POST", "/o/a/t/slot", &["x-standin-close: before"], "{}");
     assert_eq!(answer.status, 502);
-    wait_for("a free slot", || gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0);
+    wait_for("a free slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
+    });
 }
 
 #[test]
@@ -106,8 +148,13 @@ v3 = { limits = [{ rate = "1 tasks", hold = "task" }] }
 "#,
     );
     // The stand-in answers this route without a task: the slot is free at once.
-    assert_eq!(gateway.call("POST", "/o/a/push/t/task", "{}").status / 100 % 2, 0);
-    wait_for("a free slot", || gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0);
+    assert_eq!(
+        gateway.call("POST", "/o/a/push/t/task", "{}").status / 100 % 2,
+        0
+    );
+    wait_for("a free slot", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
+    });
 }
 
 #[test]
@@ -125,11 +172,18 @@ fn push_tasks_of_v2_run_three_at_a_time_and_are_reported_done_by_id() {
         ids.push(answer.json()["data"].clone());
     }
     let denied = gateway.call("POST", "/o/a/push/task", "{}");
-    assert_eq!((denied.status, denied.error().0.as_str()), (403, "LimitException"));
-    wait_for("three slots", || gateway.metric("floodgate_task_slots_in_use", &[]) == 3.0);
+    assert_eq!(
+        (denied.status, denied.error().0.as_str()),
+        (403, "LimitException")
+    );
+    wait_for("three slots", || {
+        gateway.metric("floodgate_task_slots_in_use", &[]) == 3.0
+    });
 
     let done = |id: &str| {
-        Connection::to(gateway.admin).call("DELETE", &format!("/apps/o%23a/tasks/{id}"), &[], "").status
+        Connection::to(gateway.admin)
+            .call("DELETE", &format!("/apps/o%23a/tasks/{id}"), &[], "")
+            .status
     };
     assert_eq!(done("no-such-task"), 404);
     assert_eq!(done(&ids[0].to_string()), 200);
@@ -144,7 +198,11 @@ fn shipped_push_task_held() -> String {
         .as_array()
         .expect("routes")
         .iter()
-        .find(|route| route["calls"].as_array().is_some_and(|c| c.iter().any(|c| c.as_str() == Some("POST /push/task"))))
+        .find(|route| {
+            route["calls"]
+                .as_array()
+                .is_some_and(|c| c.iter().any(|c| c.as_str() == Some("POST /push/task")))
+        })
         .and_then(|route| route["name"].as_str())
         .expect("push/task");
     format!(
@@ -157,5 +215,9 @@ fn a_report_of_a_task_without_a_slot_says_why() {
     let gateway = start(&[]);
     let answer = Connection::to(gateway.admin).call("DELETE", "/apps/o%23a/tasks/1", &[], "");
     assert_eq!(answer.status, 404);
-    assert!(answer.json()["error"].as_str().is_some_and(|e| e.contains("hold")));
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("hold"))
+    );
 }

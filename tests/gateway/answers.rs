@@ -1,0 +1,238 @@
+//! What a denied caller reads: the service's own body, and header fields that parse.
+
+use sfv::{BareItem, ListEntry, Parser};
+
+use crate::ROUTES;
+use crate::harness::{Answer, Gateway, Start, start};
+
+fn gateway(args: &[&str]) -> Gateway {
+    Start {
+        routes: ROUTES,
+        args,
+        ..Start::default()
+    }
+    .start()
+}
+
+/// Name and integer parameters of the one member of a structured-field list.
+fn member(field: &str) -> (String, Vec<(String, i64)>) {
+    let list: sfv::List = Parser::new(field)
+        .parse()
+        .unwrap_or_else(|e| panic!("{field}: {e}"));
+    assert_eq!(list.len(), 1, "{field}");
+    let ListEntry::Item(item) = &list[0] else {
+        panic!("an inner list: {field}")
+    };
+    let BareItem::String(name) = &item.bare_item else {
+        panic!("no string: {field}")
+    };
+    let params = item
+        .params
+        .iter()
+        .filter_map(|(key, value)| Some((key.as_str().to_owned(), i64::from(value.as_integer()?))))
+        .collect();
+    (name.as_str().to_owned(), params)
+}
+
+fn denied(gateway: &Gateway, method: &str, path: &str, body: &str) -> Answer {
+    for _ in 0..200 {
+        let answer = gateway.call(method, path, body);
+        if answer.status != 200 {
+            return answer;
+        }
+    }
+    panic!("never denied");
+}
+
+#[test]
+fn a_call_rate_denial_is_the_services_429_and_says_when() {
+    let gateway = gateway(&[]);
+    let answer = denied(&gateway, "GET", "/Org/App/t/app", "");
+    assert_eq!(answer.status, 429);
+    assert_eq!(
+        answer.error(),
+        (
+            "reach_limit".to_owned(),
+            "This request has reached api limit".to_owned()
+        )
+    );
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.json()["app"], "org#app");
+    let limit = answer.json()["limit"]
+        .as_str()
+        .expect("the limit")
+        .to_owned();
+    let wait: i64 = answer
+        .header("retry-after")
+        .expect("Retry-After")
+        .parse()
+        .expect("seconds");
+    assert!((1..=3600).contains(&wait), "{wait}");
+    let (name, policy) = member(answer.header("ratelimit-policy").expect("the policy"));
+    assert_eq!(name, limit);
+    assert_eq!(policy, [("q".to_owned(), 3), ("w".to_owned(), 3600)]);
+    let (name, left) = member(answer.header("ratelimit").expect("what is left"));
+    assert_eq!(name, limit);
+    assert_eq!(left, [("r".to_owned(), 0), ("t".to_owned(), wait)]);
+}
+
+#[test]
+fn an_admitted_call_is_told_the_limit_nearest_to_exhaustion() {
+    let gateway = gateway(&[]);
+    let answer = gateway.call("GET", "/o/a/t/user/alice", "");
+    let (name, policy) = member(answer.header("ratelimit-policy").expect("the policy"));
+    assert!(
+        name.starts_with("t-user:calls") && name.ends_with(":user"),
+        "{name}"
+    );
+    assert_eq!(policy[0], ("q".to_owned(), 2));
+    let (_, left) = member(answer.header("ratelimit").expect("what is left"));
+    assert_eq!(left[0], ("r".to_owned(), 1));
+    assert!(
+        answer
+            .header("x-request-id")
+            .is_some_and(|id| !id.is_empty())
+    );
+}
+
+#[test]
+fn message_denials_have_the_services_403() {
+    let gateway = gateway(&[]);
+    let answer = denied(
+        &gateway,
+        "POST",
+        "/o/a/t/messages",
+        r#"{"to":["a","b","c"]}"#,
+    );
+    assert_eq!(answer.status, 403);
+    assert_eq!(
+        answer.error(),
+        (
+            "message_send_error".to_owned(),
+            "message send reach limit".to_owned()
+        )
+    );
+    assert!(answer.header("retry-after").is_some());
+}
+
+#[test]
+fn broadcast_days_and_minutes_answer_differently() {
+    let gateway = start(&[]);
+    let body = r#"{"msg":{"type":"txt","msg":"hi"}}"#;
+    assert_eq!(
+        gateway
+            .call("POST", "/app-id/x/messages/users/broadcast", body)
+            .status,
+        200
+    );
+    let minute = gateway.call("POST", "/app-id/x/messages/users/broadcast", body);
+    assert_eq!(
+        (minute.status, minute.error().0.as_str()),
+        (429, "reach_limit")
+    );
+}
+
+#[test]
+fn a_day_limit_of_broadcasts_has_the_services_403() {
+    let gateway = Start {
+        routes: r#"
+[[route]]
+name = "t-cast"
+calls = ["POST /t/cast"]
+denial = "broadcast-users"
+v4 = { limits = ["1/day"] }
+"#,
+        ..Start::default()
+    }
+    .start();
+    let answer = denied(&gateway, "POST", "/app-id/x/t/cast", "{}");
+    assert_eq!(answer.status, 403);
+    assert_eq!(
+        answer.error(),
+        (
+            "forbidden_op".to_owned(),
+            "online user broadcast limit exceeded".to_owned()
+        )
+    );
+}
+
+#[test]
+fn a_call_that_can_never_succeed_is_not_told_to_retry() {
+    let gateway = Start {
+        routes: r#"
+[[route]]
+name = "t-big"
+calls = ["POST /t/big"]
+cost = "to"
+v3 = { limits = ["2 messages/s"], ip_copy = false }
+"#,
+        ..Start::default()
+    }
+    .start();
+    let answer = gateway.call("POST", "/o/a/t/big", r#"{"to":["a","b","c"]}"#);
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.header("retry-after"), None);
+}
+
+#[test]
+fn problem_json_replaces_the_native_body_where_asked() {
+    let gateway = gateway(&["--answers", "problem"]);
+    let answer = denied(&gateway, "GET", "/o/a/t/app", "");
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
+    let json = answer.json();
+    assert_eq!(json["status"], 429);
+    assert_eq!(json["title"], "Too Many Requests");
+    assert!(json["type"].is_string() && json["detail"].is_string());
+}
+
+#[test]
+fn the_header_form_can_be_chosen() {
+    let old = gateway(&["--ratelimit-headers", "x-ratelimit"]);
+    let answer = denied(&old, "GET", "/o/a/t/app", "");
+    assert_eq!(answer.header("x-ratelimit-limit"), Some("3"));
+    assert_eq!(answer.header("x-ratelimit-remaining"), Some("0"));
+    assert!(answer.header("x-ratelimit-reset").is_some() && answer.header("ratelimit").is_none());
+    let none = gateway(&["--ratelimit-headers", "off"]);
+    let answer = denied(&none, "GET", "/o/a/t/app", "");
+    assert!(
+        answer
+            .headers
+            .iter()
+            .all(|(name, _)| !name.contains("ratelimit"))
+    );
+    assert!(answer.header("retry-after").is_some());
+}
+
+#[test]
+fn the_connection_serves_on_after_a_denial() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    for _ in 0..3 {
+        assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 200);
+    }
+    assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+    // A body that nobody reads does not end up as the next request.
+    let body = "x".repeat(10_000);
+    assert_eq!(connection.call("POST", "/nowhere", &[], &body).status, 404);
+    assert_eq!(connection.call("GET", "/o/a/t/first", &[], "").status, 200);
+    assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+}
+
+#[test]
+fn the_shield_turns_a_flood_away_before_any_counter() {
+    let gateway = gateway(&["--shield-requests", "5"]);
+    let mut connection = gateway.connect();
+    let statuses: Vec<u16> = (0..40)
+        .map(|_| connection.call("GET", "/o/a/t/user/x", &[], "").status)
+        .collect();
+    assert_eq!(statuses[0], 200);
+    assert!(
+        gateway.metric(
+            "floodgate_decisions_total",
+            &["route=\"none\"", "verb=\"shed\""]
+        ) >= 1.0
+    );
+}

@@ -1,0 +1,170 @@
+//! Counted bodies: read once, bounded, forwarded byte for byte.
+
+use crate::ROUTES;
+use crate::harness::{Gateway, Start, start};
+
+fn gateway() -> Gateway {
+    Start {
+        routes: ROUTES,
+        ..Start::default()
+    }
+    .start()
+}
+
+/// A valid counted body of exactly this length.
+fn sized(length: usize) -> String {
+    let frame = r#"{"to":["a"],"pad":""}"#;
+    format!(
+        r#"{{"to":["a"],"pad":"{}"}}"#,
+        "x".repeat(length - frame.len())
+    )
+}
+
+#[test]
+fn a_counted_body_without_a_byte_is_the_native_400_and_costs_nothing() {
+    let gateway = gateway();
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"to\":\"a\"}",
+        "{\"to\":[\"a\"]} x",
+        "{\"to\":[\"a\"],\"to\":[]}",
+    ] {
+        let answer = gateway.call("POST", "/o/a/t/messages", body);
+        assert_eq!(
+            (answer.status, answer.error().0.as_str()),
+            (400, "invalid_request_body"),
+            "{body}"
+        );
+    }
+    for body in ["{}", "{\"to\":[]}"] {
+        let answer = gateway.call("POST", "/o/a/t/messages", body);
+        assert_eq!(
+            answer.error(),
+            (
+                "message_send_error".to_owned(),
+                "param to can't be empty".to_owned()
+            )
+        );
+    }
+    assert_eq!(gateway.backend().count(), 0);
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-messages"]),
+        0.0
+    );
+}
+
+#[test]
+fn a_counted_body_of_64_kib_passes_whole_and_one_byte_more_is_too_large() {
+    let gateway = gateway();
+    let body = sized(64 * 1024);
+    assert_eq!(gateway.call("POST", "/o/a/t/messages", &body).status, 200);
+    let seen = gateway.backend().requests().pop().expect("a request");
+    assert_eq!(seen.body_length, 64 * 1024);
+    let answer = gateway.call("POST", "/o/a/t/messages", &sized(64 * 1024 + 1));
+    assert_eq!(answer.status, 400);
+    assert_eq!(
+        answer.error(),
+        (
+            "message_send_error".to_owned(),
+            "message is too large".to_owned()
+        )
+    );
+    assert_eq!(gateway.backend().count(), 1);
+}
+
+#[test]
+fn a_chunked_body_is_counted_and_forwarded_and_bounded() {
+    let gateway = gateway();
+    let mut connection = gateway.connect();
+    let head = "POST /o/a/t/messages HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nTransfer-Encoding: chunked\r\n\r\n";
+    connection.send(head.as_bytes());
+    for part in [r#"{"to":["a","#, r#""b","c"],"#, r#""type":"txt"}"#] {
+        // Slowly: each chunk by itself.
+        connection.send(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+    connection.send(b"0\r\n\r\n");
+    assert_eq!(connection.read_answer("POST").status, 200);
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-messages", ":app"]),
+        3.0
+    );
+    let seen = gateway.backend().requests().pop().expect("a request");
+    assert_eq!(seen.body.as_ref(), br#"{"to":["a","b","c"],"type":"txt"}"#);
+
+    let mut connection = gateway.connect();
+    connection.send(head.as_bytes());
+    let chunk = format!("{:x}\r\n{}\r\n", 32 * 1024, "x".repeat(32 * 1024));
+    for _ in 0..3 {
+        connection.send(chunk.as_bytes());
+    }
+    connection.send(b"0\r\n\r\n");
+    let answer = connection.read_answer("POST");
+    assert_eq!(
+        (answer.status, answer.error().1.as_str()),
+        (400, "message is too large")
+    );
+}
+
+#[test]
+fn a_client_that_expects_100_continue_is_told_to_go_on() {
+    let gateway = gateway();
+    let mut connection = gateway.connect();
+    let body = r#"{"to":["a"]}"#;
+    connection.send(
+        format!("POST /o/a/t/messages HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(),
+    );
+    // The body goes out only when the gateway has asked for it; the answer's 100 says that it has.
+    connection.send(body.as_bytes());
+    let answer = connection.read_answer("POST");
+    assert_eq!((answer.status, answer.interim), (200, vec![100]));
+    let seen = gateway.backend().requests().pop().expect("a request");
+    assert!(seen.headers.iter().all(|(name, _)| name != "expect"));
+}
+
+#[test]
+fn a_coded_body_is_refused_where_it_is_counted() {
+    let gateway = gateway();
+    let answer = gateway.connect().call(
+        "POST",
+        "/o/a/t/messages",
+        &["Content-Encoding: gzip"],
+        r#"{"to":["a"]}"#,
+    );
+    assert_eq!(answer.status, 415);
+    answer.error();
+    assert_eq!(gateway.backend().count(), 0);
+}
+
+#[test]
+fn a_counted_body_that_never_comes_is_given_up() {
+    let gateway = Start {
+        routes: ROUTES,
+        args: &["--body-timeout", "300ms"],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    connection.send(b"POST /o/a/t/messages HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nContent-Length: 100\r\n\r\n{\"to\"");
+    assert_eq!(connection.read_answer("POST").status, 408);
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn a_large_upload_passes_where_nothing_is_counted() {
+    let gateway = start(&[]);
+    let body = "x".repeat(5 * 1024 * 1024);
+    assert_eq!(gateway.call("POST", "/o/a/chatfiles", &body).status, 200);
+    assert_eq!(
+        gateway
+            .backend()
+            .requests()
+            .pop()
+            .expect("a request")
+            .body_length,
+        body.len()
+    );
+}

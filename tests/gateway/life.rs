@@ -1,0 +1,135 @@
+//! Start, health, metrics, log, drain.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{BIN, Connection, start};
+
+#[test]
+fn each_worker_has_a_socket_of_its_own() {
+    let gateway = start(&["--threads", "3"]);
+    // Local addresses of listening sockets, as the kernel lists them.
+    let hex_port = format!(":{:04X} ", gateway.addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let listening = table
+        .lines()
+        .filter(|l| l.contains(&hex_port) && l.contains(" 0A "))
+        .count();
+    assert_eq!(listening, 3, "{table}");
+}
+
+#[test]
+fn health_and_metrics_are_served() {
+    let gateway = start(&[]);
+    gateway.call("GET", "/o/a/users/alice", "");
+    let get = |path: &str| Connection::to(gateway.admin).call("GET", path, &[], "");
+    assert_eq!(get("/live").status, 200);
+    assert_eq!(get("/ready").status, 200);
+    let text = get("/metrics").text();
+    for name in [
+        "floodgate_decisions_total",
+        "floodgate_units_charged_total",
+        "floodgate_own_seconds_bucket",
+        "floodgate_upstream_seconds_bucket",
+        "floodgate_counters",
+        "floodgate_task_slots_in_use",
+    ] {
+        assert!(text.contains(name), "{name} is missing");
+    }
+    assert!(!text.contains("alice"), "a caller's name is a label");
+    assert_eq!(
+        gateway.metric("floodgate_decisions_total", &["verb=\"admit\""]),
+        1.0
+    );
+}
+
+#[test]
+fn the_access_log_names_the_call_and_never_the_token() {
+    let mut gateway = start(&[]);
+    gateway.connect().call(
+        "GET",
+        "/Org/App/users/alice?token=query",
+        &["Authorization: Bearer s3cret"],
+        "",
+    );
+    gateway.signal("-TERM");
+    gateway.wait();
+    std::thread::sleep(Duration::from_millis(50));
+    let log = gateway.log();
+    let line = log
+        .lines()
+        .find(|l| l.contains("\"path\""))
+        .unwrap_or_else(|| panic!("no line: {log}"));
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["app"], "org#app");
+    assert_eq!(line["verb"], "admit");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["path"], "/Org/App/users/alice");
+    for key in [
+        "id",
+        "route",
+        "limit",
+        "cost",
+        "own_us",
+        "upstream_us",
+        "ip",
+        "method",
+    ] {
+        assert!(!line[key].is_null(), "{key} is missing: {line}");
+    }
+    assert!(!log.contains("s3cret") && !log.contains("query"));
+}
+
+#[test]
+fn a_drain_lets_running_requests_end_and_exits_0() {
+    let mut gateway = start(&["--grace", "20s"]);
+    let mut running = gateway.connect();
+    running.send_call("GET", "/o/a/users/alice", &["x-standin-delay-ms: 800"], "");
+    while gateway.metric("floodgate_requests_in_flight", &[]) < 1.0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    gateway.signal("-TERM");
+    assert_eq!(running.read_answer("GET").status, 200);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(std::net::TcpStream::connect(gateway.addr).is_err());
+}
+
+#[test]
+fn a_drain_ends_after_its_grace() {
+    let mut gateway = start(&["--grace", "1s"]);
+    let mut running = gateway.connect();
+    running.send_call(
+        "GET",
+        "/o/a/users/alice",
+        &["x-standin-delay-ms: 60000"],
+        "",
+    );
+    while gateway.metric("floodgate_requests_in_flight", &[]) < 1.0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    gateway.signal("-INT");
+    assert_eq!(gateway.wait(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line_and_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("an address").to_string();
+    let output = Command::new(BIN)
+        .args([
+            "run",
+            "--upstream",
+            "http://127.0.0.1:1",
+            "--listen",
+            &addr,
+            "--admin",
+            "127.0.0.1:0",
+        ])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(&addr) && text.contains("--listen"), "{text}");
+}

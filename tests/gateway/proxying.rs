@@ -1,0 +1,213 @@
+//! What is matched is what is forwarded; heads are put right on the way.
+
+use crate::harness::{Gateway, Start, start};
+
+fn seen(gateway: &Gateway, path: &str, headers: &[&str]) -> (u16, String, Vec<(String, String)>) {
+    let answer = gateway.connect().call("GET", path, headers, "");
+    let request = gateway.backend().requests().pop().expect("a request");
+    (
+        answer.status,
+        request.target.clone(),
+        request.headers.clone(),
+    )
+}
+
+fn value(headers: &[(String, String)], name: &str) -> Option<String> {
+    let all: Vec<_> = headers
+        .iter()
+        .filter(|(n, _)| n == name)
+        .map(|(_, v)| v.clone())
+        .collect();
+    assert!(all.len() <= 1, "{name} twice: {all:?}");
+    all.into_iter().next()
+}
+
+#[test]
+fn the_canonical_path_is_forwarded_with_its_query() {
+    let gateway = start(&[]);
+    for (asked, forwarded) in [
+        ("/o/a/users/alice?x=%2F&y=1", "/o/a/users/alice?x=%2F&y=1"),
+        ("/o/a/%75sers/alice", "/o/a/users/alice"),
+        ("/o/a/users/", "/o/a/users"),
+        ("/o/a/users/a%2cb", "/o/a/users/a%2Cb"),
+    ] {
+        let (status, target, _) = seen(&gateway, asked, &[]);
+        assert_eq!((status, target.as_str()), (200, forwarded), "{asked}");
+    }
+}
+
+#[test]
+fn a_path_with_two_readings_is_refused() {
+    let gateway = start(&[]);
+    for path in [
+        "/o/a//users",
+        "/o/a/../b/users",
+        "/o/a/%2e%2e/users",
+        "/o/a/users%2Falice",
+        "/o/a/users/a%00b",
+        "/o/a/users\\x",
+        "/o/a/users/%zz",
+        "/o/a/users;x=1/alice",
+        "o/a/users",
+    ] {
+        let answer = gateway.call("GET", path, "");
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
+    assert_eq!(gateway.backend().count(), 0);
+}
+
+#[test]
+fn forwarding_fields_name_the_peer_and_nobody_else() {
+    let gateway = start(&[]);
+    let spoofed = [
+        "X-Forwarded-For: 6.6.6.6",
+        "Forwarded: for=6.6.6.6",
+        "X-Forwarded-Proto: https",
+        "X-Request-Id: mine",
+    ];
+    let (_, _, headers) = seen(&gateway, "/o/a/users/x", &spoofed);
+    assert_eq!(
+        value(&headers, "x-forwarded-for").as_deref(),
+        Some("127.0.0.1")
+    );
+    assert_eq!(
+        value(&headers, "forwarded").as_deref(),
+        Some("for=127.0.0.1;proto=http;host=\"gateway\"")
+    );
+    assert_eq!(
+        value(&headers, "x-forwarded-proto").as_deref(),
+        Some("http")
+    );
+    assert_ne!(value(&headers, "x-request-id").as_deref(), Some("mine"));
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_and_its_chain_goes_on() {
+    let gateway = Start {
+        routes: crate::ROUTES,
+        args: &["--trusted-proxy", "127.0.0.0/8"],
+        ..Start::default()
+    }
+    .start();
+    let from = |ip: &str| format!("X-Forwarded-For: 1.1.1.1, {ip}");
+    let (_, _, headers) = seen(
+        &gateway,
+        "/o/a/users/x",
+        &[
+            &from("9.9.9.9"),
+            "X-Forwarded-Proto: https",
+            "X-Request-Id: mine",
+        ],
+    );
+    assert_eq!(
+        value(&headers, "x-forwarded-for").as_deref(),
+        Some("1.1.1.1, 9.9.9.9, 127.0.0.1")
+    );
+    assert_eq!(
+        value(&headers, "x-forwarded-proto").as_deref(),
+        Some("https")
+    );
+    assert_eq!(value(&headers, "x-request-id").as_deref(), Some("mine"));
+    // Each right-most untrusted address has its own figure.
+    let call = |ip: &str| {
+        gateway
+            .connect()
+            .call("GET", "/o/a/t/ip", &[&from(ip)], "")
+            .status
+    };
+    assert_eq!(
+        [
+            call("8.8.8.8"),
+            call("8.8.8.8"),
+            call("8.8.8.8"),
+            call("8.8.8.8")
+        ],
+        [200, 200, 200, 429]
+    );
+    assert_eq!(call("7.7.7.7"), 200);
+}
+
+#[test]
+fn hop_by_hop_fields_and_method_overrides_stay_behind() {
+    let gateway = start(&[]);
+    let (_, _, headers) = seen(
+        &gateway,
+        "/o/a/users/x",
+        &[
+            "Connection: keep-alive, X-Hop",
+            "X-Hop: 1",
+            "Keep-Alive: timeout=5",
+            "TE: trailers",
+            "X-HTTP-Method-Override: DELETE",
+            "X-Stays: 1",
+        ],
+    );
+    for gone in ["x-hop", "keep-alive", "te", "x-http-method-override"] {
+        assert_eq!(value(&headers, gone), None, "{gone}");
+    }
+    assert_eq!(value(&headers, "x-stays").as_deref(), Some("1"));
+    assert!(value(&headers, "authorization").is_some());
+}
+
+#[test]
+fn head_counts_as_get_and_options_goes_through() {
+    let gateway = Start {
+        routes: crate::ROUTES,
+        ..Start::default()
+    }
+    .start();
+    for _ in 0..3 {
+        assert_eq!(gateway.call("HEAD", "/o/a/t/app", "").status, 200);
+    }
+    assert_eq!(gateway.call("GET", "/o/a/t/app", "").status, 429);
+    let answer = gateway
+        .connect()
+        .call("OPTIONS", "/o/a/t/app", &["Authorization: -"], "");
+    assert_ne!(answer.status, 429);
+    assert_eq!(gateway.backend().count(), 4);
+}
+
+#[test]
+fn h2c_is_served_where_it_is_switched_on() {
+    let gateway = Start {
+        routes: crate::ROUTES,
+        args: &["--h2c"],
+        ..Start::default()
+    }
+    .start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let statuses = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(gateway.addr)
+            .await
+            .expect("a connection");
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        let mut statuses = Vec::new();
+        for body in [
+            r#"{"to":["a","b","c","d","e","f"]}"#,
+            r#"{"to":["a","b","c","d","e"]}"#,
+        ] {
+            let request = http::Request::post(format!("http://{}/o/a/t/messages", gateway.addr))
+                .header("authorization", "Bearer t")
+                .body(http_body_util::Full::new(bytes::Bytes::from(body)))
+                .expect("a request");
+            statuses.push(
+                sender
+                    .send_request(request)
+                    .await
+                    .expect("an answer")
+                    .status()
+                    .as_u16(),
+            );
+        }
+        statuses
+    });
+    assert_eq!(statuses, [200, 403]);
+}
