@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::check::{Collector, Mistakes, Place, suggestion};
+use super::check::{Collector, Place, suggestion};
+pub use super::check::{Mistake, Mistakes};
 use super::figure::Period;
 use super::written::{Reader, Written, WrittenEdition, WrittenLimit, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
@@ -27,21 +28,36 @@ impl Ruleset {
     /// # Errors
     /// Never, unless the shipped file is broken; a test compiles it.
     pub fn shipped(keys: KeyHasher) -> Result<Self, Mistakes> {
-        compile(&[("routes.toml".to_owned(), SHIPPED.to_owned())], keys)
+        compile(
+            &[Layer {
+                name: "routes.toml".to_owned(),
+                text: SHIPPED.to_owned(),
+            }],
+            keys,
+        )
     }
 }
 
-/// Reads, layers and compiles route files: `(name, text)`, later ones over earlier ones.
+/// One route file.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its name, for mistakes.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Reads, layers and compiles route files, later ones over earlier ones.
 ///
 /// # Errors
 /// Every mistake of every file.
-pub fn compile(layers: &[(String, String)], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
-    let mut mistakes = Collector::new(layers.iter().map(|(name, _)| name.clone()).collect());
+pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
+    let mut mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
     let mut written = Written {
         fold_app_names: true,
         ..Written::default()
     };
-    for (file, (_, text)) in layers.iter().enumerate() {
+    for (file, Layer { text, .. }) in layers.iter().enumerate() {
         Reader {
             written: &mut written,
             mistakes: &mut mistakes,
