@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use super::resolve::SHIPPED;
 use super::value::nearest;
 use crate::limit::KeyHasher;
-use crate::spec::check::Mistakes;
-use crate::spec::compile::compile;
+use crate::spec::compile::{Layer, Mistakes, compile};
 use crate::spec::{self, EditionId, Ruleset};
 
 /// Why route files cannot be used.
@@ -82,11 +81,17 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Ruleset, RulesError> {
     let mut layers = Vec::with_capacity(files.len());
     for path in files {
         if path == Path::new(SHIPPED) {
-            layers.push(("routes.toml".to_owned(), spec::SHIPPED.to_owned()));
+            layers.push(Layer {
+                name: "routes.toml".to_owned(),
+                text: spec::SHIPPED.to_owned(),
+            });
             continue;
         }
         match std::fs::read_to_string(path) {
-            Ok(text) => layers.push((path.display().to_string(), text)),
+            Ok(text) => layers.push(Layer {
+                name: path.display().to_string(),
+                text,
+            }),
             Err(error) => unreadable.push((path.clone(), error)),
         }
     }
