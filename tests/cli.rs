@@ -1,5 +1,7 @@
 //! The program's commands, run as a program.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
