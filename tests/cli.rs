@@ -1,5 +1,6 @@
 //! The program's commands, run as a program.
 
+#![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
