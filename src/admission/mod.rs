@@ -257,6 +257,18 @@ pub fn recipients(route: &Route, body: &[u8]) -> Result<u32, Reject> {
     }
 }
 
+/// The limits that an address is charged for an answer of our own.
+#[must_use]
+pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] {
+    match reject {
+        Reject::Unauthenticated => &rules.ip_limits.unauthorized,
+        Reject::NotFound | Reject::MethodNotAllowed { .. } | Reject::Path(_) => {
+            &rules.ip_limits.rejected
+        }
+        Reject::Body(_) | Reject::TooManyRecipients { .. } => &[],
+    }
+}
+
 /// The units that one call spends of a limit.
 #[must_use]
 pub fn cost_of(unit: Unit, recipients: u32) -> u32 {
@@ -306,13 +318,10 @@ impl<S: Store> Admission<S> {
         reject: &Reject,
         now: Moment,
     ) -> Result<(), Refused> {
-        let limits = match reject {
-            Reject::Unauthenticated => &rules.ip_limits.unauthorized,
-            Reject::NotFound | Reject::MethodNotAllowed { .. } | Reject::Path(_) => {
-                &rules.ip_limits.rejected
-            }
-            Reject::Body(_) | Reject::TooManyRecipients { .. } => return Ok(()),
-        };
+        let limits = address_limits(rules, reject);
+        if limits.is_empty() {
+            return Ok(());
+        }
         let key = rules
             .keys
             .ip(identity::address::prefix(ip, policy.ipv6_prefix));
