@@ -176,7 +176,11 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         let (tallies, stop, shared) = (tallies.clone(), stop.clone(), prepared.shared());
         threads.push(spawn(
             "caller",
-            Box::new(move || call(nth, gateway, &tallies, &|| stop.load(Ordering::SeqCst) || shared.is_draining())),
+            Box::new(move || {
+                call(nth, gateway, &tallies, &|| {
+                    stop.load(Ordering::SeqCst) || shared.is_draining()
+                })
+            }),
         )?);
     }
     let (shown, stopping) = (tallies.clone(), stop.clone());

@@ -447,17 +447,13 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
-        if status == 401 {
-            if let Some(call) = &ctx.call {
-                let now = self.shared.clock.now();
-                if let Err(error) = self
-                    .shared
-                    .admission
-                    .charge_unauthorized(&self.shared.rules, call, now)
-                    .await
-                {
-                    tracing::warn!(%error, "a 401 was not charged to its address");
-                }
+        if let (401, Some(call)) = (status, &ctx.call) {
+            let (admission, now) = (&self.shared.admission, self.shared.clock.now());
+            let charged = admission
+                .charge_unauthorized(&self.shared.rules, call, now)
+                .await;
+            if let Err(error) = charged {
+                tracing::warn!(%error, "a 401 was not charged to its address");
             }
         }
         if self.holds_task(ctx) {

@@ -135,8 +135,16 @@ impl<'w> Reader<'w> {
         file: usize,
         text: &'w str,
     ) -> Self {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { written, mistakes, file, text, lines }
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            written,
+            mistakes,
+            file,
+            text,
+            lines,
+        }
     }
 
     fn place(&self, offset: usize) -> Place {
