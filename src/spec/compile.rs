@@ -459,7 +459,7 @@ impl Compiler<'_> {
 
     fn check_entry(&mut self, written: &WrittenRoute, entry: &WrittenEdition, has_user: bool) {
         let at = entry.at.unwrap_or(written.name.at);
-        if entry.limits.is_empty() && entry.group.is_none() {
+        if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
         }
         let mut seen = HashSet::new();

@@ -37,6 +37,8 @@ pub(super) struct WrittenLimit {
 pub(super) struct WrittenEdition {
     pub(super) at: Option<Place>,
     pub(super) limits: Vec<WrittenLimit>,
+    /// Whether there is a `limits` key, be it with mistakes.
+    pub(super) has_limits: bool,
     pub(super) group: Option<At<String>>,
     pub(super) sources: Vec<String>,
     pub(super) ip_copy: Option<bool>,
@@ -563,7 +565,11 @@ impl<'w> Reader<'w> {
         };
         for (key, value) in table {
             match &**key.get_ref() {
-                "limits" => edition.limits = self.limits(value),
+                "limits" => {
+                    edition.limits = self.limits(value);
+                    edition.has_limits =
+                        value.get_ref().as_array().is_none_or(|all| !all.is_empty());
+                }
                 "group" if !in_group => edition.group = self.string(value, "a group"),
                 "ip_copy" => edition.ip_copy = self.bool(value, "ip_copy"),
                 "src" => {
