@@ -180,15 +180,7 @@ impl Gateway {
         let raw = request.raw_path();
         // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.
         let absolute = !raw.starts_with(b"/");
-        let raw_target = if absolute && request.uri.scheme().is_some() {
-            request
-                .uri
-                .path_and_query()
-                .map_or("/", |target| target.as_str())
-                .as_bytes()
-        } else {
-            raw
-        };
+        let raw_target = if absolute { origin_form(raw) } else { raw };
         let raw_path = raw_target
             .split(|b| *b == b'?')
             .next()
@@ -337,6 +329,23 @@ impl Gateway {
                     limit.unit == Unit::Tasks && limit.hold == Hold::Task
                 })
         })
+    }
+}
+
+/// The path and query of an absolute target (`http://host/path`); anything else as it is.
+fn origin_form(target: &[u8]) -> &[u8] {
+    let scheme = |name: &[u8]| {
+        target
+            .get(..name.len())
+            .filter(|start| start.eq_ignore_ascii_case(name))
+            .and_then(|_| target.get(name.len()..))
+    };
+    let Some(rest) = scheme(b"http://").or_else(|| scheme(b"https://")) else {
+        return target;
+    };
+    match rest.iter().position(|b| matches!(b, b'/' | b'?')) {
+        Some(at) => rest.get(at..).unwrap_or(b"/"),
+        None => b"/",
     }
 }
 

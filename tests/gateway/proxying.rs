@@ -29,6 +29,10 @@ fn the_canonical_path_is_forwarded_with_its_query() {
         ("/o/a/users/alice?x=%2F&y=1", "/o/a/users/alice?x=%2F&y=1"),
         ("/o/a/%75sers/alice", "/o/a/users/alice"),
         ("/o/a/users/", "/o/a/users"),
+        (
+            "http://gateway/o/a/%75sers/alice?x=1",
+            "/o/a/users/alice?x=1",
+        ),
         ("/o/a/users/a%2cb", "/o/a/users/a%2Cb"),
     ] {
         let (status, target, _) = seen(&gateway, asked, &[]);
