@@ -111,6 +111,18 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
+        let lists = (written.groups.iter().map(|group| &group.editions))
+            .chain(written.routes.iter().map(|route| &route.editions))
+            .flat_map(|editions| editions.values().map(|entry| &entry.limits));
+        let own = [
+            &written.defaults,
+            &written.unauthorized,
+            &written.rejected,
+            &written.options,
+        ];
+        for limits in lists.chain(own) {
+            self.check_twins(limits);
+        }
         let selections = self.selections(&editions);
         let routes: Box<[Route]> = written
             .routes
@@ -135,6 +147,28 @@ impl Compiler<'_> {
             ip_limits,
             table,
             keys: self.keys,
+        }
+    }
+
+    /// Two limits of one counter would charge it twice.
+    fn check_twins(&mut self, limits: &[WrittenLimit]) {
+        let mut seen = HashSet::new();
+        for limit in limits {
+            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
+            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
+                let message =
+                    "two limits of one unit, window and scope; keep the one that is meant";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.hold == crate::limit::Hold::Task && limit.figure.scope != Scope::App {
+                let message =
+                    "hold = \"task\" is for limits per app: a task is reported done by its app";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.max_hold.is_some() && limit.hold == crate::limit::Hold::Response {
+                let message = "max_hold does nothing without hold = \"task\"";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
         }
     }
 
@@ -291,7 +325,13 @@ impl Compiler<'_> {
             own.push(self.limit(limit, owner, limit.figure.scope));
             let copied = limit.figure.scope == Scope::App
                 && matches!(limit.figure.period, Period::Sliding(_));
-            if ip_copy && copied {
+            // An explicit per-IP limit of the same unit and window stands for the copy.
+            let name = limit.figure.counter_name(Scope::Ip, None);
+            let explicit = written.iter().any(|other| {
+                other.figure.scope == Scope::Ip
+                    && other.figure.counter_name(Scope::Ip, None) == name
+            });
+            if ip_copy && copied && !explicit {
                 // The copy's refunds are the default ones: the address goes on paying.
                 let copy = WrittenLimit {
                     refund_on: None,
@@ -462,16 +502,7 @@ impl Compiler<'_> {
         if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
         }
-        let mut seen = HashSet::new();
         for limit in &entry.limits {
-            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
-            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
-                self.mistakes.add(
-                    limit.at,
-                    &*limit.text,
-                    "two limits of one unit, window and scope; keep the one that is meant",
-                );
-            }
             if limit.figure.scope == Scope::User && !has_user {
                 self.mistakes.add(
                     limit.at,

@@ -196,6 +196,16 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
 }
 
 #[test]
+fn an_explicit_limit_per_ip_stands_for_the_copy() {
+    let layer = "[[route]]\nname = \"own\"\ncalls = [\"GET /own\"]\nv1 = { limits = [\"100/s\", \"50/s per ip\"] }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(
+        names(&rules, "own", 0),
+        ["100 own:calls/s:app", "50 own:calls/s:ip"]
+    );
+}
+
+#[test]
 fn each_kind_of_mistake_is_found() {
     let route = |rest: &str| format!("[[route]]\nname = \"x\"\ncalls = [\"GET /x\"]\n{rest}\n");
     for (layer, said) in [
@@ -295,6 +305,22 @@ fn each_kind_of_mistake_is_found() {
         (
             "[defaults]\nunmatched = \"drop\"\n".to_owned(),
             "unknown unmatched",
+        ),
+        (
+            "[ip]\noptions = [\"3/s\", \"4/s\"]\n".to_owned(),
+            "two limits of one unit",
+        ),
+        (
+            "[ip]\noptions = [\"3/s per user\"]\n".to_owned(),
+            "limits of addresses",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks\", max_hold = \"1s\" }] }"),
+            "max_hold does nothing",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks per ip\", hold = \"task\" }] }"),
+            "hold = \"task\" is for limits per app",
         ),
         (
             "[ip]\noptions = [\"3/day\"]\n".to_owned(),
