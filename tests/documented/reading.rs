@@ -114,6 +114,14 @@ fn clause_into(reading: &mut Reading, clause: &str) {
     reading.terms.push((unit, figure, per, scope));
 }
 
+/// What nobody prints (rule 4), and each combined group (rule 5).
+pub(crate) fn default_figure() -> Reading {
+    Reading {
+        terms: vec![("calls", 100, Per::Seconds(1), "app")],
+        cap: None,
+    }
+}
+
 #[test]
 fn printed_text_is_read_as_the_rules_say() {
     let own = |text| read(text).terms;
