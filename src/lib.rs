@@ -35,3 +35,5 @@ pub mod observe;
 pub mod serve;
 #[cfg(feature = "gateway")]
 pub mod settings;
+#[cfg(feature = "gateway")]
+pub mod standin;

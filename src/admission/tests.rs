@@ -1,1 +1,327 @@
+//! The spine over the embedded store, with a simulated clock.
 
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+use crate::limit::KeyHasher;
+use crate::spec::compile::{Layer, compile};
+use crate::store::memory::{MemoryOptions, MemoryStore};
+
+const ROUTES: &str = r#"
+[editions]
+v1 = { ip_copy = true }
+[select]
+current = { app_key = "v1", app_id = "v1" }
+[defaults]
+limits = ["3/s"]
+[ip]
+unauthorized = ["2/s"]
+rejected = ["2/s"]
+options = ["2/s"]
+[[route]]
+name = "send"
+calls = ["POST /send/{username}"]
+cost = "to"
+max_recipients = 5
+v1 = { limits = ["10 messages/min", "4/s", "3/min per user"] }
+[[route]]
+name = "run"
+calls = ["POST /run"]
+v1 = { limits = [{ rate = "1 tasks", hold = "task", max_hold = "60s" }] }
+[[route]]
+name = "token"
+calls = ["POST /token"]
+needs_token = false
+v1 = { limits = ["5/s"] }
+"#;
+
+struct World {
+    rules: Ruleset,
+    policy: Policy,
+    spine: Admission<MemoryStore>,
+    now: Moment,
+}
+
+/// The embedded store answers at once.
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("the embedded store waited"),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let layer = Layer {
+            name: "routes.toml".to_owned(),
+            text: ROUTES.to_owned(),
+        };
+        let rules = compile(&[layer], KeyHasher::new((7, 8))).unwrap_or_else(|m| panic!("{m}"));
+        let editions = rules.selection("current").unwrap();
+        Self {
+            policy: Policy {
+                editions,
+                require_bearer: true,
+                ipv6_prefix: 64,
+            },
+            rules,
+            spine: Admission::new(MemoryStore::new(MemoryOptions {
+                max_counters: 100_000,
+            })),
+            now: Moment {
+                mono_us: 10_000_000_000,
+                unix_us: 1_700_000_000_000_000,
+            },
+        }
+    }
+
+    fn screen(&self, method: &str, path: &str, ip: &str, has_bearer: bool) -> Result<Call, Reject> {
+        let head = Head {
+            method,
+            raw_path: path,
+            ip: ip.parse().unwrap(),
+            has_bearer,
+        };
+        self.spine.screen(&self.rules, &self.policy, &head, path)
+    }
+
+    fn admit(
+        &self,
+        method: &str,
+        path: &str,
+        recipients: u32,
+    ) -> Result<(Call, Admitted), Refused> {
+        let call = self.screen(method, path, "192.0.2.1", true).unwrap();
+        ready(self.spine.admit(&self.rules, &call, recipients, self.now))
+            .map(|admitted| (call, admitted))
+    }
+
+    fn denied_by(&self, method: &str, path: &str, recipients: u32) -> String {
+        match self.admit(method, path, recipients) {
+            Err(Refused::Deny(denied)) => self.rules.limit(denied.limit).name.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_denied_call_has_charged_no_limit() {
+    let world = World::new();
+    assert!(world.admit("POST", "/o/a/send/alice", 8).is_ok());
+    // 2 messages are left: the call is denied by them, and the user's 3 calls are whole but one.
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/alice", 3),
+        "send:messages/min:app"
+    );
+    assert!(world.admit("POST", "/o/a/send/alice", 1).is_ok());
+    assert!(world.admit("POST", "/o/a/send/alice", 1).is_ok());
+}
+
+#[test]
+fn a_call_that_was_not_forwarded_gets_all_back_once() {
+    let world = World::new();
+    let (call, mut admitted) = world.admit("POST", "/o/a/send/alice", 10).unwrap();
+    let back = world.spine.settle(
+        &world.rules,
+        &call,
+        &mut admitted.plan,
+        Outcome::NotForwarded,
+        world.now,
+    );
+    assert_eq!(back.len(), 5, "{back:?}");
+    let again = world.spine.settle(
+        &world.rules,
+        &call,
+        &mut admitted.plan,
+        Outcome::NotForwarded,
+        world.now,
+    );
+    assert_eq!(again, []);
+    assert!(world.admit("POST", "/o/a/send/alice", 10).is_ok());
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/bob", 1),
+        "send:messages/min:app"
+    );
+}
+
+#[test]
+fn a_401_gives_the_app_back_and_not_the_address() {
+    let world = World::new();
+    let (call, mut admitted) = world.admit("POST", "/o/a/send/alice", 4).unwrap();
+    let outcome = Outcome::Answered {
+        status: 401,
+        task: None,
+    };
+    let back = world
+        .spine
+        .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    let names: Vec<&str> = back
+        .iter()
+        .map(|(id, _)| &*world.rules.limit(*id).name)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "send:messages/min:app",
+            "send:calls/s:app",
+            "send:calls/min:user"
+        ]
+    );
+    // The per-IP copy of the message limit has kept its 4 of 10.
+    assert_eq!(
+        world.denied_by("POST", "/o/b/send/bob", 7),
+        "send:messages/min:ip"
+    );
+}
+
+#[test]
+fn other_answers_have_cost_their_units() {
+    let world = World::new();
+    for outcome in [
+        Outcome::Answered {
+            status: 500,
+            task: None,
+        },
+        Outcome::NoAnswer,
+    ] {
+        let (call, mut admitted) = world.admit("POST", "/o/a/send/alice", 5).unwrap();
+        assert_eq!(
+            world
+                .spine
+                .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now),
+            []
+        );
+    }
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/alice", 1),
+        "send:messages/min:app"
+    );
+}
+
+#[test]
+fn an_address_that_used_up_its_refusals_reaches_no_app() {
+    let world = World::new();
+    let ip: IpAddr = "192.0.2.1".parse().unwrap();
+    assert_eq!(
+        world
+            .screen("GET", "/o/a/x", "192.0.2.1", false)
+            .unwrap_err(),
+        Reject::Unauthenticated
+    );
+    for _ in 0..2 {
+        let charged = world.spine.charge_address(
+            &world.rules,
+            &world.policy,
+            ip,
+            &Reject::Unauthenticated,
+            world.now,
+        );
+        assert!(ready(charged).is_ok());
+    }
+    assert_eq!(
+        world.denied_by("GET", "/o/a/x", 1),
+        "unauthorized:calls/s:ip"
+    );
+    // Another address is not touched.
+    let call = world.screen("GET", "/o/a/x", "192.0.2.2", true).unwrap();
+    assert!(ready(world.spine.admit(&world.rules, &call, 1, world.now)).is_ok());
+}
+
+#[test]
+fn a_task_holds_its_slot_until_done_or_expired() {
+    let mut world = World::new();
+    let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
+    let outcome = Outcome::Answered {
+        status: 200,
+        task: Some("t1"),
+    };
+    world
+        .spine
+        .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    assert_eq!(world.denied_by("POST", "/o/a/run", 1), "run:tasks:app");
+    assert!(
+        !world
+            .spine
+            .finish_task(&world.rules, "o#b", "t1", world.now),
+        "another app's task"
+    );
+    assert!(
+        world
+            .spine
+            .finish_task(&world.rules, "O#A", "t1", world.now)
+    );
+    assert!(
+        !world
+            .spine
+            .finish_task(&world.rules, "o#a", "t1", world.now)
+    );
+
+    let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
+    world
+        .spine
+        .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    world.now.mono_us += 59_000_000;
+    assert_eq!(world.denied_by("POST", "/o/a/run", 1), "run:tasks:app");
+    world.now.mono_us += 2_000_000;
+    assert!(world.admit("POST", "/o/a/run", 1).is_ok());
+}
+
+#[test]
+fn a_failed_task_frees_its_slot() {
+    let world = World::new();
+    for outcome in [
+        Outcome::Answered {
+            status: 500,
+            task: Some("t1"),
+        },
+        Outcome::Answered {
+            status: 200,
+            task: None,
+        },
+        Outcome::NoAnswer,
+        Outcome::NotForwarded,
+    ] {
+        let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
+        world
+            .spine
+            .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    }
+    assert!(world.admit("POST", "/o/a/run", 1).is_ok());
+}
+
+#[test]
+fn options_is_charged_to_its_address_and_a_token_call_needs_no_token() {
+    let world = World::new();
+    let call = world
+        .screen("OPTIONS", "/o/a/send/alice", "192.0.2.1", false)
+        .unwrap();
+    assert_eq!(call.target, Target::Options);
+    assert!(
+        call.limits(&world.rules)
+            .iter()
+            .all(|id| world.rules.limit(*id).scope == Scope::Ip)
+    );
+    assert!(
+        world
+            .screen("POST", "/o/a/token", "192.0.2.1", false)
+            .is_ok()
+    );
+}
+
+#[test]
+fn recipients_beyond_the_cap_are_refused() {
+    let world = World::new();
+    let route = &world.rules.routes[0];
+    assert_eq!(recipients(route, br#"{"to":["a","b"]}"#), Ok(2));
+    let many = recipients(route, br#"{"to":["a","b","c","d","e","f"]}"#);
+    assert_eq!(
+        many,
+        Err(Reject::TooManyRecipients {
+            max: 5,
+            field: "to".into()
+        })
+    );
+}

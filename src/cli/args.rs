@@ -7,6 +7,9 @@ use super::table::{SETTINGS, Setting, env_name};
 /// Settings that matter to the commands that only look at routes.
 const FOR_LOOKING: &[&str] = &["routes", "edition"];
 
+/// Settings that matter to the demo.
+const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
+
 /// The program's command line.
 #[must_use]
 pub fn command() -> Command {
@@ -22,6 +25,23 @@ pub fn command() -> Command {
                  the environment its entries are separated by commas.",
         ),
         None,
+    );
+    let demo = with_settings(
+        Command::new("demo")
+            .about("Run the gateway before a stand-in backend, with a little real traffic")
+            .long_about(
+                "Run the gateway before a stand-in IM backend, with a little real traffic and a \
+                 live view of who is admitted and who is denied by which limit. Ctrl-C ends it. \
+                 Ports 8080 and 9090 are used if they are free.",
+            )
+            .arg(
+                Arg::new("seconds")
+                    .long("seconds")
+                    .value_name("N")
+                    .value_parser(clap::value_parser!(u64).range(1..))
+                    .help("End after this many seconds"),
+            ),
+        Some(FOR_DEMO),
     );
     let check = with_settings(
         Command::new("check")
@@ -82,6 +102,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(run)
+        .subcommand(demo)
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)

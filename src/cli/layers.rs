@@ -261,6 +261,7 @@ impl Layers {
                 }
                 value => entries.push((line, value)),
             }
+            let is_empty = entries.is_empty();
             let mut values = Vec::new();
             for (line, value) in entries {
                 match scalar(setting, &value) {
@@ -281,6 +282,15 @@ impl Layers {
                         wanted: example(setting),
                     }),
                 }
+            }
+            if is_empty && setting.default.is_some() {
+                mistakes.push(Mistake::Type {
+                    path: path.to_owned(),
+                    line,
+                    key: setting.key.to_owned(),
+                    found: "an empty list",
+                    wanted: example(setting),
+                });
             }
             self.file.insert(setting.key, values);
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod demo;
 mod explain;
 mod layers;
 #[cfg(test)]
@@ -94,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     match matches.subcommand() {
         Some(("run", matches)) => run::run(matches, env),
+        Some(("demo", matches)) => demo::run(matches, env),
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),

@@ -12,13 +12,13 @@ fn reference() -> String {
          Every setting is a flag of `floodgate run`, an environment variable, or a key in the \
          TOML file that `--config FILE` names",
     );
-    let _ = write!(
+    let _ = writeln!(
         text,
         " (or `{}`; no file is read unless it is named). A flag goes over the environment, the \
          environment over the file, the file over the default. A list replaces the list below \
          it; flags give one entry each, a variable separates its entries by commas, a key takes \
          an array. A variable that is empty is not set. Times are written with their unit: \
-         `500ms`, `2s`, `5min`, `1h`.\n",
+         `500ms`, `2s`, `5min`, `1h`.",
         env_name("config")
     );
     let mut group = "";

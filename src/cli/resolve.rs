@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,24 +76,24 @@ impl Reader {
     }
 
     /// A list. A value that is there twice is a mistake.
-    fn many<T>(&mut self, key: &str, parse: impl Fn(&Given) -> Result<T, ValueError>) -> Vec<T> {
-        let given = self.given(key);
-        let mut values = Vec::with_capacity(given.len());
-        for (i, one) in given.iter().enumerate() {
-            let twice = given[..i].iter().any(|before| before.text == one.text);
-            let parsed = if one.text.is_empty() {
-                Err(ValueError::Empty)
-            } else if twice {
-                Err(ValueError::Twice)
-            } else {
-                parse(one)
+    fn many<T: PartialEq>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&Given) -> Result<T, ValueError>,
+    ) -> Vec<T> {
+        let mut values = Vec::new();
+        for given in self.given(key) {
+            let parsed = match given.text.as_str() {
+                "" => Err(ValueError::Empty),
+                _ => parse(&given),
             };
             match parsed {
-                Ok(value) => values.push(value),
-                Err(why) => self.mistakes.push(Mistake::Value {
-                    given: one.clone(),
-                    why,
+                Ok(value) if values.contains(&value) => self.mistakes.push(Mistake::Value {
+                    given,
+                    why: ValueError::Twice,
                 }),
+                Ok(value) => values.push(value),
+                Err(why) => self.mistakes.push(Mistake::Value { given, why }),
             }
         }
         values
@@ -166,7 +166,13 @@ pub fn load(
 fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let listen = reader.many("listen", |given| value::listen(&given.text));
     let upstreams = upstreams(reader, purpose);
-    let admin = reader.one("admin", value::listen);
+    let admin = reader.one("admin", |text| {
+        let admin = value::listen(text)?;
+        match listen.iter().any(|listen| overlap(*listen, admin)) {
+            true => Err(ValueError::AdminListens),
+            false => Ok(admin),
+        }
+    });
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let edition = reader.one("edition", |text| match text {
         "" => Err(ValueError::Empty),
@@ -276,7 +282,13 @@ fn upstreams(reader: &mut Reader, purpose: Purpose) -> Vec<Upstream> {
     upstreams
 }
 
-fn look_up(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, ValueError> {
+/// Whether one connection could be meant for both.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (is_any || a.ip() == b.ip())
+}
+
+fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, ValueError> {
     let failed = |reason: String| ValueError::Lookup {
         host: host.to_owned(),
         reason,

@@ -109,17 +109,23 @@ fn text(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
 }
 
 fn row(rules: &Ruleset, route: &Route, edition: EditionId, call: [&str; 2]) -> [String; 5] {
-    let mut limits: Vec<String> = limits_of(route, edition)
-        .iter()
-        .map(|id| {
-            let limit = rules.limit(*id);
-            let group = limit
-                .group
-                .as_deref()
-                .map_or_else(String::new, |group| format!(" [{group}]"));
-            format!("{} per {}{group}", quota(limit), limit.scope.as_str())
-        })
+    // An address's copy of an app's figure is said in the same breath.
+    let mut figures: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut group = None;
+    for id in limits_of(route, edition) {
+        let limit = rules.limit(*id);
+        group = group.or(limit.group.as_deref());
+        let (quota, scope) = (quota(limit), limit.scope.as_str());
+        match figures.iter_mut().find(|(known, _)| *known == quota) {
+            Some((_, scopes)) => scopes.push(scope),
+            None => figures.push((quota, vec![scope])),
+        }
+    }
+    let mut limits: Vec<String> = figures
+        .into_iter()
+        .map(|(quota, scopes)| format!("{quota} per {}", scopes.join(" and ")))
         .collect();
+    limits.extend(group.map(|group| format!("group {group}")));
     if let Some(max) = route.max_recipients {
         limits.push(format!("at most {max} recipients"));
     }
@@ -196,7 +202,11 @@ mod tests {
         let rules = sample::rules();
         let text = text(&rules, rules.selection("current").unwrap());
         assert!(text.contains("获取用户"), "{text}");
-        assert!(text.contains("100 calls/s per app"), "{text}");
+        assert!(text.contains("100 calls/s per app and ip"), "{text}");
+        assert!(
+            text.contains("5 calls/min per user, group profile"),
+            "{text}"
+        );
         assert_eq!(text.matches("\n  *  ").count(), 2, "{text}");
     }
 }

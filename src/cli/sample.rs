@@ -72,6 +72,7 @@ pub(super) fn rules() -> Ruleset {
             60,
         ),
         limit(&keys, "unmatched:calls/s:app", Unit::Calls, 100, 1),
+        limit(&keys, "rejected:calls/s:ip", Unit::Calls, 20, 1),
     ];
     let mut send = route(
         "messages-users",
@@ -132,7 +133,10 @@ pub(super) fn rules() -> Ruleset {
         .into(),
         unmatched: Unmatched::DefaultLimit,
         fold_app_names: true,
-        ip_limits: IpLimits::default(),
+        ip_limits: IpLimits {
+            rejected: [LimitId(6)].into(),
+            ..IpLimits::default()
+        },
         table,
         keys,
     }

@@ -39,9 +39,14 @@ pub(super) fn views<'r>(rules: &'r Ruleset, limits: &[LimitId]) -> Vec<LimitView
 
 /// A limit's quota and window, e.g. `100 calls/s`.
 pub(super) fn quota(limit: &Limit) -> String {
-    let (quota, unit) = (limit.quota, limit.unit.as_str());
+    let quota = limit.quota.get();
+    let name = |unit: Unit| match (quota, unit.as_str()) {
+        (1, unit) => unit.trim_end_matches('s'),
+        (_, unit) => unit,
+    };
+    let unit = name(limit.unit);
     let text = match (&limit.window, limit.window_s()) {
-        (Window::Running, _) => format!("{quota} {} at once", Unit::Tasks.as_str()),
+        (Window::Running, _) => format!("{quota} {} at once", name(Unit::Tasks)),
         (Window::Day(_), _) => format!("{quota} {unit}/day"),
         (Window::Sliding(_), 1) => format!("{quota} {unit}/s"),
         (Window::Sliding(_), 60) => format!("{quota} {unit}/min"),

@@ -84,7 +84,8 @@ fn a_flag_goes_over_the_environment_and_that_over_the_file() {
 #[test]
 fn every_setting_can_be_given_in_every_layer() {
     let other = |key: &str, default: Option<&str>, value: &str| match (key, default) {
-        ("listen" | "admin", _) => "127.0.0.1:1".to_owned(),
+        ("listen", _) => "127.0.0.1:1".to_owned(),
+        ("admin", _) => "127.0.0.1:2".to_owned(),
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
         ("routes", _) => "x.toml".to_owned(),
@@ -218,8 +219,22 @@ fn a_file_that_is_not_there_is_unreadable() {
 
 #[test]
 fn an_address_is_listened_on_once() {
-    let got = mistakes(&["--listen", ":1", "--listen", ":1"], &[], None);
-    assert_eq!(got, ["--listen :1: there twice"]);
+    let got = mistakes(&["--listen", ":1", "--listen", "1"], &[], None);
+    assert_eq!(got, ["--listen 1: there twice"]);
+    let got = mistakes(&["--listen", ":1", "--admin", "127.0.0.1:1"], &[], None);
+    assert_eq!(
+        got,
+        ["--admin 127.0.0.1:1: the callers' address too; choose another port"]
+    );
+    let any = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    assert_eq!(settings(&any, &[], None).admin.port(), 0);
+}
+
+#[test]
+fn a_list_that_must_have_an_entry_is_not_empty() {
+    let got = mistakes(&[], &[], Some("trusted_proxies = []\nlisten = []\n"));
+    let expected = "floodgate.toml:2: listen is an empty list; write listen = [\"127.0.0.1:8080\"]";
+    assert_eq!(got, [expected]);
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(super) enum ValueError {
     },
     #[error("the only store is \"memory\"")]
     Store,
+    #[error("the callers' address too; choose another port")]
+    AdminListens,
     #[error("there twice")]
     Twice,
     #[error("empty")]

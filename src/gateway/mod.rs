@@ -28,6 +28,7 @@ use self::reply::Reply;
 pub use self::shared::Shared;
 use crate::admission::{self, Refused, Reject};
 use crate::head::Head;
+use crate::identity::address::prefix;
 use crate::limit::{Hold, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
@@ -78,7 +79,10 @@ impl Gateway {
             return Ok(Some(Reply::shed("The gateway is at its capacity.")));
         }
         let now = shared.clock.now();
-        if !shared.shield.admits(ctx.ip, now) {
+        if !shared
+            .shield
+            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
+        {
             ctx.verb = Some(Verb::Shed);
             ctx.error = "shield";
             return Ok(Some(Reply::shielded()));
@@ -180,15 +184,7 @@ impl Gateway {
         let raw = request.raw_path();
         // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.
         let absolute = !raw.starts_with(b"/");
-        let raw_target = if absolute && request.uri.scheme().is_some() {
-            request
-                .uri
-                .path_and_query()
-                .map_or("/", |target| target.as_str())
-                .as_bytes()
-        } else {
-            raw
-        };
+        let raw_target = if absolute { origin_form(raw) } else { raw };
         let raw_path = raw_target
             .split(|b| *b == b'?')
             .next()
@@ -209,7 +205,10 @@ impl Gateway {
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
             .await;
         match charged {
-            Ok(()) => {
+            Ok(admitted) => {
+                for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
+                    shared.metrics.charge(charge.limit, charge.cost);
+                }
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
             }
@@ -228,7 +227,10 @@ impl Gateway {
                     left: denied.left,
                     resets_in: denied.retry_after.unwrap_or_default(),
                 });
-                shared.shield.note_denial(ctx.ip, shared.clock.now());
+                shared.shield.note_denial(
+                    prefix(ctx.ip, shared.policy.ipv6_prefix),
+                    shared.clock.now(),
+                );
                 let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
                 Reply::denied(shared.rules.limit(denied.limit), denied, app)
             }
@@ -340,6 +342,23 @@ impl Gateway {
     }
 }
 
+/// The path and query of an absolute target (`http://host/path`); anything else as it is.
+fn origin_form(target: &[u8]) -> &[u8] {
+    let scheme = |name: &[u8]| {
+        target
+            .get(..name.len())
+            .filter(|start| start.eq_ignore_ascii_case(name))
+            .and_then(|_| target.get(name.len()..))
+    };
+    let Some(rest) = scheme(b"http://").or_else(|| scheme(b"https://")) else {
+        return target;
+    };
+    match rest.iter().position(|b| matches!(b, b'/' | b'?')) {
+        Some(at) => rest.get(at..).unwrap_or(b"/"),
+        None => b"/",
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -384,7 +403,11 @@ impl ProxyHttp for Gateway {
             .iter()
             .map(|upstream| upstream.addrs.len())
             .sum();
-        let mut nth = self.shared.next_upstream() % all.max(1);
+        // A retry goes to the next address, whatever other calls have drawn meanwhile.
+        let first = *ctx
+            .first_upstream
+            .get_or_insert_with(|| self.shared.next_upstream());
+        let mut nth = first.wrapping_add(ctx.attempts) % all.max(1);
         ctx.attempts += 1;
         for upstream in &settings.upstreams {
             if let Some(addr) = upstream.addrs.get(nth) {
@@ -447,24 +470,24 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
-        if status == 401 {
-            if let Some(call) = &ctx.call {
-                let now = self.shared.clock.now();
-                if let Err(error) = self
-                    .shared
-                    .admission
-                    .charge_unauthorized(&self.shared.rules, call, now)
-                    .await
-                {
-                    tracing::warn!(%error, "a 401 was not charged to its address");
+        if let (401, Some(call)) = (status, &ctx.call) {
+            let (admission, now) = (&self.shared.admission, self.shared.clock.now());
+            match admission
+                .charge_unauthorized(&self.shared.rules, call, now)
+                .await
+            {
+                Ok(charged) => {
+                    charged
+                        .into_iter()
+                        .for_each(|limit| self.shared.metrics.charge(limit, 1));
                 }
+                Err(error) => tracing::warn!(%error, "a 401 was not charged to its address"),
             }
         }
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
-        response.remove_header("keep-alive");
-        response.remove_header("proxy-connection");
+        headers::remove_hop_by_hop(response);
         self.common_fields(response, ctx)
     }
 
@@ -490,6 +513,9 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing has been sent: another address may be tried, whatever the method.
+        if let Some(admitted) = &mut ctx.admitted {
+            admitted.forwarded = false;
+        }
         error.set_retry(
             ctx.attempts < MAX_ATTEMPTS
                 && self

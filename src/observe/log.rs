@@ -10,7 +10,6 @@ use crate::settings::LogFormat;
 const QUEUE_LINES: usize = 65_536;
 
 /// Starts logging to standard output. Keep the guard: dropping it writes what still waits.
-#[must_use]
 pub fn start(format: LogFormat) -> WorkerGuard {
     let (writer, guard): (NonBlocking, WorkerGuard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE_LINES)

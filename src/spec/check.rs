@@ -96,9 +96,9 @@ pub(super) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a st
     let known: Vec<&str> = known.into_iter().collect();
     let near = known
         .iter()
-        .map(|k| (strsim::jaro_winkler(wrong, k), *k))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
+        .map(|k| (strsim::damerau_levenshtein(wrong, k), *k))
+        .filter(|(edits, k)| *edits <= (k.len() / 3).max(1))
+        .min_by_key(|(edits, _)| *edits);
     match near {
         Some((_, near)) => format!("did you mean `{near}`?"),
         None if known.len() <= 16 => format!("known: {}", known.join(", ")),

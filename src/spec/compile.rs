@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::check::{Collector, Mistakes, Place, suggestion};
+use super::check::{Collector, Place, suggestion};
+pub use super::check::{Mistake, Mistakes};
 use super::figure::Period;
 use super::written::{Reader, Written, WrittenEdition, WrittenLimit, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
@@ -27,28 +28,37 @@ impl Ruleset {
     /// # Errors
     /// Never, unless the shipped file is broken; a test compiles it.
     pub fn shipped(keys: KeyHasher) -> Result<Self, Mistakes> {
-        compile(&[("routes.toml".to_owned(), SHIPPED.to_owned())], keys)
+        compile(
+            &[Layer {
+                name: "routes.toml".to_owned(),
+                text: SHIPPED.to_owned(),
+            }],
+            keys,
+        )
     }
 }
 
-/// Reads, layers and compiles route files: `(name, text)`, later ones over earlier ones.
+/// One route file.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its name, for mistakes.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Reads, layers and compiles route files, later ones over earlier ones.
 ///
 /// # Errors
 /// Every mistake of every file.
-pub fn compile(layers: &[(String, String)], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
-    let mut mistakes = Collector::new(layers.iter().map(|(name, _)| name.clone()).collect());
+pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
+    let mut mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
     let mut written = Written {
         fold_app_names: true,
         ..Written::default()
     };
-    for (file, (_, text)) in layers.iter().enumerate() {
-        Reader {
-            written: &mut written,
-            mistakes: &mut mistakes,
-            file,
-            text,
-        }
-        .read();
+    for (file, Layer { text, .. }) in layers.iter().enumerate() {
+        Reader::new(&mut written, &mut mistakes, file, text).read();
     }
     let mut compiler = Compiler {
         written: &written,
@@ -101,6 +111,18 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
+        let lists = (written.groups.iter().map(|group| &group.editions))
+            .chain(written.routes.iter().map(|route| &route.editions))
+            .flat_map(|editions| editions.values().map(|entry| &entry.limits));
+        let own = [
+            &written.defaults,
+            &written.unauthorized,
+            &written.rejected,
+            &written.options,
+        ];
+        for limits in lists.chain(own) {
+            self.check_twins(limits);
+        }
         let selections = self.selections(&editions);
         let routes: Box<[Route]> = written
             .routes
@@ -125,6 +147,28 @@ impl Compiler<'_> {
             ip_limits,
             table,
             keys: self.keys,
+        }
+    }
+
+    /// Two limits of one counter would charge it twice.
+    fn check_twins(&mut self, limits: &[WrittenLimit]) {
+        let mut seen = HashSet::new();
+        for limit in limits {
+            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
+            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
+                let message =
+                    "two limits of one unit, window and scope; keep the one that is meant";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.hold == crate::limit::Hold::Task && limit.figure.scope != Scope::App {
+                let message =
+                    "hold = \"task\" is for limits per app: a task is reported done by its app";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.max_hold.is_some() && limit.hold == crate::limit::Hold::Response {
+                let message = "max_hold does nothing without hold = \"task\"";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
         }
     }
 
@@ -281,7 +325,13 @@ impl Compiler<'_> {
             own.push(self.limit(limit, owner, limit.figure.scope));
             let copied = limit.figure.scope == Scope::App
                 && matches!(limit.figure.period, Period::Sliding(_));
-            if ip_copy && copied {
+            // An explicit per-IP limit of the same unit and window stands for the copy.
+            let name = limit.figure.counter_name(Scope::Ip, None);
+            let explicit = written.iter().any(|other| {
+                other.figure.scope == Scope::Ip
+                    && other.figure.counter_name(Scope::Ip, None) == name
+            });
+            if ip_copy && copied && !explicit {
                 // The copy's refunds are the default ones: the address goes on paying.
                 let copy = WrittenLimit {
                     refund_on: None,
@@ -449,19 +499,10 @@ impl Compiler<'_> {
 
     fn check_entry(&mut self, written: &WrittenRoute, entry: &WrittenEdition, has_user: bool) {
         let at = entry.at.unwrap_or(written.name.at);
-        if entry.limits.is_empty() && entry.group.is_none() {
+        if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
         }
-        let mut seen = HashSet::new();
         for limit in &entry.limits {
-            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
-            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
-                self.mistakes.add(
-                    limit.at,
-                    &*limit.text,
-                    "two limits of one unit, window and scope; keep the one that is meant",
-                );
-            }
             if limit.figure.scope == Scope::User && !has_user {
                 self.mistakes.add(
                     limit.at,

@@ -5,7 +5,10 @@
 pub mod check;
 pub mod compile;
 pub mod figure;
-pub mod written;
+mod written;
+
+#[cfg(test)]
+mod tests;
 
 use crate::limit::{KeyHasher, Limit, LimitId};
 use crate::route::{RouteTable, pricing::CostSource};

@@ -10,7 +10,7 @@ use super::Unmatched;
 use super::check::{Collector, Place, suggestion};
 use super::figure::{self, Figure, Period};
 use crate::limit::calendar::Zone;
-use crate::limit::{Denial, Hold, Mode, Scope};
+use crate::limit::{Denial, Hold, Mode, Scope, Unit};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub(super) struct WrittenLimit {
 pub(super) struct WrittenEdition {
     pub(super) at: Option<Place>,
     pub(super) limits: Vec<WrittenLimit>,
+    /// Whether there is a `limits` key, be it with mistakes.
+    pub(super) has_limits: bool,
     pub(super) group: Option<At<String>>,
     pub(super) sources: Vec<String>,
     pub(super) ip_copy: Option<bool>,
@@ -80,10 +82,12 @@ type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Reads one file over what earlier files said.
 pub(super) struct Reader<'w> {
-    pub(super) written: &'w mut Written,
-    pub(super) mistakes: &'w mut Collector,
-    pub(super) file: usize,
-    pub(super) text: &'w str,
+    written: &'w mut Written,
+    mistakes: &'w mut Collector,
+    file: usize,
+    text: &'w str,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 const ROUTE_KEYS: &[&str] = &[
@@ -125,12 +129,31 @@ const UNMATCHED: &[(&str, Unmatched)] = &[
     ("reject", Unmatched::Reject),
 ];
 
-impl Reader<'_> {
+impl<'w> Reader<'w> {
+    /// A reader of the file of this index.
+    pub(super) fn new(
+        written: &'w mut Written,
+        mistakes: &'w mut Collector,
+        file: usize,
+        text: &'w str,
+    ) -> Self {
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            written,
+            mistakes,
+            file,
+            text,
+            lines,
+        }
+    }
+
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().iter().take(offset);
+        // Line n + 1 begins at `lines[n]`.
         Place {
             file: self.file,
-            line: 1 + before.filter(|b| **b == b'\n').count(),
+            line: self.lines.partition_point(|start| *start <= offset),
         }
     }
 
@@ -388,11 +411,13 @@ impl Reader<'_> {
             let mut limits = || {
                 let mut limits = self.limits(value);
                 for limit in &mut limits {
-                    if !matches!(limit.figure.period, Period::Sliding(_)) {
+                    let counts_calls = limit.figure.unit == Unit::Calls;
+                    let slides = matches!(limit.figure.period, Period::Sliding(_));
+                    if !counts_calls || !slides || limit.figure.scope == Scope::User {
                         self.mistakes.add(
                             limit.at,
                             &*limit.text,
-                            "limits of addresses slide; write e.g. \"20/s\" or \"300/min\"",
+                            "limits of addresses slide, and count calls per ip; write e.g. \"20/s\" or \"300/min\"",
                         );
                     }
                     limit.figure.scope = Scope::Ip;
@@ -542,7 +567,11 @@ impl Reader<'_> {
         };
         for (key, value) in table {
             match &**key.get_ref() {
-                "limits" => edition.limits = self.limits(value),
+                "limits" => {
+                    edition.limits = self.limits(value);
+                    edition.has_limits =
+                        value.get_ref().as_array().is_none_or(|all| !all.is_empty());
+                }
                 "group" if !in_group => edition.group = self.string(value, "a group"),
                 "ip_copy" => edition.ip_copy = self.bool(value, "ip_copy"),
                 "src" => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use floodgate::limit::Scope;
+use floodgate::limit::{Scope, Unit};
 use floodgate::route::Form;
 use floodgate::route::canonical::{canonical, split_app};
 use floodgate::route::table::Found;
@@ -229,4 +229,17 @@ fn recipient_caps_are_the_printed_ones() {
         }
     }
     assert_eq!(Vec::from_iter(caps), [3, 10, 600]);
+}
+
+#[test]
+fn messages_are_counted_where_recipients_can_be_read_or_the_call_has_one() {
+    let rules = shipped();
+    for route in &rules.routes {
+        // An import carries one message to one recipient.
+        let counted = route.cost.is_some() || route.name.ends_with("-import");
+        for id in route.editions.iter().flat_map(|edition| &edition.limits) {
+            let limit = rules.limit(*id);
+            assert!(limit.unit != Unit::Messages || counted, "{}", limit.name);
+        }
+    }
 }

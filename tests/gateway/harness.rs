@@ -8,28 +8,28 @@ use std::time::Duration;
 use floodgate::standin::{StandIn, StandInOptions};
 
 /// The program under test.
-pub const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
 
 /// A running gateway. Killed when dropped.
-pub struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
-    pub addr: SocketAddr,
-    pub admin: SocketAddr,
-    pub backend: Option<StandIn>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) backend: Option<StandIn>,
     _dir: tempfile::TempDir,
 }
 
 /// How to start one.
 #[derive(Default)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// A second route file over the shipped one.
-    pub routes: &'a str,
-    pub args: &'a [&'a str],
+    pub(crate) routes: &'a str,
+    pub(crate) args: &'a [&'a str],
     /// Instead of a stand-in backend.
-    pub upstream: Option<SocketAddr>,
+    pub(crate) upstream: Option<SocketAddr>,
 }
 
-pub fn start(args: &[&str]) -> Gateway {
+pub(crate) fn start(args: &[&str]) -> Gateway {
     Start {
         args,
         ..Start::default()
@@ -38,7 +38,7 @@ pub fn start(args: &[&str]) -> Gateway {
 }
 
 impl Start<'_> {
-    pub fn start(self) -> Gateway {
+    pub(crate) fn start(self) -> Gateway {
         let backend = match self.upstream {
             Some(_) => None,
             None => Some(StandIn::start(StandInOptions::default()).expect("a stand-in backend")),
@@ -59,9 +59,8 @@ impl Start<'_> {
             "json",
         ]);
         command.args(["--upstream", &format!("http://{upstream}")]);
-        let shipped = dir.path().join("shipped.toml");
-        std::fs::write(&shipped, floodgate::spec::SHIPPED).expect("a route file");
-        command.arg("--routes").arg(&shipped);
+
+        command.args(["--routes", "shipped"]);
         if !self.routes.is_empty() {
             let own = dir.path().join("own.toml");
             std::fs::write(&own, self.routes).expect("a route file");
@@ -121,17 +120,17 @@ impl Gateway {
         }
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::to(self.addr)
     }
 
     /// One call on a connection of its own, with a token.
-    pub fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn call(&self, method: &str, path: &str, body: &str) -> Answer {
         self.connect().call(method, path, &[], body)
     }
 
     /// The value of a metric, summed over the series that contain all these labels.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = Connection::to(self.admin)
             .call("GET", "/metrics", &[], "")
             .text();
@@ -143,15 +142,15 @@ impl Gateway {
             .sum()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
     }
 
-    pub fn backend(&self) -> &StandIn {
+    pub(crate) fn backend(&self) -> &StandIn {
         self.backend.as_ref().expect("a stand-in backend")
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -162,7 +161,7 @@ impl Gateway {
         );
     }
 
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("its end").code()
     }
 }
@@ -175,12 +174,12 @@ impl Drop for Gateway {
 }
 
 /// A client connection.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
 }
 
 impl Connection {
-    pub fn to(addr: SocketAddr) -> Self {
+    pub(crate) fn to(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("a connection");
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -190,17 +189,23 @@ impl Connection {
         }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("sent");
     }
 
     /// A call with a token and a length; `headers` are lines.
-    pub fn call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+    pub(crate) fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> Answer {
         self.send_call(method, path, headers, body);
         self.read_answer(method)
     }
 
-    pub fn send_call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) {
+    pub(crate) fn send_call(&mut self, method: &str, path: &str, headers: &[&str], body: &str) {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n");
         if !headers
             .iter()
@@ -221,7 +226,7 @@ impl Connection {
     }
 
     /// The next answer; 1xx answers are collected, not returned.
-    pub fn read_answer(&mut self, method: &str) -> Answer {
+    pub(crate) fn read_answer(&mut self, method: &str) -> Answer {
         let mut interim = Vec::new();
         loop {
             let mut line = String::new();
@@ -290,7 +295,7 @@ impl Connection {
     }
 
     /// Whether the other side has closed.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.read(&mut byte), Ok(0))
     }
@@ -298,31 +303,31 @@ impl Connection {
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-    pub interim: Vec<u16>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) interim: Vec<u16>,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
             .find(|(n, _)| n == name)
             .map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
     /// `error` and `error_description`.
-    pub fn error(&self) -> (String, String) {
+    pub(crate) fn error(&self) -> (String, String) {
         let json = self.json();
         let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
         for key in ["error", "exception", "error_description"] {

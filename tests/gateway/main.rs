@@ -16,7 +16,7 @@ mod proxying;
 mod settling;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.
-pub const ROUTES: &str = r#"
+pub(crate) const ROUTES: &str = r#"
 [[group]]
 name = "t-pair"
 v3 = { limits = ["4/3600s"] }

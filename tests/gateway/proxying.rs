@@ -29,6 +29,10 @@ fn the_canonical_path_is_forwarded_with_its_query() {
         ("/o/a/users/alice?x=%2F&y=1", "/o/a/users/alice?x=%2F&y=1"),
         ("/o/a/%75sers/alice", "/o/a/users/alice"),
         ("/o/a/users/", "/o/a/users"),
+        (
+            "http://gateway/o/a/%75sers/alice?x=1",
+            "/o/a/users/alice?x=1",
+        ),
         ("/o/a/users/a%2cb", "/o/a/users/a%2Cb"),
     ] {
         let (status, target, _) = seen(&gateway, asked, &[]);
@@ -165,6 +169,15 @@ fn head_counts_as_get_and_options_goes_through() {
         .call("OPTIONS", "/o/a/t/app", &["Authorization: -"], "");
     assert_ne!(answer.status, 429);
     assert_eq!(gateway.backend().count(), 4);
+}
+
+#[test]
+fn trace_goes_nowhere() {
+    let gateway = start(&[]);
+    for path in ["/o/a/users/x", "/o/a/no/such/path"] {
+        assert_eq!(gateway.call("TRACE", path, "").status, 405);
+    }
+    assert_eq!(gateway.backend().count(), 0);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn an_upstream_that_breaks_off_frees_the_slot() {
 }
 
 #[test]
-fn a_task_holds_its_slot_until_it_is_reported_done() {
+fn an_answer_that_names_no_task_frees_the_slot() {
     let gateway = gateway(
         r#"
 [[route]]
@@ -147,14 +147,12 @@ calls = ["POST /push/t/task"]
 v3 = { limits = [{ rate = "1 tasks", hold = "task" }] }
 "#,
     );
-    // The stand-in answers this route without a task: the slot is free at once.
-    assert_eq!(
-        gateway.call("POST", "/o/a/push/t/task", "{}").status / 100 % 2,
-        0
-    );
-    wait_for("a free slot", || {
-        gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
-    });
+    for _ in 0..3 {
+        assert_eq!(gateway.call("POST", "/o/a/push/t/task", "{}").status, 200);
+        wait_for("a free slot", || {
+            gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
+        });
+    }
 }
 
 #[test]

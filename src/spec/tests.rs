@@ -1,0 +1,334 @@
+//! What a route file may say, and what is told of one that may not.
+
+use super::compile::{Layer, compile};
+use super::*;
+use crate::limit::{Denial, Hold, Mode, Scope, Unit, Window};
+use crate::route::table::Found;
+
+const BASE: &str = r#"
+[editions]
+v1 = { ip_copy = true }
+v2 = {}
+[select]
+current = { app_key = "v1", app_id = "v2" }
+[defaults]
+limits = ["100/s"]
+[ip]
+unauthorized = ["20/s"]
+[[group]]
+name = "pair"
+v1 = { limits = ["10/s"] }
+[[route]]
+name = "one"
+calls = ["GET /one/{username}"]
+v1 = { group = "pair" }
+v2 = { limits = ["5/min per user", "50/day"] }
+[[route]]
+name = "two"
+calls = ["POST /two"]
+cost = "to"
+v1 = { group = "pair" }
+"#;
+
+fn read(layers: &[&str]) -> Result<Ruleset, compile::Mistakes> {
+    let layers: Vec<Layer> = layers
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Layer {
+            name: format!("{i}.toml"),
+            text: (*text).to_owned(),
+        })
+        .collect();
+    compile(&layers, KeyHasher::new((1, 2)))
+}
+
+fn names(rules: &Ruleset, route: &str, edition: usize) -> Vec<String> {
+    let route = rules.routes.iter().find(|r| &*r.name == route).unwrap();
+    route.editions[edition]
+        .limits
+        .iter()
+        .map(|id| format!("{} {}", rules.limit(*id).quota, rules.limit(*id).name))
+        .collect()
+}
+
+/// The mistakes of a layer over the base, as `line: message`.
+fn mistakes(layer: &str) -> String {
+    read(&[BASE, layer]).unwrap_err().to_string()
+}
+
+#[test]
+fn the_shipped_table_is_good() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap_or_else(|m| panic!("{m}"));
+    assert_eq!(rules.routes.len(), 182);
+    assert_eq!(
+        rules.routes.iter().map(|r| r.calls.len()).sum::<usize>(),
+        185
+    );
+}
+
+#[test]
+fn a_group_is_one_counter_and_its_ip_copy_another() {
+    let rules = read(&[BASE]).unwrap();
+    assert_eq!(
+        names(&rules, "one", 0),
+        ["10 pair:calls/s:app", "10 pair:calls/s:ip"]
+    );
+    assert_eq!(
+        rules.routes[0].editions[0].limits,
+        rules.routes[1].editions[0].limits
+    );
+}
+
+#[test]
+fn neither_users_nor_days_are_copied_to_addresses() {
+    let layer = "[editions]\nv2 = { ip_copy = true }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(
+        names(&rules, "one", 1),
+        ["5 one:calls/min:user", "50 one:calls/day:app"]
+    );
+}
+
+#[test]
+fn what_an_edition_does_not_print_comes_whole_from_the_newest_that_does() {
+    let rules = read(&[BASE]).unwrap();
+    // v2 has no per-IP copies of its own, whatever v1 has.
+    assert_eq!(names(&rules, "two", 1), ["10 pair:calls/s:app"]);
+    let layer = "[[route]]\nname = \"new\"\ncalls = [\"GET /new\"]\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(
+        names(&rules, "new", 0),
+        ["100 new:calls/s:app", "100 new:calls/s:ip"]
+    );
+}
+
+#[test]
+fn a_layer_overrides_by_name_and_key() {
+    let layer =
+        "[[route]]\nname = \"one\"\nv2 = { limits = [\"7/s\"] }\n[ip]\noptions = [\"3/s\"]\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(names(&rules, "one", 1), ["7 one:calls/s:app"]);
+    assert_eq!(names(&rules, "one", 0).len(), 2);
+    assert_eq!(rules.ip_limits.unauthorized.len(), 1);
+    assert_eq!(rules.ip_limits.options.len(), 1);
+    let rules = read(&[BASE, "[[route]]\nname = \"one\"\nremove = true\n"]).unwrap();
+    assert_eq!(rules.table.find("GET", "/one/x"), Found::Unmatched);
+}
+
+#[test]
+fn the_long_form_says_everything_of_a_limit() {
+    let layer = r#"
+[[route]]
+name = "long"
+calls = ["POST /long"]
+v1 = { limits = [
+  { rate = "9/day", timezone = "Asia/Shanghai", mode = "report", refund_on = [401, 503], denial = "push" },
+  { rate = "2 tasks", hold = "task", max_hold = "90s" },
+  { rate = "4/s", mode = "off" },
+] }
+"#;
+    let rules = read(&[BASE, layer]).unwrap();
+    let route = rules.routes.iter().find(|r| &*r.name == "long").unwrap();
+    let [day, tasks] = &*route.editions[0].limits else {
+        panic!("{:?}", route.editions[0])
+    };
+    let (day, tasks) = (rules.limit(*day), rules.limit(*tasks));
+    assert_eq!(
+        (&*day.name, day.mode, day.denial),
+        (
+            "long:calls/day@Asia/Shanghai:app",
+            Mode::Report,
+            Denial::Push
+        )
+    );
+    assert_eq!(*day.refund_on, [401, 503]);
+    assert!(matches!(day.window, Window::Day(_)));
+    assert_eq!(
+        (tasks.unit, tasks.hold, tasks.max_hold.as_secs()),
+        (Unit::Tasks, Hold::Task, 90)
+    );
+}
+
+#[test]
+fn refunds_are_for_apps_and_users_and_not_for_addresses() {
+    let rules = read(&[BASE]).unwrap();
+    for limit in &rules.limits {
+        assert_eq!(
+            limit.refund_on.is_empty(),
+            limit.scope == Scope::Ip,
+            "{}",
+            limit.name
+        );
+    }
+}
+
+#[test]
+fn a_counters_name_does_not_depend_on_its_figure() {
+    let other = BASE.replace("10/s", "99/s");
+    let (a, b) = (read(&[BASE]).unwrap(), read(&[&other]).unwrap());
+    assert_eq!(a.limits[0].salt, b.limits[0].salt);
+    assert_ne!(a.limits[0].quota, b.limits[0].quota);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_lines() {
+    let told = mistakes(
+        "[[route]]\nname = \"one\"\nlimts = 1\nv1 = { limits = [\"0/s\", \"1/0s\"] }\n\n[[route]]\nname = \"oen\"\nv1 = { limits = [\"1/s\"] }\n",
+    );
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 4, "{told}");
+    assert!(
+        lines[0].starts_with("1.toml:3: `limts`: unknown key of a route"),
+        "{told}"
+    );
+    assert!(
+        lines[1].starts_with("1.toml:4: `\"0/s\"`") && lines[1].contains("mode = \"off\""),
+        "{told}"
+    );
+    assert!(
+        lines[2].starts_with("1.toml:4: ") && lines[2].contains("window of 0"),
+        "{told}"
+    );
+    assert!(
+        lines[3].starts_with("1.toml:7: `oen`") && lines[3].contains("did you mean `one`?"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_explicit_limit_per_ip_stands_for_the_copy() {
+    let layer = "[[route]]\nname = \"own\"\ncalls = [\"GET /own\"]\nv1 = { limits = [\"100/s\", \"50/s per ip\"] }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(
+        names(&rules, "own", 0),
+        ["100 own:calls/s:app", "50 own:calls/s:ip"]
+    );
+}
+
+#[test]
+fn each_kind_of_mistake_is_found() {
+    let route = |rest: &str| format!("[[route]]\nname = \"x\"\ncalls = [\"GET /x\"]\n{rest}\n");
+    for (layer, said) in [
+        ("[[route]\n".to_owned(), "1.toml:1"),
+        ("editons = 1\n".to_owned(), "did you mean `editions`?"),
+        (
+            route("v9 = { limits = [\"1/s\"] }"),
+            "unknown key of a route",
+        ),
+        (
+            route("v1 = { group = \"pairs\" }"),
+            "unknown group; did you mean `pair`?",
+        ),
+        (
+            route("v2 = { group = \"pair\" }"),
+            "no figures for this edition",
+        ),
+        (
+            route("v1 = { limits = [\"1/s\", \"2/s\"] }"),
+            "two limits of one unit",
+        ),
+        (
+            route("v1 = { limits = [\"1/s per user\"] }"),
+            "no `{username}`",
+        ),
+        (
+            route("cost = \"to\"\nv1 = { limits = [\"1/s\"] }"),
+            "GET has no body",
+        ),
+        (
+            route("max_recipients = 3\nv1 = { limits = [\"1/s\"] }"),
+            "what is counted is missing",
+        ),
+        (route("v1 = {}"), "has limits or a group"),
+        (
+            route("v1 = { limits = [{ rate = \"1/s\", hold = \"task\" }] }"),
+            "task limits only",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1/s\", timezone = \"UTC\" }] }"),
+            "day limits only",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1/day\", timezone = \"Mars/Phobos\" }] }"),
+            "unknown time zone",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1/s\", mode = \"warn\" }] }"),
+            "unknown mode",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1/s\", refund_on = [99] }] }"),
+            "from 200 to 599",
+        ),
+        (
+            route("v1 = { limits = [{ mode = \"off\" }] }"),
+            "the figure is missing",
+        ),
+        (route("v1 = { limits = [5] }"), "is a string"),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"GET /one/{other}\"]\n".to_owned(),
+            "the same call as `GET /one/{username}`",
+        ),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"FETCH /x\"]\n".to_owned(),
+            "no method",
+        ),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"GET x\"]\n".to_owned(),
+            "begins with `/`",
+        ),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"HEAD /x\"]\n".to_owned(),
+            "HEAD counts as its GET",
+        ),
+        (
+            "[[route]]\nname = \"pair\"\ncalls = [\"GET /x\"]\n".to_owned(),
+            "would share counters",
+        ),
+        (
+            "[[route]]\nname = \"unmatched\"\ncalls = [\"GET /x\"]\n".to_owned(),
+            "the gateway's own",
+        ),
+        (
+            "[[route]]\nname = \"X Y\"\ncalls = [\"GET /x\"]\n".to_owned(),
+            "a name is",
+        ),
+        ("[[route]]\ncalls = [\"GET /x\"]\n".to_owned(), "has a name"),
+        (
+            "[[route]]\nname = \"one\"\n[[route]]\nname = \"one\"\n".to_owned(),
+            "there already, in line 2",
+        ),
+        (
+            "[select]\nmine = { app_key = \"v1\", app_id = \"v7\" }\n".to_owned(),
+            "unknown edition",
+        ),
+        (
+            "[defaults]\nunmatched = \"drop\"\n".to_owned(),
+            "unknown unmatched",
+        ),
+        (
+            "[ip]\noptions = [\"3/s\", \"4/s\"]\n".to_owned(),
+            "two limits of one unit",
+        ),
+        (
+            "[ip]\noptions = [\"3/s per user\"]\n".to_owned(),
+            "limits of addresses",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks\", max_hold = \"1s\" }] }"),
+            "max_hold does nothing",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks per ip\", hold = \"task\" }] }"),
+            "hold = \"task\" is for limits per app",
+        ),
+        (
+            "[ip]\noptions = [\"3/day\"]\n".to_owned(),
+            "limits of addresses slide",
+        ),
+    ] {
+        let told = mistakes(&layer);
+        assert!(told.contains(said), "{layer}\n→ {told}");
+        assert!(told.starts_with("1.toml:"), "{layer}\n→ {told}");
+    }
+}

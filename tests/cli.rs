@@ -1,0 +1,401 @@
+//! The program's commands, run as a program.
+
+#![cfg(feature = "gateway")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// How a run ended.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run_with(dir: &Path, env: &[(&str, &str)], args: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
+    command.env_clear().envs(env.iter().copied()).args(args);
+    command.current_dir(dir).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A program that reads no input may have closed it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn run(args: &[&str]) -> Ran {
+    run_with(&std::env::temp_dir(), &[], args, "")
+}
+
+fn json_of(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}{}", ran.out, ran.err))
+}
+
+fn explain(edition: &str, method: &str, url: &str) -> Value {
+    let ran = run(&["explain", "--edition", edition, "--json", method, url]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    json_of(&ran)
+}
+
+/// `(unit, quota, window, scope, cost)` of each limit, sorted.
+fn figures(explained: &Value) -> Vec<(String, u64, u64, String, Value)> {
+    let limits = explained["limits"].as_array().unwrap();
+    let mut figures: Vec<_> = limits
+        .iter()
+        .map(|limit| {
+            (
+                limit["unit"].as_str().unwrap().to_owned(),
+                limit["quota"].as_u64().unwrap(),
+                limit["window_s"].as_u64().unwrap(),
+                limit["scope"].to_string(),
+                limit["cost"].clone(),
+            )
+        })
+        .collect();
+    figures.sort_by_key(|figure| format!("{figure:?}"));
+    figures
+}
+
+fn figure(
+    unit: &str,
+    quota: u64,
+    window_s: u64,
+    scope: &str,
+    cost: Value,
+) -> (String, u64, u64, String, Value) {
+    let scope = format!("[{scope:?}]");
+    (unit.to_owned(), quota, window_s, scope, cost)
+}
+
+#[test]
+fn an_unknown_flag_is_told_the_near_one() {
+    let ran = run(&["run", "--upstrem", "http://a"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("'--upstream'"), "{}", ran.err);
+    let ran = run(&["chekc"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("'check'"), "{}", ran.err);
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let ran = run(&["--version"]);
+    assert_eq!(
+        ran.out,
+        concat!("floodgate ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    for args in [
+        ["run", "--help"],
+        ["check", "-h"],
+        ["routes", "--help"],
+        ["explain", "-h"],
+    ] {
+        let ran = run(&args);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains("--routes"), "{}", ran.out);
+    }
+    let long = run(&["run", "--help"]).out;
+    assert!(
+        long.contains("[env: FLOODGATE_TRUSTED_PROXY] [key: trusted_proxies, a list]"),
+        "{long}"
+    );
+    let short = run(&["explain", "-h"]).out;
+    assert!(!short.contains("--keepalive"), "{short}");
+}
+
+#[test]
+fn a_start_that_fails_says_why_in_one_line() {
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &["run"],
+            "floodgate: no upstream is given; write --upstream http://host:port",
+        ),
+        (
+            &["run", "--upstream", "http://127.0.0.1:1", "--listen", "x"],
+            "floodgate: --listen x: not a listening address",
+        ),
+        (
+            &[
+                "run",
+                "--upstream",
+                "http://127.0.0.1:1",
+                "--config",
+                "nowhere.toml",
+            ],
+            "floodgate: cannot read nowhere.toml: No such file",
+        ),
+        (
+            &[
+                "run",
+                "--upstream",
+                "http://127.0.0.1:1",
+                "--routes",
+                "nowhere.toml",
+            ],
+            "floodgate: cannot read nowhere.toml: No such file",
+        ),
+    ];
+    for (args, start) in cases {
+        let ran = run(args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.starts_with(start), "{}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let upstream = ["--upstream", "http://127.0.0.1:1"];
+    for flag in ["--listen", "--admin"] {
+        let other = match flag {
+            "--listen" => "--admin",
+            _ => "--listen",
+        };
+        let args = [&["run", flag, &addr, other, "127.0.0.1:0"], &upstream[..]].concat();
+        let ran = run(&args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(
+            ran.err.contains(&format!("cannot listen on {addr}")),
+            "{}",
+            ran.err
+        );
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn an_unknown_edition_is_told_the_known_ones() {
+    for command in ["routes", "run"] {
+        let args = [command, "--edition", "curent"];
+        let upstream = [("FLOODGATE_UPSTREAM", "http://127.0.0.1:1")];
+        let ran = run_with(&std::env::temp_dir(), &upstream, &args, "");
+        assert_eq!(ran.code, 1);
+        assert!(
+            ran.err
+                .starts_with("floodgate: unknown edition \"curent\"; known: current, "),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.ends_with("did you mean current?\n"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn check_is_content_with_the_shipped_table() {
+    let ran = run(&["check"]);
+    assert_eq!((ran.code, &*ran.err), (0, ""));
+    assert!(ran.out.starts_with("good: "), "{}", ran.out);
+    assert!(
+        ran.out.contains("v1 v2 v3 v4; selected: current"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn check_reports_all_mistakes_of_settings_and_routes() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("floodgate.toml"),
+        "lisen = 1\ngrace = \"30\"\n",
+    )
+    .unwrap();
+    fs::write(dir.path().join("mine.toml"), "nonsense = 1\n").unwrap();
+    let args = [
+        "check",
+        "--config",
+        "floodgate.toml",
+        "--routes",
+        "shipped",
+        "--routes",
+        "mine.toml",
+    ];
+    let ran = run_with(dir.path(), &[], &args, "");
+    assert_eq!((ran.code, &*ran.out), (1, ""));
+    let lines: Vec<_> = ran.err.lines().collect();
+    assert_eq!(
+        lines[0],
+        "floodgate.toml:1: unknown key \"lisen\"; did you mean listen?"
+    );
+    assert!(
+        lines[1].starts_with("floodgate.toml:2: grace = \"30\": "),
+        "{}",
+        ran.err
+    );
+    assert!(lines[2].starts_with("mine.toml:1: "), "{}", ran.err);
+    assert_eq!(*lines.last().unwrap(), "3 mistakes");
+}
+
+#[test]
+fn check_tells_a_file_it_cannot_read_from_a_mistake() {
+    for args in [
+        ["check", "--config", "nowhere.toml"],
+        ["check", "--routes", "nowhere.toml"],
+    ] {
+        let ran = run(&args);
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        assert!(
+            ran.err.starts_with("cannot read nowhere.toml: "),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.ends_with("\n1 mistake\n"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn an_app_key_call_has_the_figures_of_v3_and_an_app_id_call_those_of_v4() {
+    let by_key = explain("current", "GET", "https://host/Org/App/users/Alice?x=1");
+    assert_eq!(by_key["edition"], "v3");
+    assert_eq!(by_key["app"], "org#app");
+    assert_eq!(by_key["user"], "alice");
+    assert_eq!(by_key["ip"], "127.0.0.1");
+    let expected = [
+        figure("calls", 100, 1, "app", json!(1)),
+        figure("calls", 100, 1, "ip", json!(1)),
+    ];
+    assert_eq!(figures(&by_key), expected);
+    let by_id = explain("current", "GET", "/app-id/x/users/alice");
+    assert_eq!(by_id["edition"], "v4");
+    assert_eq!(figures(&by_id), expected[..1]);
+    assert_eq!(
+        explain("v4", "GET", "/org/app/users/alice")["edition"],
+        "v4"
+    );
+}
+
+#[test]
+fn a_message_costs_its_recipients() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = "/app-id/x/messages/users";
+    let ask = |body: &str| {
+        run_with(
+            dir.path(),
+            &[],
+            &["explain", "--json", "--body", "-", "POST", url],
+            body,
+        )
+    };
+    let counted = json_of(&ask(r#"{"to":["a","b","b"],"type":"txt","body":{}}"#));
+    let expected = [
+        figure("calls", 100, 1, "app", json!(1)),
+        figure("messages", 6000, 60, "app", json!(3)),
+    ];
+    assert_eq!(figures(&counted), expected);
+    assert_eq!(counted["max_recipients"], 600);
+    assert_eq!(counted.get("refused"), None);
+
+    let unknown = explain("current", "POST", url);
+    assert_eq!(figures(&unknown)[1].4, json!(null));
+
+    let many: Vec<String> = (0..601).map(|i| format!("u{i}")).collect();
+    for (body, reason) in [
+        (
+            json!({ "to": many }).to_string(),
+            "params to's size can't exceed limit 600",
+        ),
+        (r#"{"to":[]}"#.to_owned(), "param to can't be empty"),
+        (
+            "{".to_owned(),
+            "Request body is invalid. Please check body is correct.",
+        ),
+        (" ".repeat(65_537), "message is too large"),
+    ] {
+        let ran = ask(&body);
+        assert_eq!(ran.code, 1);
+        assert_eq!(
+            json_of(&ran)["refused"],
+            json!({"status": 400, "reason": reason})
+        );
+    }
+}
+
+#[test]
+fn explain_says_what_is_refused() {
+    for (method, url, status) in [
+        ("GET", "/users", 404),
+        ("PATCH", "/org/app/messages/users", 405),
+    ] {
+        let ran = run(&["explain", "--json", method, url]);
+        assert_eq!(ran.code, 1);
+        assert_eq!(json_of(&ran)["refused"]["status"], status);
+    }
+    let ran = run(&["explain", "GET", "host/org/app"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.starts_with("floodgate: \"host/org/app\" is no URL"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn explain_in_words_names_the_chinese_title() {
+    let ran = run(&[
+        "explain",
+        "--ip",
+        "2001:db8:1:2:3::4",
+        "GET",
+        "/org/app/users/alice",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("2001:db8:1:2::"), "{}", ran.out);
+    assert!(ran.out.contains('用'), "{}", ran.out);
+}
+
+#[test]
+fn routes_lists_every_call_in_both_forms() {
+    let ran = run(&["routes", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let list = json_of(&ran);
+    let list = list.as_array().unwrap();
+    let of_form = |prefix: &str, edition: &str| {
+        list.iter()
+            .filter(|r| r["path"].as_str().unwrap().starts_with(prefix))
+            .inspect(|r| assert_eq!(r["edition"], edition))
+            .count()
+    };
+    let by_key = of_form("/{org_name}/{app_name}", "v3");
+    let by_id = of_form("/app-id/{app_id}", "v4");
+    // 185 pairs of method and path shape in the documents, App Key and App ID forms counted once.
+    assert!(by_key >= 150, "{by_key}");
+    assert_eq!(by_key, by_id);
+    assert_eq!(by_key + by_id, list.len());
+    for entry in list {
+        assert!(!entry["limits"].as_array().unwrap().is_empty(), "{entry}");
+        let sources = entry["sources"].as_array().unwrap();
+        assert!(!sources.is_empty(), "{entry}");
+        assert!(
+            sources.iter().all(|s| s.as_str().unwrap().contains(':')),
+            "{entry}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
+    command
+        .env_clear()
+        .arg("routes")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}
