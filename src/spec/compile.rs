@@ -96,7 +96,15 @@ struct Owner<'a> {
     name: &'a str,
     group: Option<&'a str>,
     denial: Option<Denial>,
+    /// Of its limits that have none of their own.
+    mode: Option<Mode>,
     sources: &'a [String],
+}
+
+impl Owner<'_> {
+    fn mode_of(&self, limit: &WrittenLimit) -> Mode {
+        limit.mode.or(self.mode).unwrap_or_default()
+    }
 }
 
 impl Compiler<'_> {
@@ -117,6 +125,8 @@ impl Compiler<'_> {
             .iter()
             .map(|route| self.route(route, &editions))
             .collect();
+        self.mistakes.within(String::new());
+        self.check_counters(&routes, &editions);
         let unmatched_route = self.unmatched(&editions);
         let ip_limits = IpLimits {
             unauthorized: self.address_limits("unauthorized", &written.unauthorized),
@@ -156,6 +166,24 @@ impl Compiler<'_> {
                 );
             }
         }
+        for group in &self.written.groups {
+            self.mistakes
+                .within(format!("group `{}`", group.name.value));
+            for entry in group.editions.values() {
+                self.check_twice(&entry.limits);
+            }
+        }
+        self.mistakes.within(String::new());
+        let own = [
+            &self.written.defaults,
+            &self.written.unauthorized,
+            &self.written.rejected,
+            &self.written.options,
+        ];
+        for limits in own {
+            self.check_twice(limits);
+        }
+        let mut alike: HashMap<String, &super::written::At<String>> = HashMap::new();
         let names = self
             .written
             .groups
@@ -163,12 +191,55 @@ impl Compiler<'_> {
             .map(|g| &g.name)
             .chain(self.written.routes.iter().map(|r| &r.name));
         for name in names {
+            if let Some(other) = alike.insert(name.value.replace('_', "-"), name)
+                && other.value != name.value
+            {
+                let message = format!("differs from `{}` by its dashes alone", other.value);
+                self.mistakes.add(name.at, &*name.value, message);
+            }
             if reserved.contains(&&*name.value) {
                 self.mistakes.add(
                     name.at,
                     &*name.value,
                     "this name is the gateway's own; choose another",
                 );
+            }
+        }
+    }
+
+    /// A group's routes can have their figures from different editions (rule 4): one counter
+    /// must not get two quotas by that.
+    fn check_counters(&mut self, routes: &[Route], editions: &[Edition]) {
+        let mut told = HashSet::new();
+        for (i, edition) in editions.iter().enumerate() {
+            let mut quotas: HashMap<&str, (u32, &str)> = HashMap::new();
+            for route in routes {
+                let ids = route
+                    .editions
+                    .get(i)
+                    .map(|e| &*e.limits)
+                    .unwrap_or_default();
+                for limit in ids.iter().filter_map(|id| self.limits.get(id.0 as usize)) {
+                    let quota = limit.quota.get();
+                    let (other, by) = *quotas.entry(&*limit.name).or_insert((quota, &*route.name));
+                    let Some(group) = self
+                        .written
+                        .groups
+                        .iter()
+                        .find(|group| Some(&*group.name.value) == limit.group.as_deref())
+                    else {
+                        continue;
+                    };
+                    if other != quota && told.insert(&*group.name.value) {
+                        let at = group.editions.values().filter_map(|entry| entry.at).max();
+                        let message = format!(
+                            "in edition {} this counter has two quotas, {other} for route `{by}` and {quota} for route `{}`; write one figure in every edition, or an entry for {} in both routes",
+                            edition.name, route.name, edition.name
+                        );
+                        self.mistakes
+                            .add(at.unwrap_or(group.name.at), &*limit.name, message);
+                    }
+                }
             }
         }
     }
@@ -216,16 +287,12 @@ impl Compiler<'_> {
 
     fn limit(&mut self, written: &WrittenLimit, owner: &Owner<'_>, scope: Scope) -> LimitId {
         let figure = &written.figure;
-        let zone = written.zone.as_ref().filter(|(name, _)| name != "UTC");
-        let name = format!(
-            "{}:{}",
-            owner.name,
-            figure.counter_name(scope, zone.map(|(name, _)| name.as_str()))
-        );
+        let zone = written.zone.as_ref();
+        let name = format!("{}:{}", owner.name, written.counter_name(scope));
         let terms = Terms {
             name,
             quota: figure.quota.get(),
-            mode: written.mode,
+            mode: owner.mode_of(written),
             refund_on: match (&written.refund_on, scope) {
                 (Some(statuses), _) => statuses.clone(),
                 (None, Scope::Ip) => Vec::new(),
@@ -287,10 +354,19 @@ impl Compiler<'_> {
     ) -> Vec<LimitId> {
         let mut own = Vec::new();
         let mut copies = Vec::new();
-        for limit in written.iter().filter(|limit| limit.mode != Mode::Off) {
+        let named: HashSet<String> = written
+            .iter()
+            .map(|limit| limit.counter_name(limit.figure.scope))
+            .collect();
+        for limit in written
+            .iter()
+            .filter(|limit| owner.mode_of(limit) != Mode::Off)
+        {
             own.push(self.limit(limit, owner, limit.figure.scope));
             let copied = limit.figure.scope == Scope::App
-                && matches!(limit.figure.period, Period::Sliding(_));
+                && matches!(limit.figure.period, Period::Sliding(_))
+                // A figure per IP that is written out stands instead of the copy.
+                && !named.contains(&limit.counter_name(Scope::Ip));
             if ip_copy && copied {
                 // The copy's refunds are the default ones: the address goes on paying.
                 let copy = WrittenLimit {
@@ -309,11 +385,12 @@ impl Compiler<'_> {
             name,
             group: None,
             denial: None,
+            mode: None,
             sources: &[],
         };
         written
             .iter()
-            .filter(|limit| limit.mode != Mode::Off)
+            .filter(|limit| owner.mode_of(limit) != Mode::Off)
             .map(|limit| self.limit(limit, &owner, Scope::Ip))
             .collect()
     }
@@ -333,6 +410,7 @@ impl Compiler<'_> {
             name: "unmatched",
             group: None,
             denial: None,
+            mode: None,
             sources: &[],
         };
         let editions = editions
@@ -358,11 +436,13 @@ impl Compiler<'_> {
     }
 
     fn route(&mut self, written: &WrittenRoute, editions: &[Edition]) -> Route {
+        self.mistakes
+            .within(format!("route `{}`", written.name.value));
         let calls = self.calls(written);
         self.check_cost(written, &calls);
         let has_user = calls.iter().all(|(_, path)| path.contains("{username}"));
-        for entry in written.editions.values() {
-            self.check_entry(written, entry, has_user);
+        for (edition, entry) in &written.editions {
+            self.check_entry(written, edition, entry, has_user);
         }
         let by_edition = editions
             .iter()
@@ -457,21 +537,33 @@ impl Compiler<'_> {
         }
     }
 
-    fn check_entry(&mut self, written: &WrittenRoute, entry: &WrittenEdition, has_user: bool) {
-        let at = entry.at.unwrap_or(written.name.at);
-        if !entry.has_limits && entry.group.is_none() {
-            self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
-        }
+    /// One counter has one figure.
+    fn check_twice(&mut self, limits: &[WrittenLimit]) {
         let mut seen = HashSet::new();
-        for limit in &entry.limits {
-            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
-            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
+        for limit in limits {
+            if !seen.insert(limit.counter_name(limit.figure.scope)) {
                 self.mistakes.add(
                     limit.at,
                     &*limit.text,
                     "two limits of one unit, window and scope; keep the one that is meant",
                 );
             }
+        }
+    }
+
+    fn check_entry(
+        &mut self,
+        written: &WrittenRoute,
+        edition: &str,
+        entry: &WrittenEdition,
+        has_user: bool,
+    ) {
+        let at = entry.at.unwrap_or(written.name.at);
+        if !entry.has_limits && entry.group.is_none() {
+            self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
+        }
+        self.check_twice(&entry.limits);
+        for limit in &entry.limits {
             if limit.figure.scope == Scope::User && !has_user {
                 self.mistakes.add(
                     limit.at,
@@ -485,9 +577,8 @@ impl Compiler<'_> {
         if let Some(known) = groups.iter().find(|known| known.name.value == group.value) {
             let user = known
                 .editions
-                .values()
-                .flat_map(|e| &e.limits)
-                .find(|l| l.figure.scope == Scope::User);
+                .get(edition)
+                .and_then(|e| e.limits.iter().find(|l| l.figure.scope == Scope::User));
             if let (Some(limit), false) = (user, has_user) {
                 let message = format!(
                     "route `{}` of this group has no `{{username}}`",
@@ -526,6 +617,7 @@ impl Compiler<'_> {
                 name: &written.name.value,
                 group: None,
                 denial: written.denial,
+                mode: written.mode,
                 sources: &[],
             };
             let limits = self.with_ip_copies(&self.written.defaults, &owner, ip_copy);
@@ -544,6 +636,7 @@ impl Compiler<'_> {
             name: &written.name.value,
             group: None,
             denial: written.denial,
+            mode: written.mode,
             sources: &entry.sources,
         };
         limits.extend(self.with_ip_copies(&entry.limits, &owner, ip_copy));
@@ -584,6 +677,7 @@ impl Compiler<'_> {
             name,
             group: Some(name),
             denial: None,
+            mode: route.mode.or(group.mode),
             sources: &figures.sources,
         };
         self.with_ip_copies(&figures.limits, &owner, ip_copy)
@@ -611,7 +705,11 @@ impl Compiler<'_> {
             Ok(table) => table,
             Err(errors) => {
                 for error in errors {
-                    if let Some((.., call)) = calls.get(error.index) {
+                    if let Some((id, .., call)) = calls.get(error.index) {
+                        let name = self.written.routes.get(id.0).map(|route| &route.name.value);
+                        self.mistakes.within(
+                            name.map_or_else(String::new, |name| format!("route `{name}`")),
+                        );
                         self.mistakes.add(call.at, &*call.value, error.reason);
                     }
                 }

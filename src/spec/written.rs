@@ -24,12 +24,21 @@ pub(super) struct WrittenLimit {
     pub(super) at: Place,
     pub(super) text: String,
     pub(super) figure: Figure,
-    pub(super) mode: Mode,
+    pub(super) mode: Option<Mode>,
     pub(super) refund_on: Option<Vec<u16>>,
     pub(super) zone: Option<(String, Zone)>,
     pub(super) hold: Hold,
     pub(super) max_hold: Option<Duration>,
     pub(super) denial: Option<Denial>,
+}
+
+impl WrittenLimit {
+    /// The limit's name without its owner, for this scope. UTC goes without saying.
+    pub(super) fn counter_name(&self, scope: Scope) -> String {
+        let zone = self.zone.as_ref().map(|(name, _)| name.as_str());
+        self.figure
+            .counter_name(scope, zone.filter(|name| *name != "UTC"))
+    }
 }
 
 /// What an edition makes of a route or group.
@@ -53,6 +62,8 @@ pub(super) struct WrittenRoute {
     pub(super) max_recipients: Option<At<u32>>,
     pub(super) needs_token: Option<bool>,
     pub(super) denial: Option<Denial>,
+    /// Of its limits that have none of their own, the group's included.
+    pub(super) mode: Option<Mode>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
     pub(super) overview: Vec<String>,
 }
@@ -60,6 +71,7 @@ pub(super) struct WrittenRoute {
 #[derive(Clone, Debug)]
 pub(super) struct WrittenGroup {
     pub(super) name: At<String>,
+    pub(super) mode: Option<Mode>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
 }
 
@@ -98,9 +110,11 @@ const ROUTE_KEYS: &[&str] = &[
     "max_recipients",
     "needs_token",
     "denial",
+    "mode",
     "remove",
     "overview",
 ];
+const GROUP_KEYS: &[&str] = &["name", "mode"];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
 const LIMIT_KEYS: &[&str] = &[
     "rate",
@@ -299,7 +313,13 @@ impl<'w> Reader<'w> {
 
     fn each_table(&mut self, value: &Value<'_>, what: &str, read: fn(&mut Self, &Value<'_>)) {
         match value.get_ref().as_array() {
-            Some(items) => items.iter().for_each(|item| read(self, item)),
+            Some(items) => {
+                for item in items {
+                    self.mistakes.within(String::new());
+                    read(self, item);
+                }
+                self.mistakes.within(String::new());
+            }
             None => self.wrong(value, format!("write [[{what}]], with two brackets")),
         }
     }
@@ -308,7 +328,10 @@ impl<'w> Reader<'w> {
         let Some(table) = self.table(value, "[editions]") else {
             return;
         };
-        for (key, value) in table {
+        // Oldest first, as written; the table itself is sorted by name.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
             let mut ip_copy = false;
             if let Some(edition) = self.table(value, "an edition") {
                 for (key, value) in edition {
@@ -418,6 +441,13 @@ impl<'w> Reader<'w> {
                             "limits of addresses slide; write e.g. \"20/s\" or \"300/min\"",
                         );
                     }
+                    if limit.figure.scope != Scope::Ip && limit.text.contains(" per ") {
+                        self.mistakes.add(
+                            limit.at,
+                            &*limit.text,
+                            "limits under [ip] are those of addresses; leave the scope out",
+                        );
+                    }
                     limit.figure.scope = Scope::Ip;
                 }
                 limits
@@ -456,7 +486,7 @@ impl<'w> Reader<'w> {
                 at,
                 text,
                 figure,
-                mode: Mode::Enforce,
+                mode: None,
                 refund_on: None,
                 zone: None,
                 hold: Hold::Response,
@@ -473,7 +503,7 @@ impl<'w> Reader<'w> {
             at,
             text,
             figure,
-            mode: Mode::Enforce,
+            mode: None,
             refund_on: None,
             zone: None,
             hold: Hold::Response,
@@ -483,12 +513,15 @@ impl<'w> Reader<'w> {
         for (key, value) in table {
             let only = |reader: &mut Self, fits: bool, what: &str| {
                 if !fits {
-                    reader.wrong(value, format!("`{}` belongs to {what} only", key.get_ref()));
+                    reader.wrong(
+                        value,
+                        format!("this `{}` belongs to {what} only", key.get_ref()),
+                    );
                 }
             };
             match &**key.get_ref() {
                 "rate" => {}
-                "mode" => limit.mode = self.choice(value, "mode", MODES).unwrap_or_default(),
+                "mode" => limit.mode = self.choice(value, "mode", MODES),
                 "refund_on" => limit.refund_on = Some(self.statuses(value)),
                 "timezone" => {
                     only(self, figure.period == Period::Day, "day limits");
@@ -502,7 +535,14 @@ impl<'w> Reader<'w> {
                     only(self, figure.period == Period::Running, "task limits");
                     limit.max_hold = self.duration(value);
                 }
-                "denial" => limit.denial = self.choice(value, "denial", DENIALS),
+                "denial" => {
+                    limit.denial = self.choice(value, "denial", DENIALS);
+                    let day = matches!(
+                        limit.denial,
+                        Some(Denial::BroadcastUsers | Denial::BroadcastRooms)
+                    );
+                    only(self, !day || figure.period == Period::Day, "day limits");
+                }
                 _ => self.unknown_key(key, "a limit", LIMIT_KEYS),
             }
         }
@@ -601,7 +641,7 @@ impl<'w> Reader<'w> {
             .iter()
             .any(|(known, _)| known.value == name)
         {
-            let edition = self.edition(value, keys.len() == 1);
+            let edition = self.edition(value, keys == GROUP_KEYS);
             editions.insert(name, edition);
         } else {
             let known: Vec<String> = self
@@ -639,10 +679,13 @@ impl<'w> Reader<'w> {
         let Some(name) = self.name(value, table, "group") else {
             return;
         };
-        let mut editions = BTreeMap::new();
+        self.mistakes.within(format!("group `{}`", name.value));
+        let (mut editions, mut mode) = (BTreeMap::new(), None);
         for (key, value) in table {
-            if key.get_ref() != "name" {
-                self.try_edition(key, value, &mut editions, "a group", &["name"]);
+            match &**key.get_ref() {
+                "name" => {}
+                "mode" => mode = self.choice(value, "mode", MODES),
+                _ => self.try_edition(key, value, &mut editions, "a group", GROUP_KEYS),
             }
         }
         match self
@@ -659,8 +702,15 @@ impl<'w> Reader<'w> {
                     format!("this group is there already, in line {line}"),
                 );
             }
-            Some(group) => group.editions.extend(editions),
-            None => self.written.groups.push(WrittenGroup { name, editions }),
+            Some(group) => {
+                group.editions.extend(editions);
+                group.mode = mode.or(group.mode);
+            }
+            None => self.written.groups.push(WrittenGroup {
+                name,
+                mode,
+                editions,
+            }),
         }
     }
 
@@ -671,6 +721,7 @@ impl<'w> Reader<'w> {
         let Some(name) = self.name(value, table, "route") else {
             return;
         };
+        self.mistakes.within(format!("route `{}`", name.value));
         let position = self
             .written
             .routes
@@ -698,6 +749,7 @@ impl<'w> Reader<'w> {
             max_recipients: None,
             needs_token: None,
             denial: None,
+            mode: None,
             editions: BTreeMap::new(),
             overview: Vec::new(),
         });
@@ -722,6 +774,7 @@ impl<'w> Reader<'w> {
                 }
                 "needs_token" => route.needs_token = self.bool(value, "needs_token"),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
+                "mode" => route.mode = self.choice(value, "mode", MODES),
                 "remove" => remove = self.bool(value, "remove").unwrap_or_default(),
                 "overview" => {
                     route.overview = self
