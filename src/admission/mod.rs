@@ -8,6 +8,7 @@ mod known;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -201,6 +202,11 @@ pub fn screen(
     head: &Head<'_>,
     path: &str,
 ) -> Result<Call, Reject> {
+    if matches!(head.method, "TRACE" | "CONNECT") {
+        // Never for a backend: one echoes credentials, the other opens a tunnel.
+        let allow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT".to_owned();
+        return Err(Reject::MethodNotAllowed { allow });
+    }
     let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
     let edition = match app.form {
         Form::AppKey => policy.editions.0,
@@ -317,11 +323,8 @@ impl<S: Store> Admission<S> {
         ip: IpAddr,
         reject: &Reject,
         now: Moment,
-    ) -> Result<(), Refused> {
+    ) -> Result<Admitted, Refused> {
         let limits = address_limits(rules, reject);
-        if limits.is_empty() {
-            return Ok(());
-        }
         let key = rules
             .keys
             .ip(identity::address::prefix(ip, policy.ipv6_prefix));
@@ -334,7 +337,7 @@ impl<S: Store> Admission<S> {
                 .iter()
                 .map(|id| rules.limit(*id).charge(*id, key, 1, false, now)),
         );
-        self.decide(plan, now).await.map(|_| ())
+        self.decide(plan, now).await
     }
 
     /// Step 4: one all-or-nothing decision over every limit of the call.
@@ -366,7 +369,7 @@ impl<S: Store> Admission<S> {
                 .ip_limits
                 .unauthorized
                 .iter()
-                .map(|id| rules.limit(*id).charge(*id, call.ip_key, 0, known, now)),
+                .map(|id| rules.limit(*id).charge(*id, call.ip_key, 0, false, now)),
         );
         plan.charges
             .extend(call.limits(rules).iter().filter_map(|id| {
@@ -378,6 +381,8 @@ impl<S: Store> Admission<S> {
                         .user(&call.caller.app, call.caller.user.as_deref()?),
                     Scope::Ip => call.ip_key,
                 };
+                // Its users' names are made by callers, and stay bounded.
+                let known = known && limit.scope == Scope::App;
                 Some(limit.charge(*id, key, cost_of(limit.unit, recipients), known, now))
             }));
         plan
@@ -462,7 +467,11 @@ impl<S: Store> Admission<S> {
             status: 200..=299, ..
         } = outcome
         {
-            self.known.note(call.app_key, now);
+            // Only a call that the backend has let in by its token speaks for its app: anyone may
+            // send OPTIONS, or ask for a token of a made-up one.
+            if call.route(rules).is_some_and(|route| route.needs_token) {
+                self.known.note(call.app_key, now);
+            }
         }
         given_back
     }
@@ -476,18 +485,21 @@ impl<S: Store> Admission<S> {
         rules: &Ruleset,
         call: &Call,
         now: Moment,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<LimitId>, StoreError> {
         let mut plan = Plan {
             origin: Some(call.ip_key),
             ..Plan::default()
         };
+        let mut charged = Vec::new();
         for id in &rules.ip_limits.unauthorized {
             plan.charges.clear();
             plan.charges
                 .push(rules.limit(*id).charge(*id, call.ip_key, 1, false, now));
-            self.store.decide(&mut plan, now).await?;
+            if let Decision::Admit { .. } = self.store.decide(&mut plan, now).await? {
+                charged.push(*id);
+            }
         }
-        Ok(())
+        Ok(charged)
     }
 
     /// Reports a task done: frees its slot. Whether there was one.
@@ -499,6 +511,13 @@ impl<S: Store> Admission<S> {
             .limits
             .iter()
             .filter(|limit| limit.unit == Unit::Tasks && limit.scope == Scope::App)
-            .any(|limit| self.store.finish_task(limit.salt.with(app_key), task, now))
+            .map(|limit| limit.salt.with(app_key))
+            // One name may stand for several figures: each counter is asked once.
+            .collect::<HashSet<CounterKey>>()
+            .into_iter()
+            // A task may hold slots of several limits: none may be left behind.
+            .filter(|key| self.store.finish_task(*key, task, now))
+            .count()
+            > 0
     }
 }

@@ -39,6 +39,8 @@ pub struct Context {
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
     pub(super) attempts: usize,
+    /// The first upstream address of this call.
+    pub(super) first_upstream: Option<usize>,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -67,6 +69,7 @@ impl Context {
             verb: None,
             limit: None,
             attempts: 0,
+            first_upstream: None,
             upstream_status: None,
             answer: None,
             error: "",

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderName};
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use crate::identity::address;
@@ -80,15 +80,9 @@ pub(super) fn request_id(request: &RequestHeader) -> Option<&str> {
     sane.then_some(id)
 }
 
-/// Makes the head that goes upstream: hop-by-hop fields removed, the forwarding fields set.
-pub(super) fn prepare_upstream(
-    request: &mut RequestHeader,
-    settings: &Settings,
-    peer: IpAddr,
-    id: &str,
-) -> pingora::Result<()> {
-    let named: Vec<HeaderName> = request
-        .headers
+/// The fields that `Connection` names.
+fn named_by_connection(headers: &http::HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -96,7 +90,27 @@ pub(super) fn prepare_upstream(
         .filter_map(|name| name.trim().parse().ok())
         // Framing is pingora's, and no hop may drop the fields that identify a call.
         .filter(|name| !is_end_to_end(name))
-        .collect();
+        .collect()
+}
+
+/// Takes the upstream hop's own fields out of an answer. `Connection` itself is pingora's.
+pub(super) fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    for name in named_by_connection(&response.headers) {
+        response.remove_header(&name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        response.remove_header(name);
+    }
+}
+
+/// Makes the head that goes upstream: hop-by-hop fields removed, the forwarding fields set.
+pub(super) fn prepare_upstream(
+    request: &mut RequestHeader,
+    settings: &Settings,
+    peer: IpAddr,
+    id: &str,
+) -> pingora::Result<()> {
+    let named = named_by_connection(&request.headers);
     for name in &named {
         request.remove_header(name);
     }

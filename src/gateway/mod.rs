@@ -28,6 +28,7 @@ use self::reply::Reply;
 pub use self::shared::Shared;
 use crate::admission::{self, Refused, Reject};
 use crate::head::Head;
+use crate::identity::address::prefix;
 use crate::limit::{Hold, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
@@ -78,7 +79,10 @@ impl Gateway {
             return Ok(Some(Reply::shed("The gateway is at its capacity.")));
         }
         let now = shared.clock.now();
-        if !shared.shield.admits(ctx.ip, now) {
+        if !shared
+            .shield
+            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
+        {
             ctx.verb = Some(Verb::Shed);
             ctx.error = "shield";
             return Ok(Some(Reply::shielded()));
@@ -201,7 +205,10 @@ impl Gateway {
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
             .await;
         match charged {
-            Ok(()) => {
+            Ok(admitted) => {
+                for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
+                    shared.metrics.charge(charge.limit, charge.cost);
+                }
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
             }
@@ -220,7 +227,10 @@ impl Gateway {
                     left: denied.left,
                     resets_in: denied.retry_after.unwrap_or_default(),
                 });
-                shared.shield.note_denial(ctx.ip, shared.clock.now());
+                shared.shield.note_denial(
+                    prefix(ctx.ip, shared.policy.ipv6_prefix),
+                    shared.clock.now(),
+                );
                 let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
                 Reply::denied(shared.rules.limit(denied.limit), denied, app)
             }
@@ -393,7 +403,11 @@ impl ProxyHttp for Gateway {
             .iter()
             .map(|upstream| upstream.addrs.len())
             .sum();
-        let mut nth = self.shared.next_upstream() % all.max(1);
+        // A retry goes to the next address, whatever other calls have drawn meanwhile.
+        let first = *ctx
+            .first_upstream
+            .get_or_insert_with(|| self.shared.next_upstream());
+        let mut nth = first.wrapping_add(ctx.attempts) % all.max(1);
         ctx.attempts += 1;
         for upstream in &settings.upstreams {
             if let Some(addr) = upstream.addrs.get(nth) {
@@ -458,18 +472,22 @@ impl ProxyHttp for Gateway {
         ctx.upstream_status = Some(status);
         if let (401, Some(call)) = (status, &ctx.call) {
             let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-            let charged = admission
+            match admission
                 .charge_unauthorized(&self.shared.rules, call, now)
-                .await;
-            if let Err(error) = charged {
-                tracing::warn!(%error, "a 401 was not charged to its address");
+                .await
+            {
+                Ok(charged) => {
+                    charged
+                        .into_iter()
+                        .for_each(|limit| self.shared.metrics.charge(limit, 1));
+                }
+                Err(error) => tracing::warn!(%error, "a 401 was not charged to its address"),
             }
         }
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
-        response.remove_header("keep-alive");
-        response.remove_header("proxy-connection");
+        headers::remove_hop_by_hop(response);
         self.common_fields(response, ctx)
     }
 
@@ -495,6 +513,9 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing has been sent: another address may be tried, whatever the method.
+        if let Some(admitted) = &mut ctx.admitted {
+            admitted.forwarded = false;
+        }
         error.set_retry(
             ctx.attempts < MAX_ATTEMPTS
                 && self

@@ -119,6 +119,30 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
+        for group in &written.groups {
+            self.mistakes
+                .within(format!("group `{}`", group.name.value));
+            for entry in group.editions.values() {
+                self.check_twins(&entry.limits);
+            }
+        }
+        for route in &written.routes {
+            self.mistakes
+                .within(format!("route `{}`", route.name.value));
+            for entry in route.editions.values() {
+                self.check_twins(&entry.limits);
+            }
+        }
+        self.mistakes.within(String::new());
+        let own = [
+            &written.defaults,
+            &written.unauthorized,
+            &written.rejected,
+            &written.options,
+        ];
+        for limits in own {
+            self.check_twins(limits);
+        }
         let selections = self.selections(&editions);
         let routes: Box<[Route]> = written
             .routes
@@ -148,6 +172,27 @@ impl Compiler<'_> {
         }
     }
 
+    /// Two limits of one counter would charge it twice.
+    fn check_twins(&mut self, limits: &[WrittenLimit]) {
+        let mut seen = HashSet::new();
+        for limit in limits {
+            if !seen.insert(limit.counter_name(limit.figure.scope)) {
+                let message =
+                    "two limits of one unit, window and scope; keep the one that is meant";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.hold == crate::limit::Hold::Task && limit.figure.scope != Scope::App {
+                let message =
+                    "hold = \"task\" is for limits per app: a task is reported done by its app";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.max_hold.is_some() && limit.hold == crate::limit::Hold::Response {
+                let message = "max_hold does nothing without hold = \"task\"";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+        }
+    }
+
     /// Counters are named by route or group: one name for both would be one counter.
     fn check_names(&mut self) {
         let reserved = ["unmatched", "unauthorized", "rejected", "options", "none"];
@@ -165,23 +210,6 @@ impl Compiler<'_> {
                     message,
                 );
             }
-        }
-        for group in &self.written.groups {
-            self.mistakes
-                .within(format!("group `{}`", group.name.value));
-            for entry in group.editions.values() {
-                self.check_twice(&entry.limits);
-            }
-        }
-        self.mistakes.within(String::new());
-        let own = [
-            &self.written.defaults,
-            &self.written.unauthorized,
-            &self.written.rejected,
-            &self.written.options,
-        ];
-        for limits in own {
-            self.check_twice(limits);
         }
         let mut alike: HashMap<String, &super::written::At<String>> = HashMap::new();
         let names = self
@@ -537,20 +565,6 @@ impl Compiler<'_> {
         }
     }
 
-    /// One counter has one figure.
-    fn check_twice(&mut self, limits: &[WrittenLimit]) {
-        let mut seen = HashSet::new();
-        for limit in limits {
-            if !seen.insert(limit.counter_name(limit.figure.scope)) {
-                self.mistakes.add(
-                    limit.at,
-                    &*limit.text,
-                    "two limits of one unit, window and scope; keep the one that is meant",
-                );
-            }
-        }
-    }
-
     fn check_entry(
         &mut self,
         written: &WrittenRoute,
@@ -562,7 +576,6 @@ impl Compiler<'_> {
         if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
         }
-        self.check_twice(&entry.limits);
         for limit in &entry.limits {
             if limit.figure.scope == Scope::User && !has_user {
                 self.mistakes.add(

@@ -198,6 +198,16 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
 }
 
 #[test]
+fn an_explicit_limit_per_ip_stands_for_the_copy() {
+    let layer = "[[route]]\nname = \"own\"\ncalls = [\"GET /own\"]\nv1 = { limits = [\"100/s\", \"50/s per ip\"] }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(
+        names(&rules, "own", 0),
+        ["100 own:calls/s:app", "50 own:calls/s:ip"]
+    );
+}
+
+#[test]
 fn each_kind_of_mistake_is_found() {
     let route = |rest: &str| format!("[[route]]\nname = \"x\"\ncalls = [\"GET /x\"]\n{rest}\n");
     for (layer, said) in [
@@ -299,12 +309,24 @@ fn each_kind_of_mistake_is_found() {
             "unknown unmatched",
         ),
         (
-            "[ip]\noptions = [\"3/day\"]\n".to_owned(),
-            "limits of addresses slide",
+            "[ip]\noptions = [\"3/s\", \"4/s\"]\n".to_owned(),
+            "two limits of one unit",
         ),
         (
             "[ip]\noptions = [\"3/s per user\"]\n".to_owned(),
-            "leave the scope out",
+            "limits of addresses",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks\", max_hold = \"1s\" }] }"),
+            "max_hold does nothing",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1 tasks per ip\", hold = \"task\" }] }"),
+            "hold = \"task\" is for limits per app",
+        ),
+        (
+            "[ip]\noptions = [\"3/day\"]\n".to_owned(),
+            "limits of addresses slide",
         ),
         (
             "[ip]\noptions = [\"3/s\", \"4/s\"]\n".to_owned(),
@@ -337,10 +359,6 @@ fn each_kind_of_mistake_is_found() {
         (
             "[[route]]\nname = \"x\"\ncalls = [\"GET /x/\"]\n".to_owned(),
             "no trailing `/`",
-        ),
-        (
-            route("v1 = { limits = [{ rate = \"1/s\", max_hold = \"5min\" }] }"),
-            "task limits only",
         ),
         (
             route("v1 = { limits = [{ rate = \"1/min\", denial = \"broadcast-users\" }] }"),
@@ -394,16 +412,6 @@ v2 = { limits = [{ rate = "5/min", mode = "enforce" }, "50/day"] }
 }
 
 #[test]
-fn a_figure_per_ip_that_is_written_out_stands_instead_of_the_copy() {
-    let layer = "[[route]]\nname = \"one\"\nv1 = { limits = [\"10/s\", \"3/s per ip\"] }\n";
-    let rules = read(&[BASE, layer]).unwrap();
-    assert_eq!(
-        names(&rules, "one", 0),
-        ["10 one:calls/s:app", "3 one:calls/s:ip"]
-    );
-}
-
-#[test]
 fn one_counter_has_one_quota_in_an_edition() {
     // In v1, `one` is printed and `two` is not: it takes the figure of v2.
     let base = BASE
@@ -427,4 +435,75 @@ fn the_newest_edition_is_the_last_written() {
     let rules = read(&[BASE, layer]).unwrap();
     let names: Vec<&str> = rules.editions.iter().map(|e| &*e.name).collect();
     assert_eq!(names, ["v1", "v2", "zeta", "alpha"]);
+}
+
+#[test]
+fn recipients_are_read_and_capped_as_the_service_does() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let mut counted: Vec<_> = rules
+        .routes
+        .iter()
+        .filter_map(|r| Some((&*r.calls[0].1, &*r.cost.as_ref()?.field, r.max_recipients)))
+        .collect();
+    counted.sort_unstable();
+    assert_eq!(
+        counted,
+        [
+            ("/messages", "target", None),
+            ("/messages/chatgroups", "to", Some(3)),
+            ("/messages/chatgroups/users", "users", Some(20)),
+            ("/messages/chatrooms", "to", Some(10)),
+            ("/messages/users", "to", Some(600)),
+            ("/push/list/label", "targets", Some(5)),
+            ("/push/single", "targets", Some(100)),
+        ]
+    );
+}
+
+#[test]
+fn a_token_alone_is_asked_for_without_one() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let open: Vec<&str> = rules
+        .routes
+        .iter()
+        .filter(|r| !r.needs_token)
+        .map(|r| &*r.calls[0].1)
+        .collect();
+    assert_eq!(open, ["/token"]);
+    assert!(rules.fold_app_names);
+    assert_eq!(rules.unmatched, Unmatched::DefaultLimit);
+}
+
+#[test]
+fn days_and_pushes_have_denials_of_their_own() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    for limit in &rules.limits {
+        let owner = limit.name.split(':').next().unwrap();
+        let expected = match (owner, limit.unit) {
+            ("messages-users-broadcast", _) => Denial::BroadcastUsers,
+            ("messages-chatrooms-broadcast", _) => Denial::BroadcastRooms,
+            ("push-single" | "push-list-label" | "push-task", _) => Denial::Push,
+            (_, Unit::Messages) => Denial::MessageCount,
+            _ => Denial::CallRate,
+        };
+        assert_eq!(limit.denial, expected, "{}", limit.name);
+    }
+}
+
+#[test]
+fn a_call_printed_with_anothers_path_has_its_figure_in_both_places() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    for (method, path, edition, source) in [
+        ("POST", "/metadata/chatroom/1", 0, "003:246"),
+        ("POST", "/metadata/chatroom/1", 1, "000:288"),
+        ("GET", "/users/a/notification/language", 1, "000:180"),
+        ("GET", "/users/a/notification/language", 2, "002:656"),
+    ] {
+        let Found::Route { id, .. } = rules.table.find(method, path) else {
+            panic!("{method} {path}")
+        };
+        let made = &rules.routes[id.0].editions[edition];
+        assert_eq!(made.from, Some(EditionId(edition)), "{method} {path}");
+        assert!(made.sources.iter().any(|s| **s == *source), "{source}");
+    }
 }

@@ -10,7 +10,7 @@ use super::Unmatched;
 use super::check::{Collector, Place, suggestion};
 use super::figure::{self, Figure, Period};
 use crate::limit::calendar::Zone;
-use crate::limit::{Denial, Hold, Mode, Scope};
+use crate::limit::{Denial, Hold, Mode, Scope, Unit};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -434,18 +434,16 @@ impl<'w> Reader<'w> {
             let mut limits = || {
                 let mut limits = self.limits(value);
                 for limit in &mut limits {
-                    if !matches!(limit.figure.period, Period::Sliding(_)) {
+                    let counts_calls = limit.figure.unit == Unit::Calls;
+                    let slides = matches!(limit.figure.period, Period::Sliding(_));
+                    let other = [" per user", " per app"]
+                        .iter()
+                        .any(|per| limit.text.contains(per));
+                    if !counts_calls || !slides || other {
                         self.mistakes.add(
                             limit.at,
                             &*limit.text,
-                            "limits of addresses slide; write e.g. \"20/s\" or \"300/min\"",
-                        );
-                    }
-                    if limit.figure.scope != Scope::Ip && limit.text.contains(" per ") {
-                        self.mistakes.add(
-                            limit.at,
-                            &*limit.text,
-                            "limits under [ip] are those of addresses; leave the scope out",
+                            "limits of addresses slide, and count calls per ip; write e.g. \"20/s\" or \"300/min\"",
                         );
                     }
                     limit.figure.scope = Scope::Ip;

@@ -172,6 +172,15 @@ fn head_counts_as_get_and_options_goes_through() {
 }
 
 #[test]
+fn trace_goes_nowhere() {
+    let gateway = start(&[]);
+    for path in ["/o/a/users/x", "/o/a/no/such/path"] {
+        assert_eq!(gateway.call("TRACE", path, "").status, 405);
+    }
+    assert_eq!(gateway.backend().count(), 0);
+}
+
+#[test]
 fn h2c_is_served_where_it_is_switched_on() {
     let gateway = Start {
         routes: crate::ROUTES,
