@@ -312,6 +312,10 @@ fn call(nth: usize, gateway: SocketAddr, tallies: &[Tally], is_over: &dyn Fn() -
         script.body
     );
     let pause = Duration::from_micros(1_000_000 / script.rate.max(1));
+    // The gateway starts beside its callers.
+    while TcpStream::connect(gateway).is_err() && !is_over() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let mut connection: Option<BufReader<TcpStream>> = None;
     while !is_over() {
         let counter = match exchange(&mut connection, gateway, &request) {
