@@ -18,6 +18,8 @@ pub struct Mistake {
     pub file: String,
     /// Line, from 1.
     pub line: usize,
+    /// The route or group it belongs to, if any: ``route `message-users` ``.
+    pub within: String,
     /// The offending text.
     pub text: String,
     /// What is wrong, and what to write instead.
@@ -27,6 +29,9 @@ pub struct Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.file, self.line)?;
+        if !self.within.is_empty() {
+            write!(f, "{}: ", self.within)?;
+        }
         if !self.text.is_empty() {
             write!(f, "`{}`: ", self.text)?;
         }
@@ -57,6 +62,7 @@ impl std::error::Error for Mistakes {}
 pub(super) struct Collector {
     files: Vec<String>,
     found: Vec<(Place, Mistake)>,
+    within: String,
 }
 
 impl Collector {
@@ -64,7 +70,13 @@ impl Collector {
         Self {
             files,
             found: Vec::new(),
+            within: String::new(),
         }
+    }
+
+    /// What the mistakes that follow belong to.
+    pub(super) fn within(&mut self, within: String) {
+        self.within = within;
     }
 
     pub(super) fn add(&mut self, at: Place, text: impl Into<String>, message: impl Into<String>) {
@@ -72,6 +84,7 @@ impl Collector {
         let mistake = Mistake {
             file,
             line: at.line,
+            within: self.within.clone(),
             text: text.into(),
             message: message.into(),
         };

@@ -1,23 +1,20 @@
 //! From what is written to what cannot be invalid.
 
-use std::collections::{HashMap, HashSet};
+mod checks;
+mod limits;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::check::{Collector, Place, suggestion};
+use self::limits::Owner;
+use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
-use super::figure::Period;
-use super::written::{Reader, Written, WrittenEdition, WrittenLimit, WrittenRoute};
+use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
-use crate::limit::calendar::Zone;
-use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope, Unit, Window};
+use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope};
 use crate::route::RouteTable;
 use crate::route::pricing::CostSource;
 
-/// The longest that a slot is held past its response, unless a limit says otherwise
-/// (`service.md`: the service lets go of a running-task slot after 5 minutes).
-const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(300);
-/// Upstream statuses that give app and user units back, unless a limit says otherwise.
-const DEFAULT_REFUND_ON: &[u16] = &[401];
 const METHODS: &[&str] = &["GET", "POST", "PUT", "DELETE", "PATCH"];
 /// Methods whose calls carry a body.
 const WITH_BODY: &[&str] = &["POST", "PUT", "PATCH"];
@@ -91,14 +88,6 @@ struct Compiler<'w> {
     known: HashMap<Terms, LimitId>,
 }
 
-/// Whose counters a limit has.
-struct Owner<'a> {
-    name: &'a str,
-    group: Option<&'a str>,
-    denial: Option<Denial>,
-    sources: &'a [String],
-}
-
 impl Compiler<'_> {
     fn ruleset(&mut self) -> Ruleset {
         let written = self.written;
@@ -111,16 +100,28 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
-        let lists = (written.groups.iter().map(|group| &group.editions))
-            .chain(written.routes.iter().map(|route| &route.editions))
-            .flat_map(|editions| editions.values().map(|entry| &entry.limits));
+        for group in &written.groups {
+            self.mistakes
+                .within(format!("group `{}`", group.name.value));
+            for entry in group.editions.values() {
+                self.check_twins(&entry.limits);
+            }
+        }
+        for route in &written.routes {
+            self.mistakes
+                .within(format!("route `{}`", route.name.value));
+            for entry in route.editions.values() {
+                self.check_twins(&entry.limits);
+            }
+        }
+        self.mistakes.within(String::new());
         let own = [
             &written.defaults,
             &written.unauthorized,
             &written.rejected,
             &written.options,
         ];
-        for limits in lists.chain(own) {
+        for limits in own {
             self.check_twins(limits);
         }
         let selections = self.selections(&editions);
@@ -129,6 +130,8 @@ impl Compiler<'_> {
             .iter()
             .map(|route| self.route(route, &editions))
             .collect();
+        self.mistakes.within(String::new());
+        self.check_counters(&routes, &editions);
         let unmatched_route = self.unmatched(&editions);
         let ip_limits = IpLimits {
             unauthorized: self.address_limits("unauthorized", &written.unauthorized),
@@ -147,63 +150,6 @@ impl Compiler<'_> {
             ip_limits,
             table,
             keys: self.keys,
-        }
-    }
-
-    /// Two limits of one counter would charge it twice.
-    fn check_twins(&mut self, limits: &[WrittenLimit]) {
-        let mut seen = HashSet::new();
-        for limit in limits {
-            let zone = limit.zone.as_ref().map(|(name, _)| name.as_str());
-            if !seen.insert(limit.figure.counter_name(limit.figure.scope, zone)) {
-                let message =
-                    "two limits of one unit, window and scope; keep the one that is meant";
-                self.mistakes.add(limit.at, &*limit.text, message);
-            }
-            if limit.hold == crate::limit::Hold::Task && limit.figure.scope != Scope::App {
-                let message =
-                    "hold = \"task\" is for limits per app: a task is reported done by its app";
-                self.mistakes.add(limit.at, &*limit.text, message);
-            }
-            if limit.max_hold.is_some() && limit.hold == crate::limit::Hold::Response {
-                let message = "max_hold does nothing without hold = \"task\"";
-                self.mistakes.add(limit.at, &*limit.text, message);
-            }
-        }
-    }
-
-    /// Counters are named by route or group: one name for both would be one counter.
-    fn check_names(&mut self) {
-        let reserved = ["unmatched", "unauthorized", "rejected", "options", "none"];
-        for group in &self.written.groups {
-            if let Some(route) = self
-                .written
-                .routes
-                .iter()
-                .find(|route| route.name.value == group.name.value)
-            {
-                let message = "a route and a group of one name would share counters; rename one";
-                self.mistakes.add(
-                    route.name.at.max(group.name.at),
-                    &*group.name.value,
-                    message,
-                );
-            }
-        }
-        let names = self
-            .written
-            .groups
-            .iter()
-            .map(|g| &g.name)
-            .chain(self.written.routes.iter().map(|r| &r.name));
-        for name in names {
-            if reserved.contains(&&*name.value) {
-                self.mistakes.add(
-                    name.at,
-                    &*name.value,
-                    "this name is the gateway's own; choose another",
-                );
-            }
         }
     }
 
@@ -248,116 +194,6 @@ impl Compiler<'_> {
         selections.into()
     }
 
-    fn limit(&mut self, written: &WrittenLimit, owner: &Owner<'_>, scope: Scope) -> LimitId {
-        let figure = &written.figure;
-        let zone = written.zone.as_ref().filter(|(name, _)| name != "UTC");
-        let name = format!(
-            "{}:{}",
-            owner.name,
-            figure.counter_name(scope, zone.map(|(name, _)| name.as_str()))
-        );
-        let terms = Terms {
-            name,
-            quota: figure.quota.get(),
-            mode: written.mode,
-            refund_on: match (&written.refund_on, scope) {
-                (Some(statuses), _) => statuses.clone(),
-                (None, Scope::Ip) => Vec::new(),
-                (None, _) => DEFAULT_REFUND_ON.to_vec(),
-            },
-            hold: written.hold,
-            max_hold: written.max_hold.unwrap_or(DEFAULT_MAX_HOLD),
-            denial: written
-                .denial
-                .or(owner.denial)
-                .unwrap_or(match figure.unit {
-                    Unit::Calls => Denial::CallRate,
-                    Unit::Messages => Denial::MessageCount,
-                    Unit::Tasks => Denial::Push,
-                }),
-        };
-        if let Some(id) = self.known.get(&terms) {
-            let id = *id;
-            if let Some(limit) = self.limits.get_mut(id.0 as usize) {
-                let mut sources: Vec<Box<str>> = limit.sources.to_vec();
-                sources.extend(owner.sources.iter().map(|s| s.as_str().into()));
-                sources.sort_unstable();
-                sources.dedup();
-                limit.sources = sources.into();
-            }
-            return id;
-        }
-        let id = LimitId(u32::try_from(self.limits.len()).unwrap_or(u32::MAX));
-        self.limits.push(Limit {
-            salt: self.keys.limit(&terms.name),
-            name: terms.name.as_str().into(),
-            unit: figure.unit,
-            quota: figure.quota,
-            window: match figure.period {
-                Period::Sliding(length) => Window::Sliding(length),
-                Period::Day => Window::Day(zone.map_or(Zone::UTC, |(_, zone)| zone.clone())),
-                Period::Running => Window::Running,
-            },
-            scope,
-            group: owner.group.map(Into::into),
-            mode: terms.mode,
-            refund_on: terms.refund_on.as_slice().into(),
-            hold: terms.hold,
-            max_hold: terms.max_hold,
-            denial: terms.denial,
-            sources: owner.sources.iter().map(|s| s.as_str().into()).collect(),
-        });
-        self.known.insert(terms, id);
-        id
-    }
-
-    /// These limits, each followed by its per-IP copy where the edition has one (rule 3 of the
-    /// documents: per-app limits on calls and messages for seconds and minutes).
-    fn with_ip_copies(
-        &mut self,
-        written: &[WrittenLimit],
-        owner: &Owner<'_>,
-        ip_copy: bool,
-    ) -> Vec<LimitId> {
-        let mut own = Vec::new();
-        let mut copies = Vec::new();
-        for limit in written.iter().filter(|limit| limit.mode != Mode::Off) {
-            own.push(self.limit(limit, owner, limit.figure.scope));
-            let copied = limit.figure.scope == Scope::App
-                && matches!(limit.figure.period, Period::Sliding(_));
-            // An explicit per-IP limit of the same unit and window stands for the copy.
-            let name = limit.figure.counter_name(Scope::Ip, None);
-            let explicit = written.iter().any(|other| {
-                other.figure.scope == Scope::Ip
-                    && other.figure.counter_name(Scope::Ip, None) == name
-            });
-            if ip_copy && copied && !explicit {
-                // The copy's refunds are the default ones: the address goes on paying.
-                let copy = WrittenLimit {
-                    refund_on: None,
-                    ..limit.clone()
-                };
-                copies.push(self.limit(&copy, owner, Scope::Ip));
-            }
-        }
-        own.extend(copies);
-        own
-    }
-
-    fn address_limits(&mut self, name: &str, written: &[WrittenLimit]) -> Box<[LimitId]> {
-        let owner = Owner {
-            name,
-            group: None,
-            denial: None,
-            sources: &[],
-        };
-        written
-            .iter()
-            .filter(|limit| limit.mode != Mode::Off)
-            .map(|limit| self.limit(limit, &owner, Scope::Ip))
-            .collect()
-    }
-
     fn unmatched(&mut self, editions: &[Edition]) -> Route {
         let written = self.written;
         for limit in &written.defaults {
@@ -373,6 +209,7 @@ impl Compiler<'_> {
             name: "unmatched",
             group: None,
             denial: None,
+            mode: None,
             sources: &[],
         };
         let editions = editions
@@ -398,11 +235,13 @@ impl Compiler<'_> {
     }
 
     fn route(&mut self, written: &WrittenRoute, editions: &[Edition]) -> Route {
+        self.mistakes
+            .within(format!("route `{}`", written.name.value));
         let calls = self.calls(written);
         self.check_cost(written, &calls);
         let has_user = calls.iter().all(|(_, path)| path.contains("{username}"));
-        for entry in written.editions.values() {
-            self.check_entry(written, entry, has_user);
+        for (edition, entry) in &written.editions {
+            self.check_entry(written, edition, entry, has_user);
         }
         let by_edition = editions
             .iter()
@@ -462,164 +301,6 @@ impl Compiler<'_> {
         calls
     }
 
-    fn check_cost(&mut self, written: &WrittenRoute, calls: &[(Box<str>, Box<str>)]) {
-        if let Some(cost) = &written.cost {
-            if let Some((method, _)) = calls
-                .iter()
-                .find(|(method, _)| !WITH_BODY.contains(&&**method))
-            {
-                let message = format!("{method} has no body to read a cost from; remove `cost`");
-                self.mistakes.add(cost.at, &*cost.value, message);
-            }
-            if cost.value.is_empty() {
-                self.mistakes.add(
-                    cost.at,
-                    "",
-                    "the cost's field is empty; write e.g. cost = \"to\"",
-                );
-            }
-        }
-        if let Some(max) = &written.max_recipients {
-            if max.value == 0 {
-                self.mistakes.add(
-                    max.at,
-                    "max_recipients = 0",
-                    "no call can ever satisfy it; write at least 1, or leave it out",
-                );
-            }
-            if written.cost.is_none() {
-                self.mistakes.add(
-                    max.at,
-                    "max_recipients",
-                    "what is counted is missing: cost = \"to\"",
-                );
-            }
-        }
-    }
-
-    fn check_entry(&mut self, written: &WrittenRoute, entry: &WrittenEdition, has_user: bool) {
-        let at = entry.at.unwrap_or(written.name.at);
-        if !entry.has_limits && entry.group.is_none() {
-            self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
-        }
-        for limit in &entry.limits {
-            if limit.figure.scope == Scope::User && !has_user {
-                self.mistakes.add(
-                    limit.at,
-                    &*limit.text,
-                    "the path has no `{username}`, whose calls could be counted",
-                );
-            }
-        }
-        let Some(group) = &entry.group else { return };
-        let groups = &self.written.groups;
-        if let Some(known) = groups.iter().find(|known| known.name.value == group.value) {
-            let user = known
-                .editions
-                .values()
-                .flat_map(|e| &e.limits)
-                .find(|l| l.figure.scope == Scope::User);
-            if let (Some(limit), false) = (user, has_user) {
-                let message = format!(
-                    "route `{}` of this group has no `{{username}}`",
-                    written.name.value
-                );
-                self.mistakes.add(limit.at, &*limit.text, message);
-            }
-        } else {
-            let near = suggestion(&group.value, groups.iter().map(|g| g.name.value.as_str()));
-            self.mistakes
-                .add(group.at, &*group.value, format!("unknown group; {near}"));
-        }
-    }
-
-    /// Rule 4 of the documents: what the edition does not print, it takes whole from the newest
-    /// edition that prints it; its own rule of per-IP copies holds all the same.
-    fn route_limits(
-        &mut self,
-        written: &WrittenRoute,
-        editions: &[Edition],
-        selected: EditionId,
-        ip_copy: bool,
-    ) -> RouteLimits {
-        let name_of = |id: EditionId| editions.get(id.0).map(|e| &*e.name).unwrap_or_default();
-        let printed = |id: EditionId| written.editions.get(name_of(id));
-        let newest = (0..editions.len())
-            .rev()
-            .map(EditionId)
-            .find(|id| printed(*id).is_some());
-        let from = printed(selected).map(|_| selected).or(newest);
-        let sources = printed(selected)
-            .map(|entry| entry.sources.iter().map(|s| s.as_str().into()).collect())
-            .unwrap_or_default();
-        let Some((from, entry)) = from.and_then(|from| Some((from, printed(from)?))) else {
-            let owner = Owner {
-                name: &written.name.value,
-                group: None,
-                denial: written.denial,
-                sources: &[],
-            };
-            let limits = self.with_ip_copies(&self.written.defaults, &owner, ip_copy);
-            return RouteLimits {
-                limits: limits.into(),
-                from: None,
-                sources,
-            };
-        };
-        let ip_copy = ip_copy && entry.ip_copy != Some(false);
-        let mut limits = Vec::new();
-        if let Some(group) = &entry.group {
-            limits.extend(self.group_limits(&group.value, name_of(from), entry, written, ip_copy));
-        }
-        let owner = Owner {
-            name: &written.name.value,
-            group: None,
-            denial: written.denial,
-            sources: &entry.sources,
-        };
-        limits.extend(self.with_ip_copies(&entry.limits, &owner, ip_copy));
-        RouteLimits {
-            limits: limits.into(),
-            from: Some(from),
-            sources,
-        }
-    }
-
-    fn group_limits(
-        &mut self,
-        name: &str,
-        edition: &str,
-        entry: &WrittenEdition,
-        route: &WrittenRoute,
-        ip_copy: bool,
-    ) -> Vec<LimitId> {
-        // An unknown group is told where the entry is checked.
-        let Some(group) = self
-            .written
-            .groups
-            .iter()
-            .find(|group| group.name.value == name)
-        else {
-            return Vec::new();
-        };
-        let Some(figures) = group.editions.get(edition) else {
-            let at: Place = entry.group.as_ref().map_or(route.name.at, |group| group.at);
-            let message = format!(
-                "the group has no figures for this edition; add to it: {edition} = {{ limits = [\"100/s\"] }}"
-            );
-            self.mistakes.add(at, name, message);
-            return Vec::new();
-        };
-        let ip_copy = ip_copy && figures.ip_copy != Some(false);
-        let owner = Owner {
-            name,
-            group: Some(name),
-            denial: None,
-            sources: &figures.sources,
-        };
-        self.with_ip_copies(&figures.limits, &owner, ip_copy)
-    }
-
     fn table(&mut self) -> RouteTable {
         let calls: Vec<_> = self
             .written
@@ -642,7 +323,11 @@ impl Compiler<'_> {
             Ok(table) => table,
             Err(errors) => {
                 for error in errors {
-                    if let Some((.., call)) = calls.get(error.index) {
+                    if let Some((id, .., call)) = calls.get(error.index) {
+                        let name = self.written.routes.get(id.0).map(|route| &route.name.value);
+                        self.mistakes.within(
+                            name.map_or_else(String::new, |name| format!("route `{name}`")),
+                        );
                         self.mistakes.add(call.at, &*call.value, error.reason);
                     }
                 }

@@ -178,11 +178,12 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 4, "{told}");
     assert!(
-        lines[0].starts_with("1.toml:3: `limts`: unknown key of a route"),
+        lines[0].starts_with("1.toml:3: route `one`: `limts`: unknown key of a route"),
         "{told}"
     );
     assert!(
-        lines[1].starts_with("1.toml:4: `\"0/s\"`") && lines[1].contains("mode = \"off\""),
+        lines[1].starts_with("1.toml:4: route `one`: `\"0/s\"`")
+            && lines[1].contains("mode = \"off\""),
         "{told}"
     );
     assert!(
@@ -190,7 +191,8 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
         "{told}"
     );
     assert!(
-        lines[3].starts_with("1.toml:7: `oen`") && lines[3].contains("did you mean `one`?"),
+        lines[3].starts_with("1.toml:7: route `oen`: `oen`")
+            && lines[3].contains("did you mean `one`?"),
         "{told}"
     );
 }
@@ -326,9 +328,182 @@ fn each_kind_of_mistake_is_found() {
             "[ip]\noptions = [\"3/day\"]\n".to_owned(),
             "limits of addresses slide",
         ),
+        (
+            "[ip]\noptions = [\"3/s\", \"4/s\"]\n".to_owned(),
+            "two limits of one unit",
+        ),
+        (
+            "[defaults]\nlimits = [\"3/s per user\"]\n".to_owned(),
+            "`per app` or `per ip`",
+        ),
+        (
+            "[[group]]\nname = \"pair\"\nv1 = { limits = [\"1/s\", \"2/s\"] }\n".to_owned(),
+            "two limits of one unit",
+        ),
+        (
+            "[[group]]\nname = \"pair\"\nv1 = { limits = [\"1/s per user\"] }\n".to_owned(),
+            "route `two` of this group has no",
+        ),
+        (
+            "[[group]]\nname = \"new\"\nmoed = \"off\"\n".to_owned(),
+            "did you mean `mode`?",
+        ),
+        (
+            "[[route]]\nname = \"x-y\"\ncalls = [\"GET /x\"]\n[[route]]\nname = \"x_y\"\ncalls = [\"GET /y\"]\n".to_owned(),
+            "by its dashes alone",
+        ),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"POST /x\"]\ncost = \"to\"\nmax_recipients = 0\n".to_owned(),
+            "no call can ever satisfy it",
+        ),
+        (
+            "[[route]]\nname = \"x\"\ncalls = [\"GET /x/\"]\n".to_owned(),
+            "no trailing `/`",
+        ),
+        (
+            route("v1 = { limits = [{ rate = \"1/min\", denial = \"broadcast-users\" }] }"),
+            "day limits only",
+        ),
+        (
+            "[[route]]\nname = \"oen\"\nremove = true\n".to_owned(),
+            "did you mean `one`?",
+        ),
     ] {
         let told = mistakes(&layer);
         assert!(told.contains(said), "{layer}\n→ {told}");
         assert!(told.starts_with("1.toml:"), "{layer}\n→ {told}");
+    }
+}
+
+#[test]
+fn a_mode_holds_for_all_limits_of_a_route_its_groups_included() {
+    let layer = "[[route]]\nname = \"one\"\nmode = \"report\"\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    let modes = |route: usize| -> Vec<Mode> {
+        let ids = &rules.routes[route].editions[0].limits;
+        ids.iter().map(|id| rules.limit(*id).mode).collect()
+    };
+    assert_eq!(modes(0), [Mode::Report; 2]);
+    assert_eq!(modes(1), [Mode::Enforce; 2]);
+    // Still one counter: what one route reports, the other one counts.
+    let key = |route: usize| rules.limit(rules.routes[route].editions[0].limits[0]).salt;
+    assert_eq!(key(0), key(1));
+}
+
+#[test]
+fn a_limits_own_mode_stands_before_its_routes_and_that_before_its_groups() {
+    let layer = r#"
+[[group]]
+name = "pair"
+mode = "off"
+[[route]]
+name = "one"
+mode = "report"
+v2 = { limits = [{ rate = "5/min", mode = "enforce" }, "50/day"] }
+"#;
+    let rules = read(&[BASE, layer]).unwrap();
+    let modes = |route: usize, edition: usize| -> Vec<Mode> {
+        let ids = &rules.routes[route].editions[edition].limits;
+        ids.iter().map(|id| rules.limit(*id).mode).collect()
+    };
+    assert_eq!(modes(0, 1), [Mode::Enforce, Mode::Report]);
+    assert_eq!(modes(0, 0), [Mode::Report; 2]);
+    assert_eq!(modes(1, 0), []);
+}
+
+#[test]
+fn one_counter_has_one_quota_in_an_edition() {
+    // In v1, `one` is printed and `two` is not: it takes the figure of v2.
+    let base = BASE
+        .replace("cost = \"to\"\nv1 = { group", "cost = \"to\"\nv2 = { group")
+        .replace(
+            "v1 = { limits = [\"10/s\"] }",
+            "v1 = { limits = [\"10/s\"] }\nv2 = { limits = [\"20/s\"] }",
+        );
+    let told = read(&[&base]).unwrap_err().to_string();
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("in edition v1"), "{told}");
+    assert!(
+        told.contains("10 for route `one` and 20 for route `two`"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_newest_edition_is_the_last_written() {
+    let layer = "[editions]\nzeta = {}\nalpha = {}\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    let names: Vec<&str> = rules.editions.iter().map(|e| &*e.name).collect();
+    assert_eq!(names, ["v1", "v2", "zeta", "alpha"]);
+}
+
+#[test]
+fn recipients_are_read_and_capped_as_the_service_does() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let mut counted: Vec<_> = rules
+        .routes
+        .iter()
+        .filter_map(|r| Some((&*r.calls[0].1, &*r.cost.as_ref()?.field, r.max_recipients)))
+        .collect();
+    counted.sort_unstable();
+    assert_eq!(
+        counted,
+        [
+            ("/messages", "target", None),
+            ("/messages/chatgroups", "to", Some(3)),
+            ("/messages/chatgroups/users", "users", Some(20)),
+            ("/messages/chatrooms", "to", Some(10)),
+            ("/messages/users", "to", Some(600)),
+            ("/push/list/label", "targets", Some(5)),
+            ("/push/single", "targets", Some(100)),
+        ]
+    );
+}
+
+#[test]
+fn a_token_alone_is_asked_for_without_one() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let open: Vec<&str> = rules
+        .routes
+        .iter()
+        .filter(|r| !r.needs_token)
+        .map(|r| &*r.calls[0].1)
+        .collect();
+    assert_eq!(open, ["/token"]);
+    assert!(rules.fold_app_names);
+    assert_eq!(rules.unmatched, Unmatched::DefaultLimit);
+}
+
+#[test]
+fn days_and_pushes_have_denials_of_their_own() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    for limit in &rules.limits {
+        let owner = limit.name.split(':').next().unwrap();
+        let expected = match (owner, limit.unit) {
+            ("messages-users-broadcast", _) => Denial::BroadcastUsers,
+            ("messages-chatrooms-broadcast", _) => Denial::BroadcastRooms,
+            ("push-single" | "push-list-label" | "push-task", _) => Denial::Push,
+            (_, Unit::Messages) => Denial::MessageCount,
+            _ => Denial::CallRate,
+        };
+        assert_eq!(limit.denial, expected, "{}", limit.name);
+    }
+}
+
+#[test]
+fn a_call_printed_with_anothers_path_has_its_figure_in_both_places() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    for (method, path, edition, source) in [
+        ("POST", "/metadata/chatroom/1", 0, "003:246"),
+        ("POST", "/metadata/chatroom/1", 1, "000:288"),
+        ("GET", "/users/a/notification/language", 1, "000:180"),
+        ("GET", "/users/a/notification/language", 2, "002:656"),
+    ] {
+        let Found::Route { id, .. } = rules.table.find(method, path) else {
+            panic!("{method} {path}")
+        };
+        let made = &rules.routes[id.0].editions[edition];
+        assert_eq!(made.from, Some(EditionId(edition)), "{method} {path}");
+        assert!(made.sources.iter().any(|s| **s == *source), "{source}");
     }
 }

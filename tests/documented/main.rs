@@ -58,6 +58,14 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("v4", &["PUT /users/{}"]),
 ];
 
+/// Rows whose printed call is another operation's: the call they mean has the figure as well.
+const MISPRINTED: &[(&str, &str, &str)] = &[
+    ("003:246", "POST", "/metadata/chatroom/{chatroom_id}"),
+    ("000:288", "POST", "/metadata/chatroom/{chatroom_id}"),
+    ("000:180", "GET", "/users/{username}/notification/language"),
+    ("002:656", "GET", "/users/{username}/notification/language"),
+];
+
 struct Row {
     edition: &'static str,
     source: String,
@@ -208,6 +216,12 @@ fn rows_by_route<'r>(rules: &Ruleset, rows: &'r [Row]) -> BTreeMap<usize, Vec<&'
     for row in rows {
         let id = route_of(rules, row.method, row.tail);
         by_route.entry(id.0).or_default().push(row);
+        for (source, method, tail) in MISPRINTED {
+            if row.source == *source {
+                let id = route_of(rules, method, tail);
+                by_route.entry(id.0).or_default().push(row);
+            }
+        }
     }
     by_route
 }

@@ -1,0 +1,187 @@
+//! What one value alone cannot tell: limits, routes and groups against each other.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Compiler, WITH_BODY};
+use crate::limit::{Hold, Scope};
+use crate::spec::check::suggestion;
+use crate::spec::written::{At, WrittenEdition, WrittenLimit, WrittenRoute};
+use crate::spec::{Edition, Route};
+
+impl Compiler<'_> {
+    /// Two limits of one counter would charge it twice.
+    pub(super) fn check_twins(&mut self, limits: &[WrittenLimit]) {
+        let mut seen = HashSet::new();
+        for limit in limits {
+            if !seen.insert(limit.counter_name(limit.figure.scope)) {
+                let message =
+                    "two limits of one unit, window and scope; keep the one that is meant";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.hold == Hold::Task && limit.figure.scope != Scope::App {
+                let message =
+                    "hold = \"task\" is for limits per app: a task is reported done by its app";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+            if limit.max_hold.is_some() && limit.hold == Hold::Response {
+                let message = "max_hold does nothing without hold = \"task\"";
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+        }
+    }
+
+    /// Counters are named by route or group: one name for both would be one counter.
+    pub(super) fn check_names(&mut self) {
+        let reserved = ["unmatched", "unauthorized", "rejected", "options", "none"];
+        for group in &self.written.groups {
+            if let Some(route) = self
+                .written
+                .routes
+                .iter()
+                .find(|route| route.name.value == group.name.value)
+            {
+                let message = "a route and a group of one name would share counters; rename one";
+                self.mistakes.add(
+                    route.name.at.max(group.name.at),
+                    &*group.name.value,
+                    message,
+                );
+            }
+        }
+        let mut alike: HashMap<String, &At<String>> = HashMap::new();
+        let names = self
+            .written
+            .groups
+            .iter()
+            .map(|g| &g.name)
+            .chain(self.written.routes.iter().map(|r| &r.name));
+        for name in names {
+            if let Some(other) = alike.insert(name.value.replace('_', "-"), name)
+                && other.value != name.value
+            {
+                let message = format!("differs from `{}` by its dashes alone", other.value);
+                self.mistakes.add(name.at, &*name.value, message);
+            }
+            if reserved.contains(&&*name.value) {
+                self.mistakes.add(
+                    name.at,
+                    &*name.value,
+                    "this name is the gateway's own; choose another",
+                );
+            }
+        }
+    }
+
+    /// A group's routes can have their figures from different editions (rule 4): one counter
+    /// must not get two quotas by that.
+    pub(super) fn check_counters(&mut self, routes: &[Route], editions: &[Edition]) {
+        let mut told = HashSet::new();
+        for (i, edition) in editions.iter().enumerate() {
+            let mut quotas: HashMap<&str, (u32, &str)> = HashMap::new();
+            for route in routes {
+                let ids = route
+                    .editions
+                    .get(i)
+                    .map(|e| &*e.limits)
+                    .unwrap_or_default();
+                for limit in ids.iter().filter_map(|id| self.limits.get(id.0 as usize)) {
+                    let quota = limit.quota.get();
+                    let (other, by) = *quotas.entry(&*limit.name).or_insert((quota, &*route.name));
+                    let Some(group) = self
+                        .written
+                        .groups
+                        .iter()
+                        .find(|group| Some(&*group.name.value) == limit.group.as_deref())
+                    else {
+                        continue;
+                    };
+                    if other != quota && told.insert(&*group.name.value) {
+                        let at = group.editions.values().filter_map(|entry| entry.at).max();
+                        let message = format!(
+                            "in edition {} this counter has two quotas, {other} for route `{by}` and {quota} for route `{}`; write one figure in every edition, or an entry for {} in both routes",
+                            edition.name, route.name, edition.name
+                        );
+                        self.mistakes
+                            .add(at.unwrap_or(group.name.at), &*limit.name, message);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_cost(&mut self, written: &WrittenRoute, calls: &[(Box<str>, Box<str>)]) {
+        if let Some(cost) = &written.cost {
+            if let Some((method, _)) = calls
+                .iter()
+                .find(|(method, _)| !WITH_BODY.contains(&&**method))
+            {
+                let message = format!("{method} has no body to read a cost from; remove `cost`");
+                self.mistakes.add(cost.at, &*cost.value, message);
+            }
+            if cost.value.is_empty() {
+                self.mistakes.add(
+                    cost.at,
+                    "",
+                    "the cost's field is empty; write e.g. cost = \"to\"",
+                );
+            }
+        }
+        if let Some(max) = &written.max_recipients {
+            if max.value == 0 {
+                self.mistakes.add(
+                    max.at,
+                    "max_recipients = 0",
+                    "no call can ever satisfy it; write at least 1, or leave it out",
+                );
+            }
+            if written.cost.is_none() {
+                self.mistakes.add(
+                    max.at,
+                    "max_recipients",
+                    "what is counted is missing: cost = \"to\"",
+                );
+            }
+        }
+    }
+
+    pub(super) fn check_entry(
+        &mut self,
+        written: &WrittenRoute,
+        edition: &str,
+        entry: &WrittenEdition,
+        has_user: bool,
+    ) {
+        let at = entry.at.unwrap_or(written.name.at);
+        if !entry.has_limits && entry.group.is_none() {
+            self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
+        }
+        for limit in &entry.limits {
+            if limit.figure.scope == Scope::User && !has_user {
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "the path has no `{username}`, whose calls could be counted",
+                );
+            }
+        }
+        let Some(group) = &entry.group else { return };
+        let groups = &self.written.groups;
+        if let Some(known) = groups.iter().find(|known| known.name.value == group.value) {
+            let user = known
+                .editions
+                .get(edition)
+                .and_then(|e| e.limits.iter().find(|l| l.figure.scope == Scope::User));
+            if let (Some(limit), false) = (user, has_user) {
+                let message = format!(
+                    "route `{}` of this group has no `{{username}}`",
+                    written.name.value
+                );
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+        } else {
+            let near = suggestion(&group.value, groups.iter().map(|g| g.name.value.as_str()));
+            self.mistakes
+                .add(group.at, &*group.value, format!("unknown group; {near}"));
+        }
+    }
+}
