@@ -145,7 +145,7 @@ pub fn prepare(
 /// # Errors
 /// [`ServeError`].
 pub fn run(settings: Settings, rules: Arc<Ruleset>, id_seed: u64) -> Result<(), ServeError> {
-    let _log = log::start(settings.log);
+    let _log = log::start(settings.log).map_err(ServeError::Start)?;
     prepare(settings, rules, id_seed)?.run(None)
 }
 

@@ -1,36 +1,32 @@
 //! Process and access log, through `tracing-subscriber`. Written by a thread of its own, from a
 //! bounded queue: a slow terminal drops lines and never holds up a request.
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+mod json;
+mod queue;
+
 use tracing_subscriber::EnvFilter;
 
+pub use self::queue::Guard;
+use self::queue::Queue;
 use crate::settings::LogFormat;
 
-/// Lines that may wait to be written.
-const QUEUE_LINES: usize = 65_536;
-
 /// Starts logging to standard output. Keep the guard: dropping it writes what still waits.
-pub fn start(format: LogFormat) -> WorkerGuard {
-    let (writer, guard): (NonBlocking, WorkerGuard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(QUEUE_LINES)
-        .lossy(true)
-        .thread_name("log")
-        .finish(std::io::stdout());
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(format: LogFormat) -> std::io::Result<Guard> {
+    let (queue, guard) = Queue::start(std::io::stdout())?;
     // pingora reports every broken connection of a caller as an error; our own line says why.
     let filter = EnvFilter::new("info,pingora=error,pingora_core=error,pingora_proxy=off");
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer);
+        .with_writer(queue);
     // A second subscriber in one process (tests) is no fault: the first one goes on.
     let _ = match format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .try_init(),
+        LogFormat::Json => builder.event_format(json::Lines::new()).try_init(),
         LogFormat::Text => builder.with_ansi(false).try_init(),
     };
-    guard
+    Ok(guard)
 }
 
 /// One line of the access log. Never a token, never a query string.
@@ -67,7 +63,7 @@ pub struct Line<'a> {
 /// Writes a line.
 pub fn access(line: &Line<'_>) {
     tracing::info!(
-        target: "access",
+        target: json::ACCESS,
         id = line.id,
         ip = %line.ip,
         method = line.method,
