@@ -20,15 +20,33 @@ impl Clock {
         }
     }
 
+    /// Now, as a later moment of the same call: the wall clock moves on with the other one,
+    /// which is the only one that is read.
+    #[must_use]
+    pub fn since(&self, earlier: Moment) -> Moment {
+        let mono_us = self.mono_us();
+        Moment {
+            mono_us,
+            unix_us: earlier
+                .unix_us
+                .saturating_add(mono_us.saturating_sub(earlier.mono_us)),
+        }
+    }
+
+    // An hour ahead, so that no window reaches back before the clock's beginning.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+    fn mono_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros())
+            .unwrap_or(u64::MAX)
+            .saturating_add(3_600_000_000)
+    }
+
     /// Now.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
     pub fn now(&self) -> Moment {
         Moment {
-            // An hour ahead, so that no window reaches back before the clock's beginning.
-            mono_us: u64::try_from(self.start.elapsed().as_micros())
-                .unwrap_or(u64::MAX)
-                .saturating_add(3_600_000_000),
+            mono_us: self.mono_us(),
             unix_us: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| {

@@ -76,7 +76,7 @@ impl From<Reply> for Refusal {
     fn from(reply: Reply) -> Self {
         Self {
             status: reply.status,
-            reason: reply.description,
+            reason: reply.description.into_owned(),
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::Shared;
 use crate::admission::{Call, Nearest, Outcome};
-use crate::limit::{LimitId, Plan};
+use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
 
 /// An admitted call's charges, until they are settled.
@@ -21,11 +23,12 @@ pub(super) struct Admitted {
 pub struct Context {
     pub(super) shared: Arc<Shared>,
     entered: bool,
-    pub(super) started_us: u64,
-    pub(super) verdict_us: u64,
+    pub(super) started: Moment,
+    /// When the verdict fell.
+    pub(super) verdict: Moment,
     /// Spent waiting for the body: not our own part.
     pub(super) body_us: u64,
-    pub(super) id: String,
+    pub(super) id: HeaderValue,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
     /// The canonical path.
@@ -50,14 +53,14 @@ pub struct Context {
 
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let started_us = shared.clock.now().mono_us;
+        let started = shared.clock.now();
         Self {
             shared,
             entered: false,
-            started_us,
-            verdict_us: started_us,
+            started,
+            verdict: started,
             body_us: 0,
-            id: String::new(),
+            id: HeaderValue::from_static(""),
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             path: String::new(),
@@ -82,8 +85,15 @@ impl Context {
         self.shared.enter() < self.shared.settings.max_in_flight
     }
 
+    /// Our own part, µs.
+    pub(super) fn own_us(&self) -> u64 {
+        self.verdict
+            .mono_us
+            .saturating_sub(self.started.mono_us + self.body_us)
+    }
+
     /// Settles the call, once.
-    pub(super) fn settle(&mut self, task: Option<&str>) {
+    pub(super) fn settle(&mut self, task: Option<&str>, now: Moment) {
         let (Some(mut admitted), Some(call)) = (self.admitted.take(), self.call.as_ref()) else {
             return;
         };
@@ -92,7 +102,6 @@ impl Context {
             None if admitted.forwarded => Outcome::NoAnswer,
             None => Outcome::NotForwarded,
         };
-        let now = self.shared.clock.now();
         self.shared.settle(call, &mut admitted.plan, outcome, now);
     }
 }
@@ -100,7 +109,10 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
-        self.settle(None);
+        if self.admitted.is_some() {
+            let now = self.shared.clock.now();
+            self.settle(None, now);
+        }
         if self.entered {
             self.shared.leave();
         }

@@ -1,8 +1,9 @@
 //! What changes in a head on its way up and down.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
@@ -13,7 +14,9 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Names the request in both directions and in the log.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
+/// pingora parses a name in any case, and copies one that is no literal.
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Headers of one hop (RFC 9110, 7.6.1), and those that would let a caller change the method
 /// behind our back.
@@ -71,12 +74,13 @@ pub(super) fn has_bearer(request: &RequestHeader) -> bool {
 }
 
 /// The caller's own request ID, if a trusted proxy brings a sane one.
-pub(super) fn request_id(request: &RequestHeader) -> Option<&str> {
-    let id = request.headers.get(X_REQUEST_ID)?.to_str().ok()?;
+pub(super) fn request_id(request: &RequestHeader) -> Option<&HeaderValue> {
+    let id = request.headers.get(X_REQUEST_ID)?;
     let sane = (1..=128).contains(&id.len())
         && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(&b));
+            .as_bytes()
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(b));
     sane.then_some(id)
 }
 
@@ -98,9 +102,18 @@ pub(super) fn remove_hop_by_hop(response: &mut ResponseHeader) {
     for name in named_by_connection(&response.headers) {
         response.remove_header(&name);
     }
-    for name in ["keep-alive", "proxy-connection"] {
-        response.remove_header(name);
+    for name in present(&response.headers, &["keep-alive", "proxy-connection"]) {
+        response.remove_header(&name);
     }
+}
+
+/// Which of these fields are there. One walk: looking up each would cost more than it finds.
+fn present(headers: &http::HeaderMap, names: &[&str]) -> Vec<HeaderName> {
+    headers
+        .keys()
+        .filter(|name| names.contains(&name.as_str()))
+        .cloned()
+        .collect()
 }
 
 /// Makes the head that goes upstream: hop-by-hop fields removed, the forwarding fields set.
@@ -108,64 +121,53 @@ pub(super) fn prepare_upstream(
     request: &mut RequestHeader,
     settings: &Settings,
     peer: IpAddr,
-    id: &str,
+    id: &HeaderValue,
 ) -> pingora::Result<()> {
     let named = named_by_connection(&request.headers);
     for name in &named {
         request.remove_header(name);
     }
     request.remove_header(&header::CONNECTION);
-    for name in NOT_FORWARDED {
-        request.remove_header(*name);
+    for name in present(&request.headers, NOT_FORWARDED) {
+        request.remove_header(&name);
     }
 
     let peer = peer.to_canonical();
     let trusted = is_trusted(settings, peer);
-    let host = request
-        .headers
-        .get(header::HOST)
-        .and_then(|h| h.to_str().ok())
-        .map(str::to_owned);
-    let proto = request
-        .headers
-        .get(X_FORWARDED_PROTO)
-        .and_then(|value| value.to_str().ok())
-        .filter(|value| trusted && matches!(*value, "http" | "https"))
-        .unwrap_or("http")
-        .to_owned();
+    let proto = match request.headers.get(X_FORWARDED_PROTO) {
+        Some(value) if trusted && value == "https" => "https",
+        _ => "http",
+    };
 
-    let joined = |name: &HeaderName, own: String, request: &RequestHeader| {
-        let mut lines: Vec<&str> = Vec::new();
-        if trusted {
-            lines.extend(
-                request
-                    .headers
-                    .get_all(name)
-                    .iter()
-                    .filter_map(|v| v.to_str().ok()),
-            );
-        }
-        lines.push(&own);
-        lines.join(", ")
+    let mut own = String::with_capacity(128);
+    let _ = match peer {
+        IpAddr::V4(v4) => write!(own, "for={v4};proto={proto}"),
+        IpAddr::V6(v6) => write!(own, "for=\"[{v6}]\";proto={proto}"),
     };
-    let node = match peer {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("\"[{v6}]\""),
-    };
-    let mut element = format!("for={node};proto={proto}");
-    if let Some(host) = host.filter(|h| {
+    let host = request.headers.get(header::HOST);
+    if let Some(host) = host.and_then(|h| h.to_str().ok()).filter(|h| {
         h.bytes()
             .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
     }) {
-        element.push_str(&format!(";host=\"{host}\""));
+        own.extend([";host=\"", host, "\""]);
     }
-    let forwarded_for = joined(&X_FORWARDED_FOR, peer.to_string(), request);
-    let forwarded = joined(&FORWARDED, element, request);
-    request.insert_header(X_FORWARDED_FOR, forwarded_for)?;
-    request.insert_header(FORWARDED, forwarded)?;
-    request.insert_header(X_FORWARDED_PROTO, proto)?;
-    request.insert_header(X_REQUEST_ID, id)?;
+    let mut forwarded = own;
+    let mut forwarded_for = peer.to_string();
+    if trusted {
+        forwarded = appended(&request.headers, &FORWARDED, &forwarded);
+        forwarded_for = appended(&request.headers, &X_FORWARDED_FOR, &forwarded_for);
+    }
+    request.insert_header("x-forwarded-for", forwarded_for)?;
+    request.insert_header("forwarded", forwarded)?;
+    request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto))?;
+    request.insert_header(REQUEST_ID, id.clone())?;
     Ok(())
+}
+
+/// What trusted proxies have said of a call, and what we say.
+fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &str) -> String {
+    let said = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+    said.chain([own]).collect::<Vec<_>>().join(", ")
 }
 
 fn is_end_to_end(name: &HeaderName) -> bool {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
@@ -29,14 +29,12 @@ pub use self::shared::Shared;
 use crate::admission::{self, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
-use crate::limit::{Hold, Unit};
+use crate::limit::{Hold, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 use crate::route::canonical;
 use crate::settings::RateLimitHeaders;
 
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// The largest unread body that is read and thrown away to keep a connection.
 const MAX_DRAINED_BODY: u64 = 1024 * 1024;
 /// How long that may take.
@@ -73,12 +71,12 @@ impl Gateway {
         let trusted_id = headers::is_trusted(&shared.settings, peer)
             .then(|| headers::request_id(session.req_header()))
             .flatten();
-        ctx.id = trusted_id.map_or_else(|| shared.new_id(), str::to_owned);
+        ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
         if !ctx.enter() {
             ctx.verb = Some(Verb::Shed);
             return Ok(Some(Reply::shed("The gateway is at its capacity.")));
         }
-        let now = shared.clock.now();
+        let now = ctx.started;
         if !shared
             .shield
             .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
@@ -127,15 +125,11 @@ impl Gateway {
         };
         // The body may have taken long: decide by the time it ended.
         let now = if counted.is_some() {
-            shared.clock.now()
+            shared.clock.since(ctx.started)
         } else {
             now
         };
-        ctx.body_us = if counted.is_some() {
-            now.mono_us.saturating_sub(ctx.started_us)
-        } else {
-            0
-        };
+        ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
         let recipients = match recipients {
             Ok(recipients) => recipients,
             Err(reject) => {
@@ -175,7 +169,7 @@ impl Gateway {
                 });
                 Ok(None)
             }
-            Err(refused) => Ok(Some(self.refuse(ctx, &refused))),
+            Err(refused) => Ok(Some(self.refuse(ctx, &refused, now))),
         }
     }
 
@@ -199,7 +193,7 @@ impl Gateway {
     /// Answers a bad call, unless its address has had too many such answers.
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
-        let now = shared.clock.now();
+        let now = ctx.started;
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
@@ -212,11 +206,11 @@ impl Gateway {
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
             }
-            Err(refused) => self.refuse(ctx, &refused),
+            Err(refused) => self.refuse(ctx, &refused, now),
         }
     }
 
-    fn refuse(&self, ctx: &mut Context, refused: &Refused) -> Reply {
+    fn refuse(&self, ctx: &mut Context, refused: &Refused, now: Moment) -> Reply {
         let shared = &self.shared;
         match refused {
             Refused::Deny(denied) => {
@@ -227,10 +221,9 @@ impl Gateway {
                     left: denied.left,
                     resets_in: denied.retry_after.unwrap_or_default(),
                 });
-                shared.shield.note_denial(
-                    prefix(ctx.ip, shared.policy.ipv6_prefix),
-                    shared.clock.now(),
-                );
+                shared
+                    .shield
+                    .note_denial(prefix(ctx.ip, shared.policy.ipv6_prefix), now);
                 let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
                 Reply::denied(shared.rules.limit(denied.limit), denied, app)
             }
@@ -252,24 +245,17 @@ impl Gateway {
         session: &mut Session,
         ctx: &Context,
         reply: &Reply,
+        now: Moment,
     ) -> pingora::Result<()> {
         let settings = &self.shared.settings;
-        let now = self.shared.clock.now();
-        let took_ms = now.mono_us.saturating_sub(ctx.started_us) / 1000;
+        let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
         let body = Bytes::from(reply.body(settings.answers, now.unix_us / 1000, took_ms));
-        let mut response = ResponseHeader::build(reply.status, Some(8))?;
-        response.insert_header(header::CONTENT_TYPE, Reply::content_type(settings.answers))?;
-        response.insert_header(header::CONTENT_LENGTH, body.len())?;
-        if let Some(seconds) = reply.retry_after {
-            response.insert_header(header::RETRY_AFTER, seconds)?;
-        }
-        if let Some(allow) = &reply.allow {
-            response.insert_header(header::ALLOW, allow)?;
-        }
-        if reply.status == 401 {
-            response.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
-        }
-        self.common_fields(&mut response, ctx)?;
+        let mut parts = reply.head(settings.answers, body.len())?;
+        self.common_fields(ctx, |name, value| {
+            parts.headers.insert(HeaderName::from_static(name), value);
+            Ok(())
+        })?;
+        let response = ResponseHeader::from(parts);
 
         let request = session.req_header();
         let head_only = request.method == http::Method::HEAD;
@@ -301,29 +287,35 @@ impl Gateway {
     }
 
     /// Fields that every answer carries: the request's ID, and the limit nearest to exhaustion.
-    fn common_fields(&self, response: &mut ResponseHeader, ctx: &Context) -> pingora::Result<()> {
-        response.insert_header(headers::X_REQUEST_ID, ctx.id.as_str())?;
+    fn common_fields(
+        &self,
+        ctx: &Context,
+        mut insert: impl FnMut(&'static str, HeaderValue) -> pingora::Result<()>,
+    ) -> pingora::Result<()> {
+        insert(headers::REQUEST_ID, ctx.id.clone())?;
         let Some(nearest) = ctx.nearest else {
             return Ok(());
         };
         let limit = self.shared.rules.limit(nearest.limit);
         match self.shared.settings.ratelimit_headers {
             RateLimitHeaders::Draft11 => {
-                if let Some(policy) = self.shared.policy_field(nearest.limit) {
-                    response.insert_header(RATELIMIT_POLICY, policy.clone())?;
-                }
-                let field = reply::limit_field(&limit.name, nearest.left, nearest.resets_in);
-                response.insert_header(RATELIMIT, field)?;
+                let (policy, name) = self.shared.limit_fields(nearest.limit);
+                insert("ratelimit-policy", policy.clone())?;
+                insert(
+                    "ratelimit",
+                    reply::limit_field(name, nearest.left, nearest.resets_in)?,
+                )
             }
             RateLimitHeaders::XRateLimit => {
-                response.insert_header("x-ratelimit-limit", limit.quota.get())?;
-                response.insert_header("x-ratelimit-remaining", nearest.left)?;
-                response
-                    .insert_header("x-ratelimit-reset", reply::whole_seconds(nearest.resets_in))?;
+                insert("x-ratelimit-limit", limit.quota.get().into())?;
+                insert("x-ratelimit-remaining", nearest.left.into())?;
+                insert(
+                    "x-ratelimit-reset",
+                    reply::whole_seconds(nearest.resets_in).into(),
+                )
             }
-            RateLimitHeaders::Off => {}
+            RateLimitHeaders::Off => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether a slot of this call is held past its response.
@@ -382,13 +374,12 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(keep);
         }
         let verdict = self.judge(session, ctx).await?;
-        ctx.verdict_us = self.shared.clock.now().mono_us;
-        let own_us = ctx.verdict_us.saturating_sub(ctx.started_us + ctx.body_us);
-        self.shared.metrics.own(own_us);
+        ctx.verdict = self.shared.clock.since(ctx.started);
+        self.shared.metrics.own(ctx.own_us());
         let Some(reply) = verdict else {
             return Ok(false);
         };
-        self.answer(session, ctx, &reply).await?;
+        self.answer(session, ctx, &reply, ctx.verdict).await?;
         Ok(true)
     }
 
@@ -488,7 +479,7 @@ impl ProxyHttp for Gateway {
             ctx.answer = Some(Vec::new());
         }
         headers::remove_hop_by_hop(response);
-        self.common_fields(response, ctx)
+        self.common_fields(ctx, |name, value| response.insert_header(name, value))
     }
 
     fn response_body_filter(
@@ -573,7 +564,8 @@ impl ProxyHttp for Gateway {
         }
         // What is left of the request on this connection cannot be told from the next one.
         session.set_keepalive(None);
-        if let Err(error) = self.answer(session, ctx, &reply).await {
+        let now = self.shared.clock.now();
+        if let Err(error) = self.answer(session, ctx, &reply, now).await {
             tracing::debug!(%error, "downstream went away before the answer");
         }
         FailToProxy {
@@ -587,10 +579,13 @@ impl ProxyHttp for Gateway {
         let task = ctx.answer.take().and_then(|answer| task::id(&answer));
         let failed = error.is_some();
         // Half an answer names no task.
-        ctx.settle(task.as_deref().filter(|_| !failed));
-        let end_us = shared.clock.now().mono_us;
-        let upstream_us = end_us.saturating_sub(ctx.verdict_us);
         let verb = ctx.verb.unwrap_or(Verb::Reject);
+        let end = match verb {
+            Verb::Admit => shared.clock.since(ctx.verdict),
+            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
+        };
+        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
+        ctx.settle(task.as_deref().filter(|_| !failed), end);
         let route = ctx
             .call
             .as_ref()
@@ -609,7 +604,7 @@ impl ProxyHttp for Gateway {
                 .response_written()
                 .map_or(0, |response| response.status.as_u16());
             log::access(&log::Line {
-                id: &ctx.id,
+                id: ctx.id.to_str().unwrap_or_default(),
                 ip: ctx.ip,
                 method: session.req_header().method.as_str(),
                 path: &ctx.path,
@@ -619,8 +614,8 @@ impl ProxyHttp for Gateway {
                 limit,
                 cost: ctx.cost,
                 status,
-                own_us: ctx.verdict_us.saturating_sub(ctx.started_us + ctx.body_us),
-                upstream_us: if verb == Verb::Admit { upstream_us } else { 0 },
+                own_us: ctx.own_us(),
+                upstream_us,
                 error: ctx.error,
             });
         }

@@ -1,9 +1,14 @@
 //! Answers of our own. The only module that knows status codes and the service's error texts
 //! (`service.md` of the documents).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use http::StatusCode;
+use http::header::{self, HeaderValue};
+use http::response::Parts;
+use pingora::{ErrorType, OrErr};
 use serde::Serialize;
 
 use crate::admission::{Denied, Reject};
@@ -17,11 +22,11 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// `error`.
-    pub error: String,
+    pub error: &'static str,
     /// `exception`.
     pub exception: &'static str,
     /// `error_description`.
-    pub description: String,
+    pub description: Cow<'static, str>,
     /// The limit that was hit.
     pub limit: Option<String>,
     /// The app whose limit it is; only ever the caller's own.
@@ -70,13 +75,13 @@ pub fn whole_seconds(wait: Duration) -> u64 {
 impl Reply {
     fn new(
         status: u16,
-        error: &str,
+        error: &'static str,
         exception: &'static str,
-        description: impl Into<String>,
+        description: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self {
             status,
-            error: error.to_owned(),
+            error,
             exception,
             description: description.into(),
             limit: None,
@@ -224,7 +229,7 @@ impl Reply {
 
     /// Protecting ourselves.
     #[must_use]
-    pub fn shed(why: &str) -> Self {
+    pub fn shed(why: &'static str) -> Self {
         let mut reply = Self::new(
             503,
             "service_unavailable",
@@ -288,39 +293,73 @@ impl Reply {
         }
     }
 
+    /// The head, but for the fields that every answer carries.
+    ///
+    /// # Errors
+    /// When the status is none.
+    pub fn head(&self, form: AnswerForm, length: usize) -> pingora::Result<Parts> {
+        let (mut head, ()) = http::Response::new(()).into_parts();
+        head.status = StatusCode::from_u16(self.status)
+            .or_err(ErrorType::InvalidHTTPHeader, "invalid status")?;
+        let fields = &mut head.headers;
+        fields.reserve(10);
+        fields.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(Self::content_type(form)),
+        );
+        fields.insert(header::CONTENT_LENGTH, length.into());
+        if let Some(seconds) = self.retry_after {
+            fields.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(allow) = self.allow.as_deref().and_then(|a| a.parse().ok()) {
+            fields.insert(header::ALLOW, allow);
+        }
+        if self.status == 401 {
+            fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Ok(head)
+    }
+
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.
     #[must_use]
-    pub fn body(&self, form: AnswerForm, timestamp: u64, duration: u64) -> String {
+    pub fn body(&self, form: AnswerForm, timestamp: u64, duration: u64) -> Vec<u8> {
         let (limit, app) = (self.limit.as_deref(), self.app.as_deref());
-        let json = match form {
-            AnswerForm::Native => serde_json::to_string(&Native {
-                error: &self.error,
+        // One allocation for the usual answer.
+        let mut json = Vec::with_capacity(384);
+        let written = match form {
+            AnswerForm::Native => Native {
+                error: self.error,
                 exception: self.exception,
                 timestamp,
                 duration,
                 error_description: &self.description,
                 limit,
                 app,
-            }),
-            AnswerForm::Problem => serde_json::to_string(&Problem {
+            }
+            .serialize(&mut serde_json::Serializer::new(&mut json)),
+            AnswerForm::Problem => Problem {
                 r#type: "about:blank",
-                title: http::StatusCode::from_u16(self.status)
+                title: StatusCode::from_u16(self.status)
                     .ok()
                     .and_then(|status| status.canonical_reason())
                     .unwrap_or("Error"),
                 status: self.status,
                 detail: &self.description,
-                error: &self.error,
+                error: self.error,
                 timestamp,
                 limit,
                 app,
-            }),
+            }
+            .serialize(&mut serde_json::Serializer::new(&mut json)),
         };
-        json.unwrap_or_else(|_| "{}".to_owned())
+        match written {
+            Ok(()) => json,
+            Err(_) => b"{}".to_vec(),
+        }
     }
 }
 
-fn message_error(status: u16, description: impl Into<String>) -> Reply {
+fn message_error(status: u16, description: impl Into<Cow<'static, str>>) -> Reply {
     Reply::new(
         status,
         "message_send_error",
@@ -346,19 +385,24 @@ pub fn policy_field(limit: &Limit) -> String {
     field
 }
 
-/// `RateLimit` of a limit: units left, and seconds until more come free.
-#[must_use]
-pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> String {
-    let mut field = sf_string(name);
+/// `RateLimit` of a limit: its name (a structured-field string), units left, and seconds until
+/// more come free.
+///
+/// # Errors
+/// When the name is no field value.
+pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> pingora::Result<HeaderValue> {
+    let mut field = String::with_capacity(name.len() + 32);
+    field.push_str(name);
     let _ = write!(field, ";r={left}");
     if !resets_in.is_zero() {
         let _ = write!(field, ";t={}", whole_seconds(resets_in));
     }
-    field
+    HeaderValue::try_from(field).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
 }
 
 /// A structured-field string (RFC 9651): printable ASCII, quoted.
-fn sf_string(text: &str) -> String {
+#[must_use]
+pub fn sf_string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 24);
     out.push('"');
     for c in text.chars() {

@@ -32,8 +32,8 @@ pub struct Shared {
     /// The clock.
     pub clock: Clock,
     pub(super) shield: Shield,
-    /// `RateLimit-Policy`, by limit.
-    policy_fields: Vec<HeaderValue>,
+    /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
+    limit_fields: Vec<(HeaderValue, String)>,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     next_upstream: AtomicUsize,
@@ -51,12 +51,13 @@ impl Shared {
         clock: Clock,
         id_seed: u64,
     ) -> Self {
-        let policy_fields = rules
+        let limit_fields = rules
             .limits
             .iter()
             .map(|limit| {
-                HeaderValue::from_str(&reply::policy_field(limit))
-                    .unwrap_or_else(|_| HeaderValue::from_static("\"limit\""))
+                let policy = HeaderValue::try_from(reply::policy_field(limit))
+                    .unwrap_or_else(|_| HeaderValue::from_static("\"limit\""));
+                (policy, reply::sf_string(&limit.name))
             })
             .collect();
         Self {
@@ -67,7 +68,7 @@ impl Shared {
             policy,
             metrics,
             clock,
-            policy_fields,
+            limit_fields,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             next_upstream: AtomicUsize::new(0),
@@ -119,8 +120,10 @@ impl Shared {
         self.shield.sweep(self.clock.now());
     }
 
-    pub(super) fn policy_field(&self, id: LimitId) -> Option<&HeaderValue> {
-        self.policy_fields.get(id.0 as usize)
+    /// `RateLimit-Policy` of a limit, and its name as `RateLimit` spells it.
+    pub(super) fn limit_fields(&self, id: LimitId) -> (&HeaderValue, &str) {
+        let (policy, name) = &self.limit_fields[id.0 as usize];
+        (policy, name)
     }
 
     /// The next upstream address, round robin.
@@ -129,14 +132,23 @@ impl Shared {
     }
 
     /// A request ID: 16 hex digits, unique in this process, not guessable in order.
-    pub(super) fn new_id(&self) -> String {
+    pub(super) fn new_id(&self) -> HeaderValue {
         // SplitMix64: a bijection, so that distinct numbers give distinct IDs.
         let mut z = self
             .next_id
             .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        format!("{:016x}", z ^ (z >> 31))
+        z ^= z >> 31;
+        let mut id = [0; 16];
+        for (pair, byte) in id.chunks_exact_mut(2).zip(z.to_be_bytes()) {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            pair.copy_from_slice(&[
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]);
+        }
+        HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
     /// Gives back what bought nothing. The refunds are counted.
