@@ -43,15 +43,21 @@ impl Clock {
 
     /// Now.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
     pub fn now(&self) -> Moment {
         Moment {
             mono_us: self.mono_us(),
-            unix_us: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| {
-                    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-                }),
+            unix_us: unix_us(),
         }
     }
+}
+
+/// The wall clock, Unix microseconds.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+pub fn unix_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
 }

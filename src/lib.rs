@@ -37,3 +37,5 @@ pub mod serve;
 pub mod settings;
 #[cfg(feature = "gateway")]
 pub mod standin;
+#[cfg(feature = "gateway")]
+pub mod text;

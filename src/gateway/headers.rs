@@ -1,6 +1,5 @@
 //! What changes in a head on its way up and down.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -9,6 +8,7 @@ use pingora::proxy::Session;
 
 use crate::identity::address;
 use crate::settings::Settings;
+use crate::text::Text;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -139,35 +139,53 @@ pub(super) fn prepare_upstream(
         _ => "http",
     };
 
-    let mut own = String::with_capacity(128);
-    let _ = match peer {
-        IpAddr::V4(v4) => write!(own, "for={v4};proto={proto}"),
-        IpAddr::V6(v6) => write!(own, "for=\"[{v6}]\";proto={proto}"),
+    let mut forwarded_for = Text::new();
+    forwarded_for.push_ip(peer);
+    let mut forwarded = Text::new();
+    let (open, close) = if peer.is_ipv6() {
+        ("\"[", "]\"")
+    } else {
+        ("", "")
     };
+    for part in [
+        "for=",
+        open,
+        forwarded_for.as_str(),
+        close,
+        ";proto=",
+        proto,
+    ] {
+        forwarded.push(part);
+    }
     let host = request.headers.get(header::HOST);
     if let Some(host) = host.and_then(|h| h.to_str().ok()).filter(|h| {
         h.bytes()
             .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
     }) {
-        own.extend([";host=\"", host, "\""]);
+        for part in [";host=\"", host, "\""] {
+            forwarded.push(part);
+        }
     }
-    let mut forwarded = own;
-    let mut forwarded_for = peer.to_string();
     if trusted {
         forwarded = appended(&request.headers, &FORWARDED, &forwarded);
         forwarded_for = appended(&request.headers, &X_FORWARDED_FOR, &forwarded_for);
     }
-    request.insert_header("x-forwarded-for", forwarded_for)?;
-    request.insert_header("forwarded", forwarded)?;
+    request.insert_header("x-forwarded-for", forwarded_for.as_bytes())?;
+    request.insert_header("forwarded", forwarded.as_bytes())?;
     request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto))?;
     request.insert_header(REQUEST_ID, id.clone())?;
     Ok(())
 }
 
 /// What trusted proxies have said of a call, and what we say.
-fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &str) -> String {
-    let said = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
-    said.chain([own]).collect::<Vec<_>>().join(", ")
+fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &Text) -> Text {
+    let mut all = Text::new();
+    for said in headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
+        all.push(said);
+        all.push(", ");
+    }
+    all.push(own.as_str());
+    all
 }
 
 fn is_end_to_end(name: &HeaderName) -> bool {

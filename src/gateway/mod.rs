@@ -353,10 +353,11 @@ fn origin_form(target: &[u8]) -> &[u8] {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    /// Boxed: pingora moves it about.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.shared.clone())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.shared.clone()))
     }
 
     /// No downstream modules: answers go as the upstream coded them.
@@ -365,7 +366,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(
         &self,
         session: &mut Session,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<bool> {
         // pingora resets it with every request; where it has refused to keep, so do we.
         if session.get_keepalive().is_some() {
@@ -386,7 +387,7 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         let settings = &self.shared.settings;
         let all: usize = settings
@@ -402,7 +403,12 @@ impl ProxyHttp for Gateway {
         ctx.attempts += 1;
         for upstream in &settings.upstreams {
             if let Some(addr) = upstream.addrs.get(nth) {
-                let mut peer = HttpPeer::new(*addr, upstream.tls, upstream.host.clone());
+                let server_name = if upstream.tls {
+                    upstream.host.clone()
+                } else {
+                    String::new()
+                };
+                let mut peer = HttpPeer::new(*addr, upstream.tls, server_name);
                 peer.options.connection_timeout = Some(settings.connect_timeout);
                 peer.options.total_connection_timeout = Some(settings.connect_timeout);
                 peer.options.read_timeout = Some(settings.read_timeout);
@@ -418,7 +424,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if let Some(admitted) = &mut ctx.admitted {
             admitted.forwarded = true;
@@ -454,7 +460,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
             return Ok(());
@@ -487,7 +493,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
@@ -500,7 +506,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing has been sent: another address may be tried, whatever the method.
@@ -525,7 +531,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         error: &Error,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> FailToProxy {
         let timed_out = matches!(
             error.etype(),
@@ -574,7 +580,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         let shared = &self.shared;
         let task = ctx.answer.take().and_then(|answer| task::id(&answer));
         let failed = error.is_some();
@@ -621,7 +627,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Context>, _error: &Error) -> bool {
         // The access log says why.
         true
     }

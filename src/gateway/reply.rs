@@ -15,6 +15,7 @@ use crate::admission::{Denied, Reject};
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::route::pricing::PriceError;
 use crate::settings::AnswerForm;
+use crate::text::Text;
 
 /// An answer of our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -391,13 +392,15 @@ pub fn policy_field(limit: &Limit) -> String {
 /// # Errors
 /// When the name is no field value.
 pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> pingora::Result<HeaderValue> {
-    let mut field = String::with_capacity(name.len() + 32);
-    field.push_str(name);
-    let _ = write!(field, ";r={left}");
+    let mut field = Text::new();
+    field.push(name);
+    field.push(";r=");
+    field.push_number(left.into());
     if !resets_in.is_zero() {
-        let _ = write!(field, ";t={}", whole_seconds(resets_in));
+        field.push(";t=");
+        field.push_number(whole_seconds(resets_in));
     }
-    HeaderValue::try_from(field).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
+    HeaderValue::from_bytes(field.as_bytes()).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
 }
 
 /// A structured-field string (RFC 9651): printable ASCII, quoted.

@@ -1,14 +1,17 @@
 //! One event as one JSON object. The access log's own events are written without detours; every
 //! other one by `tracing-subscriber`'s formatter, in the same form.
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug, Write as _};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{self, Format, FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::clock;
+use crate::text::digits;
 
 /// The access log's target.
 pub(super) const ACCESS: &str = "access";
@@ -46,7 +49,7 @@ where
         // The writer is behind a pointer: one call for the line, not one for every piece of it.
         let mut line = String::with_capacity(512);
         line.push_str("{\"timestamp\":\"");
-        SystemTime.format_time(&mut Writer::new(&mut line))?;
+        push_time(&mut line, clock::unix_us());
         line.push_str("\",\"level\":\"INFO\"");
         event.record(&mut Members(&mut line));
         line.push_str(",\"target\":\"access\"}\n");
@@ -76,7 +79,7 @@ impl Visit for Members<'_> {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        push_number(self.0, value);
+        self.0.push_str(digits(value, &mut [0; 20]));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
@@ -95,6 +98,34 @@ impl fmt::Write for Escaped<'_> {
         push_escaped(self.0, text);
         Ok(())
     }
+}
+
+thread_local! {
+    /// The last second that was written, and how.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
+/// Appends a Unix time in RFC 3339, to the microsecond.
+fn push_time(out: &mut String, unix_us: u64) {
+    let (second, micros) = (unix_us / 1_000_000, unix_us % 1_000_000);
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != second {
+            let time = i64::try_from(second)
+                .ok()
+                .and_then(|second| jiff::Timestamp::from_second(second).ok())
+                .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+            *text = time.to_string();
+            text.truncate("2026-01-01T00:00:00".len());
+            *known = second;
+        }
+        out.push_str(text);
+    });
+    out.push('.');
+    let mut buffer = [0; 20];
+    let written = digits(micros, &mut buffer);
+    out.extend(std::iter::repeat_n('0', 6 - written.len()));
+    out.push_str(written);
+    out.push('Z');
 }
 
 /// Appends text, with what may not stand in a JSON string escaped.
@@ -118,23 +149,6 @@ fn push_escaped(out: &mut String, text: &str) {
     }
 }
 
-/// Appends a number: mostly one of few digits.
-fn push_number(out: &mut String, value: u64) {
-    let mut digits = [b'0'; 20];
-    let mut rest = value;
-    let mut first = digits.len();
-    for (at, digit) in digits.iter_mut().enumerate().rev() {
-        *digit += u8::try_from(rest % 10).unwrap_or_default();
-        rest /= 10;
-        first = at;
-        if rest == 0 {
-            break;
-        }
-    }
-    let written = digits.get(first..).unwrap_or_default();
-    out.extend(written.iter().copied().map(char::from));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +162,17 @@ mod tests {
             assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
         }
     }
-
     #[test]
-    fn numbers_are_written_in_full() {
-        for number in [0, 7, 10, 429, 1_000_000, u64::MAX] {
+    fn times_are_written_in_full() {
+        for (unix_us, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (999_999, "1970-01-01T00:00:00.999999Z"),
+            (951_782_400_000_040, "2000-02-29T00:00:00.000040Z"),
+            (1_795_247_999_120_000, "2026-11-21T07:59:59.120000Z"),
+        ] {
             let mut line = String::new();
-            push_number(&mut line, number);
-            assert_eq!(line, number.to_string());
+            push_time(&mut line, unix_us);
+            assert_eq!(line, text);
         }
     }
 }

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 pub use self::queue::Guard;
 use self::queue::Queue;
 use crate::settings::LogFormat;
+use crate::text::Text;
 
 /// Starts logging to standard output. Keep the guard: dropping it writes what still waits.
 ///
@@ -62,10 +63,12 @@ pub struct Line<'a> {
 
 /// Writes a line.
 pub fn access(line: &Line<'_>) {
+    let mut ip = Text::new();
+    ip.push_ip(line.ip);
     tracing::info!(
         target: json::ACCESS,
         id = line.id,
-        ip = %line.ip,
+        ip = ip.as_str(),
         method = line.method,
         path = line.path,
         route = line.route,

@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes that may wait to be written; above it lines are dropped.
 const MAX_WAITING: usize = 16 * 1024 * 1024;
+/// Bytes that are written without gathering more: what is still in the processor's cache.
+const BATCH: usize = 128 * 1024;
 /// How long lines are gathered before they are written together.
 const GATHER: Duration = Duration::from_millis(10);
 /// How long a slow reader may hold up the end of the process.
@@ -77,7 +79,7 @@ impl Queue {
             while guard.lines.is_empty() && !guard.closing {
                 changed.wait(&mut guard);
             }
-            if !guard.closing {
+            if !guard.closing && guard.lines.len() < BATCH {
                 // One wake-up for many lines.
                 let _ = changed.wait_for(&mut guard, GATHER);
             }
@@ -105,12 +107,13 @@ impl<'a> MakeWriter<'a> for Queue {
 impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.0.waiting.lock();
-        let first = waiting.lines.is_empty();
-        if waiting.lines.len() + line.len() <= MAX_WAITING {
+        let before = waiting.lines.len();
+        let after = before + line.len();
+        if after <= MAX_WAITING {
             waiting.lines.extend_from_slice(line);
         }
         drop(waiting);
-        if first {
+        if before == 0 || (before < BATCH && after >= BATCH) {
             self.0.changed.notify_one();
         }
         Ok(line.len())
