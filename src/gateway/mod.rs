@@ -104,7 +104,8 @@ impl Gateway {
         };
         let call = match target {
             Ok(call) => call,
-            Err(reject) => return Ok(Some(self.reject(ctx, reject).await)),
+            // Boxed, as other rare turns are: each call pays for the size of its futures.
+            Err(reject) => return Ok(Some(Box::pin(self.reject(ctx, reject)).await)),
         };
 
         // 3 price
@@ -113,7 +114,7 @@ impl Gateway {
             .filter(|route| route.cost.is_some());
         let recipients = match counted {
             None => Ok(1),
-            Some(route) => match body::read(session, &shared.settings).await {
+            Some(route) => match Box::pin(body::read(session, &shared.settings)).await {
                 Ok(body) => admission::recipients(route, &body),
                 Err(body::BodyError::Gone(error)) => return Err(error),
                 Err(body::BodyError::Refused(reply)) => {
@@ -469,10 +470,8 @@ impl ProxyHttp for Gateway {
         ctx.upstream_status = Some(status);
         if let (401, Some(call)) = (status, &ctx.call) {
             let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-            match admission
-                .charge_unauthorized(&self.shared.rules, call, now)
-                .await
-            {
+            let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
+            match Box::pin(charging).await {
                 Ok(charged) => {
                     charged
                         .into_iter()
