@@ -53,6 +53,46 @@ fn a_user_gets_its_figure_whatever_its_spelling() {
 }
 
 #[test]
+fn an_app_and_a_user_are_one_whatever_is_escaped_and_the_path_goes_on_as_it_came() {
+    let routes = ROUTES.replace(
+        "v3 = { limits = [\"3/3600s\"] }",
+        "v3 = { limits = [\"3/3600s\"], ip_copy = false }",
+    );
+    let gateway = Start {
+        routes: &routes,
+        ..Start::default()
+    }
+    .start();
+    let paths = ["/o/a,b/t/app", "/o/a%2Cb/t/app", "/o/%61%2cb/t/app"];
+    for path in paths {
+        assert_eq!(admitted(&gateway, "GET", path, "", 1), 1, "{path}");
+    }
+    for path in paths {
+        assert_eq!(admitted(&gateway, "GET", path, "", 1), 0, "{path}");
+    }
+    let forwarded: Vec<_> = gateway
+        .backend()
+        .requests()
+        .into_iter()
+        .map(|seen| seen.target)
+        .collect();
+    assert_eq!(
+        forwarded,
+        ["/o/a,b/t/app", "/o/a%2Cb/t/app", "/o/a%2Cb/t/app"]
+    );
+    // `#` joins org and app: escaped in either, it makes other apps.
+    for path in ["/a%23b/c/t/app", "/a/b%23c/t/app"] {
+        assert_eq!(admitted(&gateway, "GET", path, "", 3), 3, "{path}");
+    }
+    let user = ["/o/x/t/user/a,b", "/o/x/t/user/a%2Cb", "/o/x/t/user/A%2cB"];
+    let of_user: Vec<_> = user
+        .iter()
+        .map(|path| admitted(&gateway, "GET", path, "", 1))
+        .collect();
+    assert_eq!(of_user, [1, 1, 0]);
+}
+
+#[test]
 fn a_day_holds_its_figure() {
     let gateway = gateway();
     // A run over midnight sees two days.
