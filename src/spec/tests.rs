@@ -412,6 +412,43 @@ v2 = { limits = [{ rate = "5/min", mode = "enforce" }, "50/day"] }
 }
 
 #[test]
+fn a_limits_own_denial_stands_before_its_routes_and_that_before_its_groups() {
+    let layer = r#"
+[[group]]
+name = "pair"
+denial = "push"
+v1 = { limits = ["10/s", { rate = "9/min", denial = "call-rate" }] }
+v2 = { limits = ["10/s", { rate = "9/min", denial = "call-rate" }] }
+[[route]]
+name = "two"
+denial = "message-count"
+v2 = { group = "pair" }
+[[route]]
+name = "three"
+calls = ["GET /three"]
+v2 = { group = "pair" }
+"#;
+    let rules = read(&[BASE, layer]).unwrap();
+    let denials = |route: usize, edition: usize| -> Vec<Denial> {
+        let ids = &rules.routes[route].editions[edition].limits;
+        ids.iter().map(|id| rules.limit(*id).denial).collect()
+    };
+    assert_eq!(
+        denials(0, 0),
+        [
+            Denial::Push,
+            Denial::CallRate,
+            Denial::Push,
+            Denial::CallRate
+        ]
+    );
+    assert_eq!(denials(1, 1), [Denial::MessageCount, Denial::CallRate]);
+    assert_eq!(denials(2, 1), [Denial::Push, Denial::CallRate]);
+    let told = mistakes("[[group]]\nname = \"pair\"\ndenial = \"pushed\"\n");
+    assert!(told.contains("did you mean `push`?"), "{told}");
+}
+
+#[test]
 fn one_counter_has_one_quota_in_an_edition() {
     // In v1, `one` is printed and `two` is not: it takes the figure of v2.
     let base = BASE

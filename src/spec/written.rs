@@ -75,6 +75,8 @@ pub(super) struct WrittenRoute {
 #[derive(Clone, Debug)]
 pub(super) struct WrittenGroup {
     pub(super) name: At<String>,
+    /// Of its limits that have none of their own and whose route has none.
+    pub(super) denial: Option<Denial>,
     pub(super) mode: Option<Mode>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
 }

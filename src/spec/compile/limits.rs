@@ -236,7 +236,7 @@ impl Compiler<'_> {
         let owner = Owner {
             name,
             group: Some(name),
-            denial: None,
+            denial: route.denial.or(group.denial),
             mode: route.mode.or(group.mode),
             sources: &figures.sources,
         };

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::spec::check::suggestion;
 
-const GROUP_KEYS: &[&str] = &["name", "mode"];
+const GROUP_KEYS: &[&str] = &["name", "denial", "mode"];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
 
 impl Reader<'_> {
@@ -104,10 +104,11 @@ impl Reader<'_> {
             return;
         };
         self.mistakes.within(format!("group `{}`", name.value));
-        let (mut editions, mut mode) = (BTreeMap::new(), None);
+        let (mut editions, mut denial, mut mode) = (BTreeMap::new(), None, None);
         for (key, value) in table {
             match &**key.get_ref() {
                 "name" => {}
+                "denial" => denial = self.choice(value, "denial", DENIALS),
                 "mode" => mode = self.choice(value, "mode", MODES),
                 _ => self.try_edition(key, value, &mut editions, "a group", GROUP_KEYS),
             }
@@ -128,10 +129,12 @@ impl Reader<'_> {
             }
             Some(group) => {
                 group.editions.extend(editions);
+                group.denial = denial.or(group.denial);
                 group.mode = mode.or(group.mode);
             }
             None => self.written.groups.push(WrittenGroup {
                 name,
+                denial,
                 mode,
                 editions,
             }),
