@@ -48,15 +48,8 @@ pub enum Reject {
     },
     /// No bearer token.
     Unauthenticated,
-    /// The body cannot be priced.
+    /// The body cannot be priced, or has more recipients than one call may have.
     Body(PriceError),
-    /// More recipients than one call may have.
-    TooManyRecipients {
-        /// The cap.
-        max: u32,
-        /// The body field.
-        field: Box<str>,
-    },
 }
 
 /// A call over a limit. Nothing was charged.
@@ -119,19 +112,12 @@ pub struct Admission<S> {
 /// Counts the recipients of a call's body, if its route counts any.
 ///
 /// # Errors
-/// [`Reject::Body`] and [`Reject::TooManyRecipients`].
+/// [`Reject::Body`].
 pub fn recipients(route: &Route, body: &[u8]) -> Result<u32, Reject> {
     let Some(source) = &route.cost else {
         return Ok(1);
     };
-    let count = pricing::recipients(source, body).map_err(Reject::Body)?;
-    match route.max_recipients {
-        Some(max) if count > max => Err(Reject::TooManyRecipients {
-            max,
-            field: source.field.clone(),
-        }),
-        _ => Ok(count),
-    }
+    pricing::recipients(source, body).map_err(Reject::Body)
 }
 
 /// The limits that an address is charged for an answer of our own.
@@ -142,7 +128,7 @@ pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] 
         Reject::NotFound | Reject::MethodNotAllowed { .. } | Reject::Path(_) => {
             &rules.ip_limits.rejected
         }
-        Reject::Body(_) | Reject::TooManyRecipients { .. } => &[],
+        Reject::Body(_) => &[],
     }
 }
 

@@ -6,97 +6,148 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use smallvec::SmallVec;
 
 /// Where a body names its recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostSource {
-    /// The top-level JSON field, an array: `to`, `users`, `target`, `targets`.
+    /// The top-level JSON field, an array, whose entries are the cost: `to`, `users`, `target`,
+    /// `targets`.
     pub field: Box<str>,
+    /// The most entries of fields, the one of the cost or others; each must have one at least.
+    pub caps: Box<[Cap]>,
+}
+
+impl CostSource {
+    /// The caps of fields beside the cost's.
+    pub fn other_caps(&self) -> impl Iterator<Item = &Cap> {
+        self.caps.iter().filter(|cap| cap.field != self.field)
+    }
+}
+
+/// The most entries of a body field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cap {
+    /// The top-level JSON field, an array.
+    pub field: Box<str>,
+    /// The most entries of one call.
+    pub max: u32,
 }
 
 /// Why a body cannot be priced (400).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
-    /// Not one JSON object in UTF-8, or the counted field is no array of strings or integers,
+    /// Not one JSON object in UTF-8, or a counted field is no array of strings or integers,
     /// or it is there twice.
     #[error("the body is not valid JSON of the documented form")]
     Malformed,
-    /// The counted field is missing or an empty array.
-    #[error("the recipients are missing")]
-    Empty,
+    /// A counted field is missing or an empty array.
+    #[error("{field} is missing or empty")]
+    Empty {
+        /// Which.
+        field: Box<str>,
+    },
+    /// A counted field has too many entries.
+    #[error("{} has more than {} entries", .0.field, .0.max)]
+    TooMany(Cap),
 }
 
 /// The largest body that is read for pricing, in bytes.
 pub const MAX_COUNTED_BODY: usize = 64 * 1024;
+
+/// Entries by counted field: the cost's first, then those of the caps, in their order.
+type Counts = SmallVec<[Option<u32>; 4]>;
 
 /// Counts the recipients of a whole body. Recipients named twice count twice.
 ///
 /// # Errors
 /// See [`PriceError`].
 pub fn recipients(source: &CostSource, body: &[u8]) -> Result<u32, PriceError> {
+    let counts = count(source, body)?;
+    let fields = || std::iter::once(&source.field).chain(source.caps.iter().map(|cap| &cap.field));
+    let of = |field: &str| {
+        let nth = fields().position(|known| **known == *field)?;
+        counts
+            .get(nth)
+            .copied()
+            .flatten()
+            .filter(|count| *count > 0)
+    };
+    let entries = |field: &Box<str>| {
+        of(field).ok_or_else(|| PriceError::Empty {
+            field: field.clone(),
+        })
+    };
+    let cost = entries(&source.field)?;
+    for cap in &source.caps {
+        if entries(&cap.field)? > cap.max {
+            return Err(PriceError::TooMany(cap.clone()));
+        }
+    }
+    Ok(cost)
+}
+
+/// One pass over the body.
+fn count(source: &CostSource, body: &[u8]) -> Result<Counts, PriceError> {
     // serde_json skips ignored strings without a look at their UTF-8.
     let text = std::str::from_utf8(body).map_err(|_| PriceError::Malformed)?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let count = json
-        .deserialize_map(Body {
-            field: &source.field,
-        })
-        .and_then(|count| json.end().map(|()| count))
-        .map_err(|_| PriceError::Malformed)?;
-    match count {
-        None | Some(0) => Err(PriceError::Empty),
-        Some(count) => Ok(count),
-    }
+    json.deserialize_map(Body(source))
+        .and_then(|counts| json.end().map(|()| counts))
+        .map_err(|_| PriceError::Malformed)
 }
 
-/// The object; its value is the number of entries in the counted field.
-struct Body<'f> {
-    field: &'f str,
-}
+/// The object; its value is the number of entries in each counted field.
+struct Body<'s>(&'s CostSource);
 
 impl<'de> Visitor<'de> for Body<'_> {
-    type Value = Option<u32>;
+    type Value = Counts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut count = None;
-        while let Some(is_counted) = map.next_key_seed(KeyIs(self.field))? {
-            if !is_counted {
+        let mut counts = Counts::from_elem(None, 1 + self.0.caps.len());
+        while let Some(nth) = map.next_key_seed(Counted(self.0))? {
+            let Some(count) = nth.and_then(|nth| counts.get_mut(nth)) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
-            }
+            };
             // Of two, one backend reads the first and another the last.
             if count.replace(map.next_value::<Entries>()?.0).is_some() {
-                return Err(de::Error::custom("the counted field is there twice"));
+                return Err(de::Error::custom("a counted field is there twice"));
             }
         }
-        Ok(count)
+        Ok(counts)
     }
 }
 
-/// Compares a key, escapes resolved, without keeping it.
-struct KeyIs<'f>(&'f str);
+/// Which counted field a key is, escapes resolved, without keeping it.
+struct Counted<'s>(&'s CostSource);
 
-impl<'de> de::DeserializeSeed<'de> for KeyIs<'_> {
-    type Value = bool;
+impl<'de> de::DeserializeSeed<'de> for Counted<'_> {
+    type Value = Option<usize>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for KeyIs<'_> {
-    type Value = bool;
+impl Visitor<'_> for Counted<'_> {
+    type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E: de::Error>(self, key: &str) -> Result<bool, E> {
-        Ok(key == self.0)
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<Option<usize>, E> {
+        if *key == *self.0.field {
+            return Ok(Some(0));
+        }
+        // The first of a name: the cost's own cap shares the cost's count.
+        let capped = self.0.caps.iter().position(|cap| *cap.field == *key);
+        Ok(capped.map(|nth| nth + 1))
     }
 }
 
@@ -166,7 +217,69 @@ mod tests {
     use super::*;
 
     fn price(body: &[u8]) -> Result<u32, PriceError> {
-        recipients(&CostSource { field: "to".into() }, body)
+        let source = CostSource {
+            field: "to".into(),
+            caps: Box::default(),
+        };
+        recipients(&source, body)
+    }
+
+    fn empty(field: &str) -> PriceError {
+        PriceError::Empty {
+            field: field.into(),
+        }
+    }
+
+    /// As `messages/chatgroups/users`: one group, and up to three of its users, who are the cost.
+    fn directed(body: &str) -> Result<u32, PriceError> {
+        let cap = |field: &str, max| Cap {
+            field: field.into(),
+            max,
+        };
+        let source = CostSource {
+            field: "users".into(),
+            caps: [cap("users", 3), cap("to", 1)].into(),
+        };
+        recipients(&source, body.as_bytes())
+    }
+
+    #[test]
+    fn each_capped_field_has_its_own_cap_and_one_is_the_cost() {
+        assert_eq!(directed(r#"{"to":["g"],"users":["a","b","c"]}"#), Ok(3));
+        assert_eq!(
+            directed(r#"{"users":["a","b"],"x":{"to":[]},"to":[1]}"#),
+            Ok(2)
+        );
+        let too_many = |field: &str, max| {
+            let field = field.into();
+            Err(PriceError::TooMany(Cap { field, max }))
+        };
+        for (body, told) in [
+            (r#"{"to":["g","h"],"users":["a"]}"#, too_many("to", 1)),
+            (r#"{"to":["g","g"],"users":["a"]}"#, too_many("to", 1)),
+            (
+                r#"{"to":["g"],"users":["a","b","c","d"]}"#,
+                too_many("users", 3),
+            ),
+            (r#"{"users":["a"]}"#, Err(empty("to"))),
+            (r#"{"to":[],"users":["a"]}"#, Err(empty("to"))),
+            (r#"{"to":["g"]}"#, Err(empty("users"))),
+            (r#"{"to":"g","users":["a"]}"#, Err(PriceError::Malformed)),
+        ] {
+            assert_eq!(directed(body), told, "{body}");
+        }
+    }
+
+    #[test]
+    fn no_capped_field_may_be_there_twice() {
+        for body in [
+            r#"{"to":["g"],"users":["a"],"to":["g"]}"#,
+            r#"{"to":["g"],"users":["a"],"\u0074o":["g"]}"#,
+            r#"{"to":["g"],"users":["a"],"users":["a"]}"#,
+            r#"{"to":[],"users":["a"],"to":["g"]}"#,
+        ] {
+            assert_eq!(directed(body), Err(PriceError::Malformed), "{body}");
+        }
     }
 
     #[test]
@@ -199,7 +312,7 @@ mod tests {
             br#"{"TO":["a"]}"#,
             br#"{"body":{"to":["a"]}}"#,
         ] {
-            assert_eq!(price(body), Err(PriceError::Empty));
+            assert_eq!(price(body), Err(empty("to")));
         }
     }
 
@@ -262,7 +375,7 @@ mod tests {
     fn by_tree(value: &Value) -> Result<u32, PriceError> {
         let object = value.as_object().ok_or(PriceError::Malformed)?;
         let Some(to) = object.get("to") else {
-            return Err(PriceError::Empty);
+            return Err(empty("to"));
         };
         let to = to.as_array().ok_or(PriceError::Malformed)?;
         if !to.iter().all(|e| e.is_string() || e.is_u64() || e.is_i64()) {
@@ -271,7 +384,7 @@ mod tests {
         u32::try_from(to.len())
             .ok()
             .filter(|n| *n > 0)
-            .ok_or(PriceError::Empty)
+            .ok_or_else(|| empty("to"))
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
 use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope};
 use crate::route::RouteTable;
-use crate::route::pricing::CostSource;
+use crate::route::pricing::{Cap, CostSource};
 
 const METHODS: &[&str] = &["GET", "POST", "PUT", "DELETE", "PATCH"];
 /// Methods whose calls carry a body.
@@ -66,6 +66,24 @@ pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
     };
     let ruleset = compiler.ruleset();
     compiler.mistakes.finish().map(|()| ruleset)
+}
+
+/// What of a body is counted.
+fn cost_source(written: &WrittenRoute) -> Option<CostSource> {
+    let field = &written.cost.as_ref()?.value;
+    let own = written
+        .max_recipients
+        .as_ref()
+        .map(|max| (field, max.value));
+    let others = written.caps.iter().map(|(field, max)| (&field.value, *max));
+    let caps = own.into_iter().chain(others).map(|(field, max)| Cap {
+        field: field.as_str().into(),
+        max,
+    });
+    Some(CostSource {
+        field: field.as_str().into(),
+        caps: caps.collect(),
+    })
 }
 
 /// What makes two limits of one name one limit.
@@ -261,9 +279,7 @@ impl Compiler<'_> {
             title: written.title.as_str().into(),
             calls: calls.into(),
             needs_token: written.needs_token.unwrap_or(true),
-            cost: written.cost.as_ref().map(|field| CostSource {
-                field: field.value.as_str().into(),
-            }),
+            cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),

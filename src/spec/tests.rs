@@ -241,6 +241,26 @@ fn each_kind_of_mistake_is_found() {
             route("max_recipients = 3\nv1 = { limits = [\"1/s\"] }"),
             "what is counted is missing",
         ),
+        (
+            route("caps = { to = 1 }\nv1 = { limits = [\"1/s\"] }"),
+            "what is counted is missing beside it",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { to = 1 }\n".to_owned(),
+            "written max_recipients = 1",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { users = 0 }\n".to_owned(),
+            "no call can ever satisfy it",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { users = \"1\" }\n".to_owned(),
+            "a cap is a whole number",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = 1\n".to_owned(),
+            "e.g. { to = 1 }",
+        ),
         (route("v1 = {}"), "has limits or a group"),
         (
             route("v1 = { limits = [{ rate = \"1/s\", hold = \"task\" }] }"),
@@ -444,7 +464,7 @@ v2 = { group = "pair" }
     );
     assert_eq!(denials(1, 1), [Denial::MessageCount, Denial::CallRate]);
     assert_eq!(denials(2, 1), [Denial::Push, Denial::CallRate]);
-    let told = mistakes("[[group]]\nname = \"pair\"\ndenial = \"pushed\"\n");
+    let told = mistakes("[[group]]\nname = \"pair\"\ndenial = \"pusj\"\n");
     assert!(told.contains("did you mean `push`?"), "{told}");
 }
 
@@ -495,6 +515,22 @@ fn recipients_are_read_and_capped_as_the_service_does() {
             ("/push/single", "targets", Some(100)),
         ]
     );
+}
+
+#[test]
+fn a_directed_message_names_one_group_and_counts_its_users() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let Found::Route { id, .. } = rules.table.find("POST", "/messages/chatgroups/users") else {
+        panic!("no such route")
+    };
+    let route = &rules.routes[id.0];
+    let cost = route.cost.as_ref().unwrap();
+    let caps: Vec<_> = cost.caps.iter().map(|cap| (&*cap.field, cap.max)).collect();
+    assert_eq!(
+        (&*cost.field, caps),
+        ("users", vec![("users", 20), ("to", 1)])
+    );
+    assert_eq!(route.max_recipients, Some(20));
 }
 
 #[test]

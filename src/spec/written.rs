@@ -64,6 +64,8 @@ pub(super) struct WrittenRoute {
     pub(super) calls: Vec<At<String>>,
     pub(super) cost: Option<At<String>>,
     pub(super) max_recipients: Option<At<u32>>,
+    /// Of fields beside the cost's.
+    pub(super) caps: Vec<(At<String>, u32)>,
     pub(super) needs_token: Option<bool>,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
@@ -114,6 +116,7 @@ const ROUTE_KEYS: &[&str] = &[
     "calls",
     "cost",
     "max_recipients",
+    "caps",
     "needs_token",
     "denial",
     "mode",

@@ -142,6 +142,43 @@ fn a_cap_on_recipients_refuses_and_charges_nothing() {
 }
 
 #[test]
+fn a_directed_message_goes_to_one_group_and_costs_its_users() {
+    let gateway = gateway();
+    let path = "/app-id/x/messages/chatgroups/users";
+    let send = |to: &str, users: usize| {
+        let body = format!("{{\"to\":{to},\"users\":{:?}}}", vec!["u"; users]);
+        let answer = gateway.call("POST", path, &body);
+        match answer.status {
+            200 => (200, String::new()),
+            status => (status, answer.error().1),
+        }
+    };
+    let refused = |why: &str| (400, why.to_owned());
+    assert_eq!(send(r#"["g"]"#, 20), (200, String::new()));
+    assert_eq!(
+        send(r#"["g","h"]"#, 1),
+        refused("params to's size can't exceed limit 1")
+    );
+    assert_eq!(
+        send(r#"["g"]"#, 21),
+        refused("params users's size can't exceed limit 20")
+    );
+    assert_eq!(send("[]", 1), refused("param to can't be empty"));
+    assert_eq!(send(r#"["g"]"#, 0), refused("param users can't be empty"));
+    assert_eq!(
+        send(r#"["g"],"to":["g"]"#, 1),
+        refused("Request body is invalid. Please check body is correct.")
+    );
+    assert_eq!(
+        gateway.metric(
+            "floodgate_units_charged_total",
+            &["messages-chatgroups-users:messages"]
+        ),
+        20.0
+    );
+}
+
+#[test]
 fn an_address_gets_its_figure_across_apps() {
     let gateway = gateway();
     let paths = ["/o/a/t/ip", "/o/b/t/ip", "/o/c/t/ip", "/o/d/t/ip"];

@@ -142,6 +142,24 @@ impl Compiler<'_> {
                 );
             }
         }
+        for (field, max) in &written.caps {
+            if *max == 0 {
+                let message = "no call can ever satisfy it; write at least 1, or leave it out";
+                self.mistakes
+                    .add(field.at, format!("{} = 0", field.value), message);
+            }
+            match &written.cost {
+                None => {
+                    let message = "what is counted is missing beside it: cost = \"to\"";
+                    self.mistakes.add(field.at, &*field.value, message);
+                }
+                Some(cost) if cost.value == field.value => {
+                    let message = format!("the cost's own cap is written max_recipients = {max}");
+                    self.mistakes.add(field.at, &*field.value, message);
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     pub(super) fn check_entry(

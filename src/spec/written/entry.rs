@@ -141,6 +141,23 @@ impl Reader<'_> {
         }
     }
 
+    fn caps(&mut self, value: &Value<'_>) -> Vec<(At<String>, u32)> {
+        let Some(table) = self.table(value, "caps, e.g. { to = 1 },") else {
+            return Vec::new();
+        };
+        let mut caps = Vec::new();
+        for (field, max) in table {
+            if let Some(max) = self.integer(max, "a cap") {
+                let field = At {
+                    value: field.get_ref().to_string(),
+                    at: self.place(field.span().start),
+                };
+                caps.push((field, max));
+            }
+        }
+        caps
+    }
+
     pub(super) fn route(&mut self, value: &Value<'_>) {
         let Some(table) = self.table(value, "a route") else {
             return;
@@ -174,6 +191,7 @@ impl Reader<'_> {
             calls: Vec::new(),
             cost: None,
             max_recipients: None,
+            caps: Vec::new(),
             needs_token: None,
             denial: None,
             mode: None,
@@ -199,6 +217,7 @@ impl Reader<'_> {
                         .integer(value, "max_recipients")
                         .map(|value| At { value, at });
                 }
+                "caps" => route.caps = self.caps(value),
                 "needs_token" => route.needs_token = self.bool(value, "needs_token"),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
