@@ -11,7 +11,7 @@ use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
-use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope};
+use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope, Unit};
 use crate::route::RouteTable;
 use crate::route::pricing::{Cap, CostSource};
 
@@ -118,6 +118,7 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
+        self.check_uses();
         for group in &written.groups {
             self.mistakes
                 .within(format!("group `{}`", group.name.value));
@@ -215,6 +216,13 @@ impl Compiler<'_> {
     fn unmatched(&mut self, editions: &[Edition]) -> Route {
         let written = self.written;
         for limit in &written.defaults {
+            if limit.figure.unit == Unit::Messages {
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "paths that no document has name no recipients; count calls",
+                );
+            }
             if limit.figure.scope == Scope::User {
                 self.mistakes.add(
                     limit.at,

@@ -261,6 +261,29 @@ fn each_kind_of_mistake_is_found() {
             "[[route]]\nname = \"two\"\ncaps = 1\n".to_owned(),
             "e.g. { to = 1 }",
         ),
+        (
+            route("v1 = { limits = [\"1 messages/s\"] }"),
+            "nothing says how many messages a call has",
+        ),
+        (
+            format!(
+                "[[group]]\nname = \"sends\"\nv1 = {{ limits = [\"1 messages/s\"] }}\n{}",
+                route("v1 = { group = \"sends\" }")
+            ),
+            "`sends`: nothing says how many messages a call has",
+        ),
+        (
+            "[defaults]\nlimits = [\"1 messages/s\"]\n".to_owned(),
+            "name no recipients; count calls",
+        ),
+        (
+            route("cost = 2\nv1 = { limits = [\"1 messages/s\"] }"),
+            "cost (1, or a field of the body) is a string",
+        ),
+        (
+            "[[group]]\nname = \"pairs\"\nv1 = { limits = [\"1/s\"] }\n".to_owned(),
+            "1.toml:2: `pairs`: no route is in this group; write group = \"pairs\"",
+        ),
         (route("v1 = {}"), "has limits or a group"),
         (
             route("v1 = { limits = [{ rate = \"1/s\", hold = \"task\" }] }"),
@@ -531,6 +554,26 @@ fn a_directed_message_names_one_group_and_counts_its_users() {
         ("users", vec![("users", 20), ("to", 1)])
     );
     assert_eq!(route.max_recipients, Some(20));
+}
+
+#[test]
+fn a_call_of_one_message_says_so_and_is_not_read() {
+    let layer = "[[route]]\nname = \"two\"\ncost = 1\nv1 = { limits = [\"3 messages/s\"] }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(rules.routes[1].cost, None);
+    assert_eq!(
+        names(&rules, "two", 0),
+        ["3 two:messages/s:app", "3 two:messages/s:ip"]
+    );
+    let back = "[[route]]\nname = \"two\"\ncost = \"users\"\n";
+    let rules = read(&[BASE, layer, back]).unwrap();
+    assert!(rules.routes[1].cost.is_some());
+}
+
+#[test]
+fn a_group_whose_routes_a_later_file_takes_out_is_no_mistake() {
+    let layer = "[[route]]\nname = \"one\"\nremove = true\n[[route]]\nname = \"two\"\nv1 = { limits = [\"1/s\"] }\n";
+    assert!(read(&[BASE, layer]).is_ok());
 }
 
 #[test]

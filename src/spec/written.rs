@@ -4,7 +4,7 @@ mod entry;
 mod limit;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -63,6 +63,8 @@ pub(super) struct WrittenRoute {
     pub(super) title: String,
     pub(super) calls: Vec<At<String>>,
     pub(super) cost: Option<At<String>>,
+    /// `cost = 1`: a call carries one message, and its body is not read.
+    pub(super) is_one_message: bool,
     pub(super) max_recipients: Option<At<u32>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
@@ -95,6 +97,8 @@ pub(super) struct Written {
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
     pub(super) groups: Vec<WrittenGroup>,
+    /// Groups that a route names in any file, be it that a later one takes it out again.
+    pub(super) used_groups: BTreeSet<String>,
     pub(super) routes: Vec<WrittenRoute>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Compiler, WITH_BODY};
-use crate::limit::{Hold, Scope};
+use crate::limit::{Hold, Scope, Unit};
 use crate::spec::check::suggestion;
 use crate::spec::written::{At, WrittenEdition, WrittenLimit, WrittenRoute};
 use crate::spec::{Edition, Route};
@@ -69,6 +69,47 @@ impl Compiler<'_> {
                     "this name is the gateway's own; choose another",
                 );
             }
+        }
+    }
+
+    /// A group that no route names is most likely a misspelt name. One whose routes a later file
+    /// has taken out is not: nobody can remove a group of the shipped file.
+    pub(super) fn check_uses(&mut self) {
+        for group in &self.written.groups {
+            if !self.written.used_groups.contains(&group.name.value) {
+                let message = format!(
+                    "no route is in this group; write group = \"{}\" in an edition of its routes, or remove it",
+                    group.name.value
+                );
+                self.mistakes
+                    .add(group.name.at, &*group.name.value, message);
+            }
+        }
+    }
+
+    /// Messages are counted by a field of the body, or are one for each call: a route says which.
+    fn check_messages(&mut self, written: &WrittenRoute, edition: &str, entry: &WrittenEdition) {
+        if written.cost.is_some() || written.is_one_message {
+            return;
+        }
+        let message = "nothing says how many messages a call has; write e.g. cost = \"to\" in the route, or cost = 1 if each call has one";
+        for limit in &entry.limits {
+            if limit.figure.unit == Unit::Messages {
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+        }
+        let Some(group) = &entry.group else { return };
+        let figures = self
+            .written
+            .groups
+            .iter()
+            .find(|known| known.name.value == group.value)
+            .and_then(|known| known.editions.get(edition));
+        if figures.is_some_and(|figures| {
+            let mut limits = figures.limits.iter();
+            limits.any(|limit| limit.figure.unit == Unit::Messages)
+        }) {
+            self.mistakes.add(group.at, &*group.value, message);
         }
     }
 
@@ -169,6 +210,7 @@ impl Compiler<'_> {
         entry: &WrittenEdition,
         has_user: bool,
     ) {
+        self.check_messages(written, edition, entry);
         let at = entry.at.unwrap_or(written.name.at);
         if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");

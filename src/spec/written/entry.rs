@@ -29,7 +29,11 @@ impl Reader<'_> {
                     edition.has_limits =
                         value.get_ref().as_array().is_none_or(|all| !all.is_empty());
                 }
-                "group" if !in_group => edition.group = self.string(value, "a group"),
+                "group" if !in_group => {
+                    edition.group = self.string(value, "a group");
+                    let name = edition.group.as_ref().map(|group| group.value.clone());
+                    self.written.used_groups.extend(name);
+                }
                 "ip_copy" => edition.ip_copy = self.bool(value, "ip_copy"),
                 "src" => {
                     edition.sources = self
@@ -190,6 +194,7 @@ impl Reader<'_> {
             title: String::new(),
             calls: Vec::new(),
             cost: None,
+            is_one_message: false,
             max_recipients: None,
             caps: Vec::new(),
             needs_token: None,
@@ -210,7 +215,16 @@ impl Reader<'_> {
                         .unwrap_or_default()
                 }
                 "calls" => route.calls = self.strings(value, "a call"),
-                "cost" => route.cost = self.string(value, "cost"),
+                "cost" => {
+                    route.is_one_message = value
+                        .get_ref()
+                        .as_integer()
+                        .is_some_and(|one| one.as_str() == "1");
+                    route.cost = match route.is_one_message {
+                        true => None,
+                        false => self.string(value, "cost (1, or a field of the body)"),
+                    };
+                }
                 "max_recipients" => {
                     let at = self.at(value);
                     route.max_recipients = self
