@@ -49,7 +49,26 @@ pub struct Layer {
 /// # Errors
 /// Every mistake of every file.
 pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
+    let mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
+    compile_into(mistakes, layers, keys)
+}
+
+/// The mistakes of these files where others could not be read. What those may hold is not
+/// missed.
+#[must_use]
+pub fn mistakes_of_some(layers: &[Layer]) -> Mistakes {
     let mut mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
+    mistakes.lose_file();
+    compile_into(mistakes, layers, KeyHasher::new((0, 0)))
+        .err()
+        .unwrap_or_default()
+}
+
+fn compile_into(
+    mut mistakes: Collector,
+    layers: &[Layer],
+    keys: KeyHasher,
+) -> Result<Ruleset, Mistakes> {
     let mut written = Written {
         fold_app_names: true,
         ..Written::default()
@@ -183,7 +202,7 @@ impl Compiler<'_> {
         for (name, app_key, app_id) in &self.written.select {
             let mut resolve = |edition: &super::written::At<String>| {
                 let found = find(&edition.value);
-                if found.is_none() {
+                if found.is_none() && !self.mistakes.may_have_lost(&edition.value) {
                     let known = suggestion(&edition.value, editions.iter().map(|e| &*e.name));
                     self.mistakes.add(
                         edition.at,

@@ -577,6 +577,67 @@ fn a_group_whose_routes_a_later_file_takes_out_is_no_mistake() {
 }
 
 #[test]
+fn a_slip_of_syntax_hides_no_other_mistake() {
+    let broken = r#"[[route]]
+name = "three"
+calls = ["GET /three"
+v1 = { limits = ["1/s"] }
+
+[[group]]
+name = "lost
+v1 = { limits = ["1/s"] }
+
+[[route]]
+name = "four"
+calls = ["GET /four"]
+v1 = { limits = ["0/s"], group = "lost" }
+v2 = { group = "pairs" }
+"#;
+    let later = r#"[[route]]
+name = "three"
+v2 = { limits = ["1/s", "2/s"] }
+[[route]]
+name = "fuor"
+remove = true
+"#;
+    let told = read(&[BASE, broken, later]).unwrap_err().to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    let said = [
+        ("1.toml:4: ", "comma"),
+        ("1.toml:7: ", "string"),
+        ("1.toml:13: ", "limit of 0"),
+        ("1.toml:14: ", "unknown group; did you mean `pair`?"),
+        ("2.toml:5: ", "did you mean `four`?"),
+    ];
+    assert_eq!(lines.len(), said.len(), "{told}");
+    for (line, (at, what)) in lines.iter().zip(said) {
+        assert!(line.starts_with(at) && line.contains(what), "{told}");
+    }
+}
+
+#[test]
+fn what_a_missing_file_may_hold_is_not_missed_and_the_rest_is_told() {
+    let layer = |text: &str| Layer {
+        name: "mine.toml".to_owned(),
+        text: text.to_owned(),
+    };
+    let mine = r#"
+[[route]]
+name = "one"
+v1 = { limits = ["5/s"], group = "pair" }
+[select]
+mine = { app_key = "v1", app_id = "v7" }
+"#;
+    let none = compile::mistakes_of_some(&[layer(mine)]);
+    assert_eq!(none.to_string(), "");
+    let wrong = mine.replace("5/s", "0/s").replace("app_id", "appid");
+    let told = compile::mistakes_of_some(&[layer(&wrong)]).to_string();
+    for said in ["mine.toml:4: ", "limit of 0", "mine.toml:6: ", "`app_id`?"] {
+        assert!(told.contains(said), "{told}");
+    }
+}
+
+#[test]
 fn a_token_alone_is_asked_for_without_one() {
     let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
     let open: Vec<&str> = rules

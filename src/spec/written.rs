@@ -4,6 +4,7 @@ mod entry;
 mod limit;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -104,6 +105,16 @@ pub(super) struct Written {
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
+/// Whether a header begins here: `[name]` or `[[name]]`, at the beginning of a line.
+fn begins_section(text: &str) -> bool {
+    let mut chars = text.chars();
+    let is_bracket = |c: char| c == '[';
+    chars.next().is_some_and(is_bracket)
+        && chars
+            .find(|c| !is_bracket(*c))
+            .is_some_and(|c| c.is_ascii_alphabetic())
+}
+
 /// Reads one file over what earlier files said.
 pub(super) struct Reader<'w> {
     written: &'w mut Written,
@@ -166,14 +177,16 @@ impl<'w> Reader<'w> {
 
     /// Reads the whole file.
     pub(super) fn read(&mut self) {
-        let (table, errors) = DeTable::parse_recoverable(self.text);
-        for error in &errors {
-            let at = self.place(error.span().map_or(0, |span| span.start));
-            self.mistakes.add(at, "", error.message());
-        }
-        if !errors.is_empty() {
-            return;
-        }
+        let readable = self.readable();
+        let table = match DeTable::parse(&readable) {
+            Ok(table) => table,
+            Err(error) => {
+                self.syntax(&error, 0);
+                // Two sections that exclude each other: nothing of them can be told.
+                self.mistakes.lose_file();
+                return;
+            }
+        };
         let table = table.get_ref();
         // Editions first: route keys are checked against their names.
         if let Some(editions) = table.get("editions") {
@@ -198,6 +211,44 @@ impl<'w> Reader<'w> {
                 }
             }
         }
+    }
+
+    /// The text, with sections that are no TOML blanked out, so that one slip does not hide the
+    /// mistakes of all that follows.
+    fn readable(&mut self) -> Cow<'w, str> {
+        let text = self.text;
+        if DeTable::parse(text).is_ok() {
+            return Cow::Borrowed(text);
+        }
+        let mut readable = String::with_capacity(text.len());
+        let mut starts: Vec<usize> = self
+            .lines
+            .iter()
+            .copied()
+            .filter(|start| text.get(*start..).is_some_and(begins_section))
+            .collect();
+        starts.push(text.len());
+        let mut from = 0;
+        for to in starts {
+            let section = text.get(from..to).unwrap_or_default();
+            match DeTable::parse(section) {
+                Ok(_) => readable.push_str(section),
+                Err(error) => {
+                    self.syntax(&error, from);
+                    self.mistakes.lose(section);
+                    // Byte by byte: places stay what they are.
+                    let blank = |b| if b == b'\n' { '\n' } else { ' ' };
+                    readable.extend(section.bytes().map(blank));
+                }
+            }
+            from = to;
+        }
+        Cow::Owned(readable)
+    }
+
+    fn syntax(&mut self, error: &toml::de::Error, offset: usize) {
+        let at = self.place(offset + error.span().map_or(0, |span| span.start));
+        self.mistakes.add(at, "", error.message());
     }
 
     fn editions(&mut self, value: &Value<'_>) {

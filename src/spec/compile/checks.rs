@@ -76,7 +76,8 @@ impl Compiler<'_> {
     /// has taken out is not: nobody can remove a group of the shipped file.
     pub(super) fn check_uses(&mut self) {
         for group in &self.written.groups {
-            if !self.written.used_groups.contains(&group.name.value) {
+            let name = &group.name.value;
+            if !self.written.used_groups.contains(name) && !self.mistakes.may_have_lost(name) {
                 let message = format!(
                     "no route is in this group; write group = \"{}\" in an edition of its routes, or remove it",
                     group.name.value
@@ -116,6 +117,10 @@ impl Compiler<'_> {
     /// A group's routes can have their figures from different editions (rule 4): one counter
     /// must not get two quotas by that.
     pub(super) fn check_counters(&mut self, routes: &[Route], editions: &[Edition]) {
+        if self.mistakes.has_lost() {
+            // A figure may be in what could not be read.
+            return;
+        }
         let mut told = HashSet::new();
         for (i, edition) in editions.iter().enumerate() {
             let mut quotas: HashMap<&str, (u32, &str)> = HashMap::new();
@@ -238,7 +243,7 @@ impl Compiler<'_> {
                 );
                 self.mistakes.add(limit.at, &*limit.text, message);
             }
-        } else {
+        } else if !self.mistakes.may_have_lost(&group.value) {
             let near = suggestion(&group.value, groups.iter().map(|g| g.name.value.as_str()));
             self.mistakes
                 .add(group.at, &*group.value, format!("unknown group; {near}"));

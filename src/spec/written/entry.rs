@@ -66,6 +66,9 @@ impl Reader<'_> {
         {
             let edition = self.edition(value, keys == GROUP_KEYS);
             editions.insert(name, edition);
+        } else if value.get_ref().is_table() && self.mistakes.may_have_lost(&name) {
+            // Most likely an edition's; its own mistakes can be told all the same.
+            self.edition(value, keys == GROUP_KEYS);
         } else {
             let known: Vec<String> = self
                 .written
@@ -246,7 +249,11 @@ impl Reader<'_> {
                 _ => self.try_edition(key, value, &mut route.editions, "a route", ROUTE_KEYS),
             }
         }
-        if is_new && (remove || route.calls.is_empty()) {
+        let is_missing = is_new && (remove || route.calls.is_empty());
+        if is_missing && self.mistakes.may_have_lost(&name.value) {
+            return;
+        }
+        if is_missing {
             let known: Vec<&str> = self
                 .written
                 .routes
