@@ -78,6 +78,7 @@ fn a_silent_upstream_is_a_504_and_has_cost_its_unit() {
         routes: ROUTES,
         upstream: Some(upstream),
         args: &["--read-timeout", "200ms"],
+        ..Start::default()
     }
     .start();
     let answer = gateway.call("GET", "/o/a/t/app", "");
