@@ -381,6 +381,8 @@ impl ProxyHttp for Gateway {
                 (!self.shared.is_draining()).then(|| self.shared.settings.keepalive.as_secs());
             session.set_keepalive(keep);
         }
+        // Otherwise pingora drops what a caller has sent after its request, and closes.
+        session.as_downstream_mut().set_pipelining_enabled(true);
         let verdict = self.judge(session, ctx).await?;
         ctx.verdict_us = self.shared.clock.now().mono_us;
         let own_us = ctx.verdict_us.saturating_sub(ctx.started_us + ctx.body_us);
