@@ -190,6 +190,69 @@ fn an_address_gets_its_figure_across_apps() {
 }
 
 #[test]
+fn options_is_forwarded_and_its_address_alone_pays() {
+    let gateway = Start {
+        routes: &format!("{ROUTES}\n[ip]\noptions = [\"2/3600s\"]\n"),
+        args: &["--trusted-proxy", "127.0.0.0/8"],
+        ..Start::default()
+    }
+    .start();
+    let options = |path: &str, ip: &str| {
+        let from = format!("X-Forwarded-For: {ip}");
+        let headers = ["Authorization: -", &from];
+        gateway.connect().call("OPTIONS", path, &headers, "").status
+    };
+    assert_eq!(options("/o/a/t/app", "192.0.2.1"), 200);
+    assert_eq!(options("/o/b/no/such/path", "192.0.2.1"), 200);
+    assert_eq!(options("/o/c/t/app", "192.0.2.1"), 429);
+    assert_eq!(options("/o/c/t/app", "192.0.2.2"), 200);
+    let seen = gateway.backend().requests();
+    assert_eq!(seen.len(), 3);
+    assert!(seen.iter().all(|request| request.method == "OPTIONS"));
+    let charged = |limit: &str| gateway.metric("floodgate_units_charged_total", &[limit]);
+    assert_eq!(charged("options:calls"), 3.0);
+    assert_eq!(
+        charged("t-app") + charged("unmatched") + charged("unauthorized"),
+        0.0
+    );
+}
+
+#[test]
+fn a_known_app_keeps_its_figures_while_made_up_names_share_an_overflow() {
+    let routes = r#"
+[[route]]
+name = "k-one"
+calls = ["GET /k/one"]
+v3 = { limits = ["3/3600s"], ip_copy = false }
+[[route]]
+name = "k-two"
+calls = ["GET /k/two"]
+v3 = { limits = ["3/3600s"], ip_copy = false }
+"#;
+    let gateway = Start {
+        routes,
+        args: &["--max-counters", "1000", "--trusted-proxy", "127.0.0.0/8"],
+        ..Start::default()
+    }
+    .start();
+    // The backend's 2xx makes it known.
+    assert_eq!(gateway.call("GET", "/o/known/k/one", "").status, 200);
+    let mut connection = gateway.connect();
+    let mut made_up = |n: usize| {
+        let from = format!("X-Forwarded-For: 10.0.{}.{}", n / 250, n % 250 + 1);
+        let headers = ["x-standin-status: 404", &from];
+        connection
+            .call("GET", &format!("/o/made-up-{n}/k/two"), &headers, "")
+            .status
+    };
+    let flood: Vec<u16> = (0..1500).map(&mut made_up).collect();
+    // Above the bound they share three calls, and then have none.
+    assert_eq!(flood[1400..], [429; 100]);
+    assert_eq!(admitted(&gateway, "GET", "/o/known/k/two", "", 6), 3);
+    assert_eq!(made_up(1500), 429);
+}
+
+#[test]
 fn a_report_only_limit_lets_pass_and_counts() {
     let gateway = gateway();
     assert_eq!(admitted(&gateway, "GET", "/o/a/t/report", "", 4), 4);
