@@ -74,7 +74,7 @@ impl Call {
 /// `path` is the canonical path ([`canonical::canonical`]); the one that is forwarded.
 ///
 /// # Errors
-/// [`Reject`]; the caller then asks [`Admission::charge_address`] whether the address may
+/// [`Reject`]; the caller then asks [`Admission::charge_address`](super::Admission::charge_address) whether the address may
 /// still have that answer.
 pub fn screen(
     rules: &Ruleset,
