@@ -13,7 +13,10 @@ fn pricing(c: &mut Criterion) {
         to.join(","),
         "hello ".repeat(400)
     );
-    let source = CostSource { field: "to".into() };
+    let source = CostSource {
+        field: "to".into(),
+        caps: Box::default(),
+    };
     assert_eq!(recipients(&source, body.as_bytes()), Ok(600));
     let mut group = c.benchmark_group("pricing");
     group.throughput(Throughput::Bytes(body.len() as u64));

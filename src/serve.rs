@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use pingora::proxy::ProxyServiceBuilder;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
+use pingora::tls::{RootCertStore, load_ca_file_into_store};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
@@ -49,6 +51,14 @@ pub enum ServeError {
         name: String,
         /// What there is.
         known: String,
+    },
+    /// The certificates for `https` upstreams cannot be used.
+    #[error("--upstream-ca {path}: {reason}; write the path of a PEM file of certificates")]
+    UpstreamCa {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
@@ -93,6 +103,9 @@ pub fn prepare(
                 .collect::<Vec<_>>()
                 .join(", "),
         })?;
+    if let Some(path) = &settings.upstream_ca {
+        check_certificates(path)?;
+    }
     let mut listen = Vec::new();
     for addr in &settings.listen {
         // Our own listeners share the port among themselves; without this look they would share
@@ -140,6 +153,25 @@ pub fn prepare(
     })
 }
 
+/// pingora panics over a file that it cannot use: look first.
+fn check_certificates(path: &Path) -> Result<(), ServeError> {
+    let failed = |reason: String| ServeError::UpstreamCa {
+        path: path.display().to_string(),
+        reason,
+    };
+    if path.to_str().is_none() {
+        return Err(failed("the path is no UTF-8".to_owned()));
+    }
+    std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut store = RootCertStore::empty();
+    load_ca_file_into_store(path, &mut store)
+        .map_err(|_| failed("not a list of certificates".to_owned()))?;
+    match store.is_empty() {
+        true => Err(failed("there is no certificate in it".to_owned())),
+        false => Ok(()),
+    }
+}
+
 /// Runs a gateway until SIGTERM or Ctrl-C, and drains it.
 ///
 /// # Errors
@@ -172,6 +204,10 @@ impl Prepared {
             graceful_shutdown_timeout_seconds: Some(0),
             upstream_keepalive_pool_size: 1024,
             max_retries: 3,
+            ca_file: settings
+                .upstream_ca
+                .as_ref()
+                .and_then(|path| path.to_str().map(str::to_owned)),
             ..ServerConf::default()
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);

@@ -68,6 +68,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Where admitted calls go, round robin.
     pub upstreams: Vec<Upstream>,
+    /// Certificates (PEM) that vouch for `https` upstreams, instead of the system's.
+    pub upstream_ca: Option<PathBuf>,
     /// The admin listener: metrics, health, tasks.
     pub admin: SocketAddr,
     /// Route files, later ones over earlier ones; empty: the shipped table.

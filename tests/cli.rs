@@ -257,6 +257,20 @@ fn check_tells_a_file_it_cannot_read_from_a_mistake() {
 }
 
 #[test]
+fn an_unreadable_route_file_hides_no_mistake_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = "[[route]]\nname = \"x\"\ncalls = [\"GET /x\"]\nv3 = { limits = [\"0/s\"] }\n";
+    std::fs::write(dir.path().join("mine.toml"), wrong).unwrap();
+    let args = ["check", "--routes", "nowhere.toml", "--routes", "mine.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert!(lines[0].starts_with("cannot read nowhere.toml: "));
+    assert!(lines[1].starts_with("mine.toml:4: route `x`: "));
+    assert_eq!(lines[2..], ["2 mistakes"]);
+}
+
+#[test]
 fn an_app_key_call_has_the_figures_of_v3_and_an_app_id_call_those_of_v4() {
     let by_key = explain("current", "GET", "https://host/Org/App/users/Alice?x=1");
     assert_eq!(by_key["edition"], "v3");

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::limit::KeyHasher;
+use crate::route::pricing::Cap;
 use crate::spec::compile::{Layer, compile};
 use crate::store::memory::{MemoryOptions, MemoryStore};
 
@@ -319,9 +320,9 @@ fn recipients_beyond_the_cap_are_refused() {
     let many = recipients(route, br#"{"to":["a","b","c","d","e","f"]}"#);
     assert_eq!(
         many,
-        Err(Reject::TooManyRecipients {
+        Err(Reject::Body(PriceError::TooMany(Cap {
             max: 5,
             field: "to".into()
-        })
+        })))
     );
 }

@@ -15,7 +15,7 @@ use crate::gateway::reply::Reply;
 use crate::head::Head;
 use crate::limit::{Limit, LimitId, Scope, Unit};
 use crate::route::canonical;
-use crate::route::pricing::MAX_COUNTED_BODY;
+use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
 use crate::spec::Ruleset;
 
 /// An argument that cannot be used.
@@ -54,6 +54,8 @@ struct Explained<'r> {
     title: &'r str,
     #[serde(skip)]
     recipients: Option<u32>,
+    #[serde(skip)]
+    other_caps: Vec<&'r Cap>,
 }
 
 #[derive(Debug, Serialize)]
@@ -204,6 +206,7 @@ fn rejected<'r>(
         refused: Some(Reply::rejected(reject, asked.path).into()),
         title: "",
         recipients: None,
+        other_caps: Vec::new(),
     }
 }
 
@@ -248,6 +251,9 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
         recipients: recipients.filter(|_| counted.is_some()),
+        other_caps: route
+            .and_then(|route| route.cost.as_ref())
+            .map_or_else(Vec::new, |cost| cost.other_caps().collect()),
     }
 }
 
@@ -286,6 +292,9 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
         (None, None) => None,
     };
     fact("recipients", recipients);
+    for Cap { field, max } in &explained.other_caps {
+        fact(field, Some(format!("at most {max}")));
+    }
     if let Some(Refusal { status, reason }) = &explained.refused {
         fact("refused", Some(format!("{status} {reason}")));
     }

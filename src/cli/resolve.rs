@@ -111,6 +111,17 @@ impl Reader {
         }
     }
 
+    /// A file's path, if one is given.
+    fn file(&mut self, key: &str) -> Option<PathBuf> {
+        let given = self.given(key).pop()?;
+        if given.text.is_empty() {
+            let why = ValueError::Empty;
+            self.mistakes.push(Mistake::Value { given, why });
+            return None;
+        }
+        Some(beside(&given))
+    }
+
     fn switch(&mut self, key: &str) -> Option<bool> {
         self.one(key, |text| {
             value::choice(text, &[("true", true), ("false", false)])
@@ -166,6 +177,7 @@ pub fn load(
 fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let listen = reader.many("listen", |given| value::listen(&given.text));
     let upstreams = upstreams(reader, purpose);
+    let upstream_ca = reader.file("upstream_ca");
     let admin = reader.one("admin", |text| {
         let admin = value::listen(text)?;
         match listen.iter().any(|listen| overlap(*listen, admin)) {
@@ -228,6 +240,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     Some(Settings {
         listen,
         upstreams,
+        upstream_ca,
         admin: admin?,
         routes,
         edition: edition?,
@@ -303,10 +316,17 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, ValueError> {
     Ok(addrs)
 }
 
-/// A path in a file is relative to that file.
 fn route_file(given: &Given) -> PathBuf {
+    match given.text.as_str() {
+        SHIPPED => PathBuf::from(SHIPPED),
+        _ => beside(given),
+    }
+}
+
+/// A path in a file is relative to that file.
+fn beside(given: &Given) -> PathBuf {
     match &given.origin {
-        Origin::File { path, .. } if given.text != SHIPPED => path
+        Origin::File { path, .. } => path
             .parent()
             .map_or_else(|| PathBuf::from(&given.text), |dir| dir.join(&given.text)),
         _ => PathBuf::from(&given.text),

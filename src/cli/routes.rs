@@ -129,6 +129,8 @@ fn row(rules: &Ruleset, route: &Route, edition: EditionId, call: [&str; 2]) -> [
     if let Some(max) = route.max_recipients {
         limits.push(format!("at most {max} recipients"));
     }
+    let others = route.cost.iter().flat_map(|cost| cost.other_caps());
+    limits.extend(others.map(|cap| format!("at most {} in `{}`", cap.max, cap.field)));
     [
         call[0].to_owned(),
         call[1].to_owned(),
@@ -205,6 +207,10 @@ mod tests {
         assert!(text.contains("100 calls/s per app and ip"), "{text}");
         assert!(
             text.contains("5 calls/min per user, group profile"),
+            "{text}"
+        );
+        assert!(
+            text.contains("at most 3 recipients, at most 1 in `rooms`"),
             "{text}"
         );
         assert_eq!(text.matches("\n  *  ").count(), 2, "{text}");

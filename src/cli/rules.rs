@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::resolve::SHIPPED;
 use super::value::nearest;
 use crate::limit::KeyHasher;
-use crate::spec::compile::{Layer, Mistakes, compile};
+use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
 use crate::spec::{self, EditionId, Ruleset};
 
 /// Why route files cannot be used.
@@ -96,9 +96,11 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Ruleset, RulesError> {
         }
     }
     if !unreadable.is_empty() {
+        // What can be read has its mistakes told all the same.
+        let mistakes = mistakes_of_some(&layers);
         return Err(RulesError {
             unreadable,
-            kind: None,
+            kind: (!mistakes.0.is_empty()).then_some(Kind::Mistakes(mistakes)),
         });
     }
     compile(&layers, KeyHasher::new((random(), random()))).map_err(|mistakes| RulesError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::limit::{Denial, Hold, KeyHasher, Limit, LimitId, Mode, Scope, Unit, Window};
 use crate::route::RouteTable;
-use crate::route::pricing::CostSource;
+use crate::route::pricing::{Cap, CostSource};
 use crate::spec::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, Unmatched};
 
 fn limit(keys: &KeyHasher, name: &str, unit: Unit, quota: u32, window_s: u64) -> Limit {
@@ -83,7 +83,15 @@ pub(super) fn rules() -> Ruleset {
             limits(&[3, 4], Some(1), "001:16"),
         ],
     );
-    send.cost = Some(CostSource { field: "to".into() });
+    send.cost = Some(CostSource {
+        field: "to".into(),
+        caps: [("to", 3), ("rooms", 1)]
+            .map(|(field, max)| Cap {
+                field: field.into(),
+                max,
+            })
+            .into(),
+    });
     send.max_recipients = Some(3);
     let routes = [
         route(

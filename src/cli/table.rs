@@ -81,8 +81,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         many: true,
         group: ADDRESSES,
         help: "Where admitted calls go: http://host:port or https://host:port",
-        more: "Several take turns. Without a port: 80 and 443. Host names are looked up once, at \
-               the start. `run` needs at least one.",
+        more: "Several take turns; one that cannot be reached is passed over. Without a port: 80 \
+               and 443. Host names are looked up once, at the start. The caller's own `Host` goes \
+               upstream as it is, over https too: an upstream that tells its hosts apart must \
+               know it. TLS asks for the certificate of the URL's host (SNI), and checks it \
+               against that name. `run` needs at least one.",
+        ..ONE
+    },
+    Setting {
+        key: "upstream_ca",
+        flag: "upstream-ca",
+        value: "FILE",
+        group: ADDRESSES,
+        help: "Certificates (PEM) that vouch for https upstreams, instead of the system's",
+        more: "In floodgate.toml, the path is relative to that file.",
         ..ONE
     },
     Setting {

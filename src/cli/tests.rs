@@ -89,6 +89,7 @@ fn every_setting_can_be_given_in_every_layer() {
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
         ("routes", _) => "x.toml".to_owned(),
+        ("upstream_ca", _) => "/x.pem".to_owned(),
         ("edition", _) => "v2".to_owned(),
         (_, Some("true")) => "false".to_owned(),
         (_, Some("false")) => "true".to_owned(),

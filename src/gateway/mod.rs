@@ -375,6 +375,8 @@ impl ProxyHttp for Gateway {
                 (!self.shared.is_draining()).then(|| self.shared.settings.keepalive.as_secs());
             session.set_keepalive(keep);
         }
+        // Otherwise pingora drops what a caller has sent after its request, and closes.
+        session.as_downstream_mut().set_pipelining_enabled(true);
         let verdict = self.judge(session, ctx).await?;
         ctx.verdict = self.shared.clock.since(ctx.started);
         self.shared.metrics.own(ctx.own_us());

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::admission::{Denied, Reject};
 use crate::limit::{Denial, Limit, Unit, Window};
-use crate::route::pricing::PriceError;
+use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
 use crate::text::Text;
 
@@ -167,9 +167,11 @@ impl Reply {
                 "UnauthorizedException",
                 "Unable to authenticate",
             ),
-            Reject::Body(PriceError::Empty) => message_error(400, "param to can't be empty"),
-            Reject::Body(_) => Self::malformed_body(),
-            Reject::TooManyRecipients { max, field } => message_error(
+            Reject::Body(PriceError::Empty { field }) => {
+                message_error(400, format!("param {field} can't be empty"))
+            }
+            Reject::Body(PriceError::Malformed) => Self::malformed_body(),
+            Reject::Body(PriceError::TooMany(Cap { max, field })) => message_error(
                 400,
                 format!("params {field}'s size can't exceed limit {max}"),
             ),

@@ -37,7 +37,8 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     }
 }
 
-/// `{app}` is `org#app` (the `#` percent-encoded) or the App ID.
+/// `{app}` is `org#app` or the App ID as answers, log and `explain` print it, percent-encoded
+/// (`o%23a`; a `%` of the name as `%25`). Other spellings of a name name the same app.
 async fn finish_task(
     State(shared): State<Arc<Shared>>,
     Path((app, task)): Path<(String, String)>,

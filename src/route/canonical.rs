@@ -6,6 +6,10 @@
 //! and dot segments (also encoded), encoded slashes and backslashes, control characters, broken
 //! escapes, `;` (matrix parameters, which some backends cut off). Letters keep their case: the
 //! documents say that URLs are case-sensitive.
+//!
+//! An escape that stays, `%2C` for a comma, is forwarded as it came, and its call matches the
+//! same route as the comma's: fixed segments have unreserved characters only. Counters know app
+//! and user decoded (see [`identity`](crate::identity)), so that neither is a second caller.
 
 use std::borrow::Cow;
 
@@ -140,13 +144,19 @@ fn is_canonical(bytes: &[u8]) -> bool {
 /// Percent-decodes; broken escapes stay as they are.
 #[must_use]
 pub fn decode(text: &str) -> Vec<u8> {
+    decode_but(text, b"")
+}
+
+/// Percent-decodes, but for these characters; broken escapes stay as they are.
+#[must_use]
+pub fn decode_but(text: &str, kept: &[u8]) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(b) = bytes.get(at).copied() {
         let digit = |i: usize| bytes.get(i).copied().and_then(hex);
         match (b, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
+            (b'%', Some(high), Some(low)) if !kept.contains(&(high << 4 | low)) => {
                 out.push(high << 4 | low);
                 at += 3;
             }
@@ -163,8 +173,8 @@ pub fn decode(text: &str) -> Vec<u8> {
 /// `None`: the path is outside any app.
 ///
 /// `app-id` is reserved as a first segment. The name of an App Key is its two segments as they
-/// stand in the canonical path with `#` between them: `#` is always escaped there, so that no
-/// other app can spell the same name.
+/// stand in the canonical path with `#` between them: `#` is always escaped there, and stays so
+/// when the name is folded for counting, so that no other app can spell the same name.
 #[must_use]
 pub fn split_app(path: &str) -> Option<(AppRef<'_>, &str)> {
     let below = path.strip_prefix('/')?;

@@ -24,6 +24,6 @@ pub enum Form {
 pub struct AppRef<'p> {
     /// The form.
     pub form: Form,
-    /// `org#app`, or the App ID; percent-decoded, as written.
+    /// `org#app`, or the App ID, as the canonical path spells it.
     pub name: Cow<'p, str>,
 }

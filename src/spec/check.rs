@@ -63,6 +63,17 @@ pub(super) struct Collector {
     files: Vec<String>,
     found: Vec<(Place, Mistake)>,
     within: String,
+    /// What could not be read.
+    lost: Lost,
+}
+
+/// What of the files could not be read: what is missing may be there.
+#[derive(Debug, Default)]
+struct Lost {
+    /// A whole file.
+    file: bool,
+    /// Sections that are no TOML.
+    sections: String,
 }
 
 impl Collector {
@@ -71,7 +82,29 @@ impl Collector {
             files,
             found: Vec::new(),
             within: String::new(),
+            lost: Lost::default(),
         }
+    }
+
+    /// A whole file cannot be read.
+    pub(super) fn lose_file(&mut self) {
+        self.lost.file = true;
+    }
+
+    /// A section is no TOML.
+    pub(super) fn lose(&mut self, section: &str) {
+        self.lost.sections.push_str(section);
+    }
+
+    /// Whether anything has been lost.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.file || !self.lost.sections.is_empty()
+    }
+
+    /// Whether something of this name may be in what could not be read: that it is missing is
+    /// no mistake then.
+    pub(super) fn may_have_lost(&self, name: &str) -> bool {
+        self.lost.file || self.lost.sections.contains(name)
     }
 
     /// What the mistakes that follow belong to.

@@ -11,9 +11,9 @@ use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
-use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope};
+use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope, Unit};
 use crate::route::RouteTable;
-use crate::route::pricing::CostSource;
+use crate::route::pricing::{Cap, CostSource};
 
 const METHODS: &[&str] = &["GET", "POST", "PUT", "DELETE", "PATCH"];
 /// Methods whose calls carry a body.
@@ -49,7 +49,26 @@ pub struct Layer {
 /// # Errors
 /// Every mistake of every file.
 pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
+    let mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
+    compile_into(mistakes, layers, keys)
+}
+
+/// The mistakes of these files where others could not be read. What those may hold is not
+/// missed.
+#[must_use]
+pub fn mistakes_of_some(layers: &[Layer]) -> Mistakes {
     let mut mistakes = Collector::new(layers.iter().map(|layer| layer.name.clone()).collect());
+    mistakes.lose_file();
+    compile_into(mistakes, layers, KeyHasher::new((0, 0)))
+        .err()
+        .unwrap_or_default()
+}
+
+fn compile_into(
+    mut mistakes: Collector,
+    layers: &[Layer],
+    keys: KeyHasher,
+) -> Result<Ruleset, Mistakes> {
     let mut written = Written {
         fold_app_names: true,
         ..Written::default()
@@ -66,6 +85,24 @@ pub fn compile(layers: &[Layer], keys: KeyHasher) -> Result<Ruleset, Mistakes> {
     };
     let ruleset = compiler.ruleset();
     compiler.mistakes.finish().map(|()| ruleset)
+}
+
+/// What of a body is counted.
+fn cost_source(written: &WrittenRoute) -> Option<CostSource> {
+    let field = &written.cost.as_ref()?.value;
+    let own = written
+        .max_recipients
+        .as_ref()
+        .map(|max| (field, max.value));
+    let others = written.caps.iter().map(|(field, max)| (&field.value, *max));
+    let caps = own.into_iter().chain(others).map(|(field, max)| Cap {
+        field: field.as_str().into(),
+        max,
+    });
+    Some(CostSource {
+        field: field.as_str().into(),
+        caps: caps.collect(),
+    })
 }
 
 /// What makes two limits of one name one limit.
@@ -100,6 +137,7 @@ impl Compiler<'_> {
             })
             .collect();
         self.check_names();
+        self.check_uses();
         for group in &written.groups {
             self.mistakes
                 .within(format!("group `{}`", group.name.value));
@@ -164,7 +202,7 @@ impl Compiler<'_> {
         for (name, app_key, app_id) in &self.written.select {
             let mut resolve = |edition: &super::written::At<String>| {
                 let found = find(&edition.value);
-                if found.is_none() {
+                if found.is_none() && !self.mistakes.may_have_lost(&edition.value) {
                     let known = suggestion(&edition.value, editions.iter().map(|e| &*e.name));
                     self.mistakes.add(
                         edition.at,
@@ -197,6 +235,13 @@ impl Compiler<'_> {
     fn unmatched(&mut self, editions: &[Edition]) -> Route {
         let written = self.written;
         for limit in &written.defaults {
+            if limit.figure.unit == Unit::Messages {
+                self.mistakes.add(
+                    limit.at,
+                    &*limit.text,
+                    "paths that no document has name no recipients; count calls",
+                );
+            }
             if limit.figure.scope == Scope::User {
                 self.mistakes.add(
                     limit.at,
@@ -261,9 +306,7 @@ impl Compiler<'_> {
             title: written.title.as_str().into(),
             calls: calls.into(),
             needs_token: written.needs_token.unwrap_or(true),
-            cost: written.cost.as_ref().map(|field| CostSource {
-                field: field.value.as_str().into(),
-            }),
+            cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),

@@ -65,9 +65,10 @@ pub struct Route {
     pub calls: Box<[(Box<str>, Box<str>)]>,
     /// Whether a call needs a bearer token.
     pub needs_token: bool,
-    /// The body field whose entries are the recipients; `None`: the body is not read.
+    /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
+    /// the body is not read.
     pub cost: Option<CostSource>,
-    /// The most recipients of one call.
+    /// The most recipients of one call: the cap of the cost's field.
     pub max_recipients: Option<u32>,
     /// By edition.
     pub editions: Box<[RouteLimits]>,

@@ -241,6 +241,49 @@ fn each_kind_of_mistake_is_found() {
             route("max_recipients = 3\nv1 = { limits = [\"1/s\"] }"),
             "what is counted is missing",
         ),
+        (
+            route("caps = { to = 1 }\nv1 = { limits = [\"1/s\"] }"),
+            "what is counted is missing beside it",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { to = 1 }\n".to_owned(),
+            "written max_recipients = 1",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { users = 0 }\n".to_owned(),
+            "no call can ever satisfy it",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = { users = \"1\" }\n".to_owned(),
+            "a cap is a whole number",
+        ),
+        (
+            "[[route]]\nname = \"two\"\ncaps = 1\n".to_owned(),
+            "e.g. { to = 1 }",
+        ),
+        (
+            route("v1 = { limits = [\"1 messages/s\"] }"),
+            "nothing says how many messages a call has",
+        ),
+        (
+            format!(
+                "[[group]]\nname = \"sends\"\nv1 = {{ limits = [\"1 messages/s\"] }}\n{}",
+                route("v1 = { group = \"sends\" }")
+            ),
+            "`sends`: nothing says how many messages a call has",
+        ),
+        (
+            "[defaults]\nlimits = [\"1 messages/s\"]\n".to_owned(),
+            "name no recipients; count calls",
+        ),
+        (
+            route("cost = 2\nv1 = { limits = [\"1 messages/s\"] }"),
+            "cost (1, or a field of the body) is a string",
+        ),
+        (
+            "[[group]]\nname = \"pairs\"\nv1 = { limits = [\"1/s\"] }\n".to_owned(),
+            "1.toml:2: `pairs`: no route is in this group; write group = \"pairs\"",
+        ),
         (route("v1 = {}"), "has limits or a group"),
         (
             route("v1 = { limits = [{ rate = \"1/s\", hold = \"task\" }] }"),
@@ -412,6 +455,43 @@ v2 = { limits = [{ rate = "5/min", mode = "enforce" }, "50/day"] }
 }
 
 #[test]
+fn a_limits_own_denial_stands_before_its_routes_and_that_before_its_groups() {
+    let layer = r#"
+[[group]]
+name = "pair"
+denial = "push"
+v1 = { limits = ["10/s", { rate = "9/min", denial = "call-rate" }] }
+v2 = { limits = ["10/s", { rate = "9/min", denial = "call-rate" }] }
+[[route]]
+name = "two"
+denial = "message-count"
+v2 = { group = "pair" }
+[[route]]
+name = "three"
+calls = ["GET /three"]
+v2 = { group = "pair" }
+"#;
+    let rules = read(&[BASE, layer]).unwrap();
+    let denials = |route: usize, edition: usize| -> Vec<Denial> {
+        let ids = &rules.routes[route].editions[edition].limits;
+        ids.iter().map(|id| rules.limit(*id).denial).collect()
+    };
+    assert_eq!(
+        denials(0, 0),
+        [
+            Denial::Push,
+            Denial::CallRate,
+            Denial::Push,
+            Denial::CallRate
+        ]
+    );
+    assert_eq!(denials(1, 1), [Denial::MessageCount, Denial::CallRate]);
+    assert_eq!(denials(2, 1), [Denial::Push, Denial::CallRate]);
+    let told = mistakes("[[group]]\nname = \"pair\"\ndenial = \"pusj\"\n");
+    assert!(told.contains("did you mean `push`?"), "{told}");
+}
+
+#[test]
 fn one_counter_has_one_quota_in_an_edition() {
     // In v1, `one` is printed and `two` is not: it takes the figure of v2.
     let base = BASE
@@ -458,6 +538,103 @@ fn recipients_are_read_and_capped_as_the_service_does() {
             ("/push/single", "targets", Some(100)),
         ]
     );
+}
+
+#[test]
+fn a_directed_message_names_one_group_and_counts_its_users() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let Found::Route { id, .. } = rules.table.find("POST", "/messages/chatgroups/users") else {
+        panic!("no such route")
+    };
+    let route = &rules.routes[id.0];
+    let cost = route.cost.as_ref().unwrap();
+    let caps: Vec<_> = cost.caps.iter().map(|cap| (&*cap.field, cap.max)).collect();
+    assert_eq!(
+        (&*cost.field, caps),
+        ("users", vec![("users", 20), ("to", 1)])
+    );
+    assert_eq!(route.max_recipients, Some(20));
+}
+
+#[test]
+fn a_call_of_one_message_says_so_and_is_not_read() {
+    let layer = "[[route]]\nname = \"two\"\ncost = 1\nv1 = { limits = [\"3 messages/s\"] }\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    assert_eq!(rules.routes[1].cost, None);
+    assert_eq!(
+        names(&rules, "two", 0),
+        ["3 two:messages/s:app", "3 two:messages/s:ip"]
+    );
+    let back = "[[route]]\nname = \"two\"\ncost = \"users\"\n";
+    let rules = read(&[BASE, layer, back]).unwrap();
+    assert!(rules.routes[1].cost.is_some());
+}
+
+#[test]
+fn a_group_whose_routes_a_later_file_takes_out_is_no_mistake() {
+    let layer = "[[route]]\nname = \"one\"\nremove = true\n[[route]]\nname = \"two\"\nv1 = { limits = [\"1/s\"] }\n";
+    assert!(read(&[BASE, layer]).is_ok());
+}
+
+#[test]
+fn a_slip_of_syntax_hides_no_other_mistake() {
+    let broken = r#"[[route]]
+name = "three"
+calls = ["GET /three"
+v1 = { limits = ["1/s"] }
+
+[[group]]
+name = "lost
+v1 = { limits = ["1/s"] }
+
+[[route]]
+name = "four"
+calls = ["GET /four"]
+v1 = { limits = ["0/s"], group = "lost" }
+v2 = { group = "pairs" }
+"#;
+    let later = r#"[[route]]
+name = "three"
+v2 = { limits = ["1/s", "2/s"] }
+[[route]]
+name = "fuor"
+remove = true
+"#;
+    let told = read(&[BASE, broken, later]).unwrap_err().to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    let said = [
+        ("1.toml:4: ", "comma"),
+        ("1.toml:7: ", "string"),
+        ("1.toml:13: ", "limit of 0"),
+        ("1.toml:14: ", "unknown group; did you mean `pair`?"),
+        ("2.toml:5: ", "did you mean `four`?"),
+    ];
+    assert_eq!(lines.len(), said.len(), "{told}");
+    for (line, (at, what)) in lines.iter().zip(said) {
+        assert!(line.starts_with(at) && line.contains(what), "{told}");
+    }
+}
+
+#[test]
+fn what_a_missing_file_may_hold_is_not_missed_and_the_rest_is_told() {
+    let layer = |text: &str| Layer {
+        name: "mine.toml".to_owned(),
+        text: text.to_owned(),
+    };
+    let mine = r#"
+[[route]]
+name = "one"
+v1 = { limits = ["5/s"], group = "pair" }
+[select]
+mine = { app_key = "v1", app_id = "v7" }
+"#;
+    let none = compile::mistakes_of_some(&[layer(mine)]);
+    assert_eq!(none.to_string(), "");
+    let wrong = mine.replace("5/s", "0/s").replace("app_id", "appid");
+    let told = compile::mistakes_of_some(&[layer(&wrong)]).to_string();
+    for said in ["mine.toml:4: ", "limit of 0", "mine.toml:6: ", "`app_id`?"] {
+        assert!(told.contains(said), "{told}");
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ mod entry;
 mod limit;
 mod value;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -63,7 +64,11 @@ pub(super) struct WrittenRoute {
     pub(super) title: String,
     pub(super) calls: Vec<At<String>>,
     pub(super) cost: Option<At<String>>,
+    /// `cost = 1`: a call carries one message, and its body is not read.
+    pub(super) is_one_message: bool,
     pub(super) max_recipients: Option<At<u32>>,
+    /// Of fields beside the cost's.
+    pub(super) caps: Vec<(At<String>, u32)>,
     pub(super) needs_token: Option<bool>,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
@@ -75,6 +80,8 @@ pub(super) struct WrittenRoute {
 #[derive(Clone, Debug)]
 pub(super) struct WrittenGroup {
     pub(super) name: At<String>,
+    /// Of its limits that have none of their own and whose route has none.
+    pub(super) denial: Option<Denial>,
     pub(super) mode: Option<Mode>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
 }
@@ -91,10 +98,22 @@ pub(super) struct Written {
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
     pub(super) groups: Vec<WrittenGroup>,
+    /// Groups that a route names in any file, be it that a later one takes it out again.
+    pub(super) used_groups: BTreeSet<String>,
     pub(super) routes: Vec<WrittenRoute>,
 }
 
 type Value<'i> = Spanned<DeValue<'i>>;
+
+/// Whether a header begins here: `[name]` or `[[name]]`, at the beginning of a line.
+fn begins_section(text: &str) -> bool {
+    let mut chars = text.chars();
+    let is_bracket = |c: char| c == '[';
+    chars.next().is_some_and(is_bracket)
+        && chars
+            .find(|c| !is_bracket(*c))
+            .is_some_and(|c| c.is_ascii_alphabetic())
+}
 
 /// Reads one file over what earlier files said.
 pub(super) struct Reader<'w> {
@@ -112,6 +131,7 @@ const ROUTE_KEYS: &[&str] = &[
     "calls",
     "cost",
     "max_recipients",
+    "caps",
     "needs_token",
     "denial",
     "mode",
@@ -157,14 +177,16 @@ impl<'w> Reader<'w> {
 
     /// Reads the whole file.
     pub(super) fn read(&mut self) {
-        let (table, errors) = DeTable::parse_recoverable(self.text);
-        for error in &errors {
-            let at = self.place(error.span().map_or(0, |span| span.start));
-            self.mistakes.add(at, "", error.message());
-        }
-        if !errors.is_empty() {
-            return;
-        }
+        let readable = self.readable();
+        let table = match DeTable::parse(&readable) {
+            Ok(table) => table,
+            Err(error) => {
+                self.syntax(&error, 0);
+                // Two sections that exclude each other: nothing of them can be told.
+                self.mistakes.lose_file();
+                return;
+            }
+        };
         let table = table.get_ref();
         // Editions first: route keys are checked against their names.
         if let Some(editions) = table.get("editions") {
@@ -189,6 +211,44 @@ impl<'w> Reader<'w> {
                 }
             }
         }
+    }
+
+    /// The text, with sections that are no TOML blanked out, so that one slip does not hide the
+    /// mistakes of all that follows.
+    fn readable(&mut self) -> Cow<'w, str> {
+        let text = self.text;
+        if DeTable::parse(text).is_ok() {
+            return Cow::Borrowed(text);
+        }
+        let mut readable = String::with_capacity(text.len());
+        let mut starts: Vec<usize> = self
+            .lines
+            .iter()
+            .copied()
+            .filter(|start| text.get(*start..).is_some_and(begins_section))
+            .collect();
+        starts.push(text.len());
+        let mut from = 0;
+        for to in starts {
+            let section = text.get(from..to).unwrap_or_default();
+            match DeTable::parse(section) {
+                Ok(_) => readable.push_str(section),
+                Err(error) => {
+                    self.syntax(&error, from);
+                    self.mistakes.lose(section);
+                    // Byte by byte: places stay what they are.
+                    let blank = |b| if b == b'\n' { '\n' } else { ' ' };
+                    readable.extend(section.bytes().map(blank));
+                }
+            }
+            from = to;
+        }
+        Cow::Owned(readable)
+    }
+
+    fn syntax(&mut self, error: &toml::de::Error, offset: usize) {
+        let at = self.place(offset + error.span().map_or(0, |span| span.start));
+        self.mistakes.add(at, "", error.message());
     }
 
     fn editions(&mut self, value: &Value<'_>) {

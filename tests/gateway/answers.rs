@@ -222,6 +222,70 @@ fn the_connection_serves_on_after_a_denial() {
 }
 
 #[test]
+fn a_pipelined_request_has_its_own_answer() {
+    let gateway = gateway(&[]);
+    let get =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\n\r\n");
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let paths = |answers: [Answer; 2]| {
+        answers.map(|answer| {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            answer.json()["path"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        })
+    };
+    let mut connection = gateway.connect();
+    connection.send((get("/o/a/users/one") + &get("/o/a/users/two")).as_bytes());
+    let answers = [connection.read_answer("GET"), connection.read_answer("GET")];
+    assert_eq!(paths(answers), ["/users/one", "/users/two"]);
+
+    // After a counted body.
+    let mut connection = gateway.connect();
+    let message = post("/o/a/t/messages", r#"{"to":["a","b"]}"#);
+    connection.send((message + &get("/o/a/users/two")).as_bytes());
+    let answers = [
+        connection.read_answer("POST"),
+        connection.read_answer("GET"),
+    ];
+    assert_eq!(paths(answers), ["/t/messages", "/users/two"]);
+
+    // After a body that nobody reads.
+    let mut connection = gateway.connect();
+    connection.send((post("/nowhere", "GET /o/a/t/app") + &get("/o/a/users/two")).as_bytes());
+    assert_eq!(connection.read_answer("POST").status, 404);
+    let answer = connection.read_answer("GET");
+    assert_eq!(answer.json()["path"], "/users/two");
+    assert_eq!(
+        gateway.metric("floodgate_units_charged_total", &["t-app"]),
+        0.0
+    );
+}
+
+#[test]
+fn the_shield_counts_ipv6_callers_by_their_64() {
+    let gateway = gateway(&["--shield-requests", "3", "--trusted-proxy", "127.0.0.0/8"]);
+    let mut connection = gateway.connect();
+    let mut call = |ip: &str| {
+        let from = format!("X-Forwarded-For: {ip}");
+        connection.call("GET", "/o/a/users/x", &[&from], "").status
+    };
+    let flood: Vec<u16> = (0..40)
+        .map(|n| call(&format!("2001:db8:0:1::{n:x}")))
+        .collect();
+    assert_eq!(flood[..3], [200; 3]);
+    assert!(flood.contains(&429), "{flood:?}");
+    assert_eq!(call("2001:db8:0:2::1"), 200);
+    assert_eq!(call("192.0.2.1"), 200);
+}
+
+#[test]
 fn the_shield_turns_a_flood_away_before_any_counter() {
     let gateway = gateway(&["--shield-requests", "5"]);
     let mut connection = gateway.connect();

@@ -126,6 +126,33 @@ fn a_client_that_expects_100_continue_is_told_to_go_on() {
 }
 
 #[test]
+fn a_body_that_waits_for_100_continue_is_asked_for_and_only_then_sent() {
+    let gateway = gateway();
+    let head = |path: &str, length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let body = r#"{"to":["a"]}"#;
+    // Counted here, and only forwarded: either way the caller sends nothing before it is asked.
+    for path in ["/o/a/t/messages", "/o/a/chatfiles"] {
+        let mut connection = gateway.connect();
+        connection.send(head(path, body.len()).as_bytes());
+        assert_eq!(connection.read_interim(), 100, "{path}");
+        connection.send(body.as_bytes());
+        assert_eq!(connection.read_answer("POST").status, 200, "{path}");
+        let seen = gateway.backend().requests().pop().expect("a request");
+        assert_eq!(seen.body.as_ref(), body.as_bytes(), "{path}");
+    }
+    // A call that is refused by its head is never asked for its body.
+    let mut connection = gateway.connect();
+    connection.send(head("/o/a/t/messages", 64 * 1024 + 1).as_bytes());
+    let answer = connection.read_answer("POST");
+    assert_eq!((answer.status, answer.interim), (400, vec![]));
+    assert!(connection.is_closed());
+}
+
+#[test]
 fn a_coded_body_is_refused_where_it_is_counted() {
     let gateway = gateway();
     let answer = gateway.connect().call(

@@ -27,6 +27,8 @@ pub(crate) struct Start<'a> {
     pub(crate) args: &'a [&'a str],
     /// Instead of a stand-in backend.
     pub(crate) upstream: Option<SocketAddr>,
+    /// The same, as the flag takes it.
+    pub(crate) url: Option<String>,
 }
 
 pub(crate) fn start(args: &[&str]) -> Gateway {
@@ -39,13 +41,16 @@ pub(crate) fn start(args: &[&str]) -> Gateway {
 
 impl Start<'_> {
     pub(crate) fn start(self) -> Gateway {
-        let backend = match self.upstream {
-            Some(_) => None,
-            None => Some(StandIn::start(StandInOptions::default()).expect("a stand-in backend")),
+        let backend = match (&self.url, self.upstream) {
+            (Some(_), _) | (_, Some(_)) => None,
+            (None, None) => {
+                Some(StandIn::start(StandInOptions::default()).expect("a stand-in backend"))
+            }
         };
-        let upstream = self
-            .upstream
-            .or(backend.as_ref().map(|b| b.addr))
+        let addr = self.upstream.or(backend.as_ref().map(|b| b.addr));
+        let url = self
+            .url
+            .or(addr.map(|addr| format!("http://{addr}")))
             .expect("an upstream");
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(BIN);
@@ -58,8 +63,7 @@ impl Start<'_> {
             "--log",
             "json",
         ]);
-        command.args(["--upstream", &format!("http://{upstream}")]);
-
+        command.args(["--upstream", &url]);
         command.args(["--routes", "shipped"]);
         if !self.routes.is_empty() {
             let own = dir.path().join("own.toml");
@@ -262,6 +266,17 @@ impl Connection {
             answer.body = self.read_body(&answer, method);
             return answer;
         }
+    }
+
+    /// The status of a 1xx answer, read by itself.
+    pub(crate) fn read_interim(&mut self) -> u16 {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut head).expect("a line");
+            assert!(read > 0, "closed after {head:?}");
+        }
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        status.parse().expect("a status")
     }
 
     fn read_body(&mut self, answer: &Answer, method: &str) -> Vec<u8> {

@@ -53,6 +53,46 @@ fn a_user_gets_its_figure_whatever_its_spelling() {
 }
 
 #[test]
+fn an_app_and_a_user_are_one_whatever_is_escaped_and_the_path_goes_on_as_it_came() {
+    let routes = ROUTES.replace(
+        "v3 = { limits = [\"3/3600s\"] }",
+        "v3 = { limits = [\"3/3600s\"], ip_copy = false }",
+    );
+    let gateway = Start {
+        routes: &routes,
+        ..Start::default()
+    }
+    .start();
+    let paths = ["/o/a,b/t/app", "/o/a%2Cb/t/app", "/o/%61%2cb/t/app"];
+    for path in paths {
+        assert_eq!(admitted(&gateway, "GET", path, "", 1), 1, "{path}");
+    }
+    for path in paths {
+        assert_eq!(admitted(&gateway, "GET", path, "", 1), 0, "{path}");
+    }
+    let forwarded: Vec<_> = gateway
+        .backend()
+        .requests()
+        .into_iter()
+        .map(|seen| seen.target)
+        .collect();
+    assert_eq!(
+        forwarded,
+        ["/o/a,b/t/app", "/o/a%2Cb/t/app", "/o/a%2Cb/t/app"]
+    );
+    // `#` joins org and app: escaped in either, it makes other apps.
+    for path in ["/a%23b/c/t/app", "/a/b%23c/t/app"] {
+        assert_eq!(admitted(&gateway, "GET", path, "", 3), 3, "{path}");
+    }
+    let user = ["/o/x/t/user/a,b", "/o/x/t/user/a%2Cb", "/o/x/t/user/A%2cB"];
+    let of_user: Vec<_> = user
+        .iter()
+        .map(|path| admitted(&gateway, "GET", path, "", 1))
+        .collect();
+    assert_eq!(of_user, [1, 1, 0]);
+}
+
+#[test]
 fn a_day_holds_its_figure() {
     let gateway = gateway();
     // A run over midnight sees two days.
@@ -102,6 +142,43 @@ fn a_cap_on_recipients_refuses_and_charges_nothing() {
 }
 
 #[test]
+fn a_directed_message_goes_to_one_group_and_costs_its_users() {
+    let gateway = gateway();
+    let path = "/app-id/x/messages/chatgroups/users";
+    let send = |to: &str, users: usize| {
+        let body = format!("{{\"to\":{to},\"users\":{:?}}}", vec!["u"; users]);
+        let answer = gateway.call("POST", path, &body);
+        match answer.status {
+            200 => (200, String::new()),
+            status => (status, answer.error().1),
+        }
+    };
+    let refused = |why: &str| (400, why.to_owned());
+    assert_eq!(send(r#"["g"]"#, 20), (200, String::new()));
+    assert_eq!(
+        send(r#"["g","h"]"#, 1),
+        refused("params to's size can't exceed limit 1")
+    );
+    assert_eq!(
+        send(r#"["g"]"#, 21),
+        refused("params users's size can't exceed limit 20")
+    );
+    assert_eq!(send("[]", 1), refused("param to can't be empty"));
+    assert_eq!(send(r#"["g"]"#, 0), refused("param users can't be empty"));
+    assert_eq!(
+        send(r#"["g"],"to":["g"]"#, 1),
+        refused("Request body is invalid. Please check body is correct.")
+    );
+    assert_eq!(
+        gateway.metric(
+            "floodgate_units_charged_total",
+            &["messages-chatgroups-users:messages"]
+        ),
+        20.0
+    );
+}
+
+#[test]
 fn an_address_gets_its_figure_across_apps() {
     let gateway = gateway();
     let paths = ["/o/a/t/ip", "/o/b/t/ip", "/o/c/t/ip", "/o/d/t/ip"];
@@ -110,6 +187,69 @@ fn an_address_gets_its_figure_across_apps() {
         .filter(|path| gateway.call("GET", path, "").status == 200)
         .count();
     assert_eq!(admitted, 3);
+}
+
+#[test]
+fn options_is_forwarded_and_its_address_alone_pays() {
+    let gateway = Start {
+        routes: &format!("{ROUTES}\n[ip]\noptions = [\"2/3600s\"]\n"),
+        args: &["--trusted-proxy", "127.0.0.0/8"],
+        ..Start::default()
+    }
+    .start();
+    let options = |path: &str, ip: &str| {
+        let from = format!("X-Forwarded-For: {ip}");
+        let headers = ["Authorization: -", &from];
+        gateway.connect().call("OPTIONS", path, &headers, "").status
+    };
+    assert_eq!(options("/o/a/t/app", "192.0.2.1"), 200);
+    assert_eq!(options("/o/b/no/such/path", "192.0.2.1"), 200);
+    assert_eq!(options("/o/c/t/app", "192.0.2.1"), 429);
+    assert_eq!(options("/o/c/t/app", "192.0.2.2"), 200);
+    let seen = gateway.backend().requests();
+    assert_eq!(seen.len(), 3);
+    assert!(seen.iter().all(|request| request.method == "OPTIONS"));
+    let charged = |limit: &str| gateway.metric("floodgate_units_charged_total", &[limit]);
+    assert_eq!(charged("options:calls"), 3.0);
+    assert_eq!(
+        charged("t-app") + charged("unmatched") + charged("unauthorized"),
+        0.0
+    );
+}
+
+#[test]
+fn a_known_app_keeps_its_figures_while_made_up_names_share_an_overflow() {
+    let routes = r#"
+[[route]]
+name = "k-one"
+calls = ["GET /k/one"]
+v3 = { limits = ["3/3600s"], ip_copy = false }
+[[route]]
+name = "k-two"
+calls = ["GET /k/two"]
+v3 = { limits = ["3/3600s"], ip_copy = false }
+"#;
+    let gateway = Start {
+        routes,
+        args: &["--max-counters", "1000", "--trusted-proxy", "127.0.0.0/8"],
+        ..Start::default()
+    }
+    .start();
+    // The backend's 2xx makes it known.
+    assert_eq!(gateway.call("GET", "/o/known/k/one", "").status, 200);
+    let mut connection = gateway.connect();
+    let mut made_up = |n: usize| {
+        let from = format!("X-Forwarded-For: 10.0.{}.{}", n / 250, n % 250 + 1);
+        let headers = ["x-standin-status: 404", &from];
+        connection
+            .call("GET", &format!("/o/made-up-{n}/k/two"), &headers, "")
+            .status
+    };
+    let flood: Vec<u16> = (0..1500).map(&mut made_up).collect();
+    // Above the bound they share three calls, and then have none.
+    assert_eq!(flood[1400..], [429; 100]);
+    assert_eq!(admitted(&gateway, "GET", "/o/known/k/two", "", 6), 3);
+    assert_eq!(made_up(1500), 429);
 }
 
 #[test]

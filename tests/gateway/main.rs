@@ -14,6 +14,7 @@ mod life;
 mod limits;
 mod proxying;
 mod settling;
+mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.
 pub(crate) const ROUTES: &str = r#"

@@ -78,6 +78,7 @@ fn a_silent_upstream_is_a_504_and_has_cost_its_unit() {
         routes: ROUTES,
         upstream: Some(upstream),
         args: &["--read-timeout", "200ms"],
+        ..Start::default()
     }
     .start();
     let answer = gateway.call("GET", "/o/a/t/app", "");
@@ -187,6 +188,33 @@ fn push_tasks_of_v2_run_three_at_a_time_and_are_reported_done_by_id() {
     assert_eq!(done(&ids[0].to_string()), 200);
     assert_eq!(done(&ids[0].to_string()), 404);
     assert_eq!(gateway.call("POST", "/o/a/push/task", "{}").status, 200);
+}
+
+#[test]
+fn a_finished_task_names_its_app_by_any_spelling() {
+    let gateway = Start {
+        routes: &shipped_push_task_held(),
+        args: &["--edition", "v2"],
+        ..Start::default()
+    }
+    .start();
+    for (path, app) in [
+        ("/%E4%B8%AD/a,b", "%E4%B8%AD%23a%2Cb"),
+        ("/%E4%B8%AD/x%2Cy", "%e4%b8%ad%23x,y"),
+        ("/a%23b/c", "a%2523b%23c"),
+        ("/app-id/%E4%B8%AD", "%E4%B8%AD"),
+    ] {
+        let answer = gateway.call("POST", &format!("{path}/push/task"), "{}");
+        assert_eq!(answer.status, 200, "{path}");
+        let done = format!("/apps/{app}/tasks/{}", answer.json()["data"]);
+        wait_for(&done, || {
+            Connection::to(gateway.admin)
+                .call("DELETE", &done, &[], "")
+                .status
+                == 200
+        });
+    }
+    assert_eq!(gateway.metric("floodgate_task_slots_in_use", &[]), 0.0);
 }
 
 /// v2's own figures for push/task, with slots that outlive the response.

@@ -63,7 +63,7 @@ fn the_edition_is_that_of_the_address_form() {
 #[test]
 fn messages_cost_their_recipients_and_calls_cost_one() {
     let path = "/org/app/messages/users";
-    let body = br#"{"to":["a","b"]}"#;
+    let body = br#"{"to":["a","b"],"rooms":["r"]}"#;
     let counted = explained("v4", "POST", path, Some(body));
     assert_eq!(costs(&counted), [json!(1), json!(2)]);
     assert_eq!(counted["max_recipients"], 3);
@@ -74,15 +74,20 @@ fn messages_cost_their_recipients_and_calls_cost_one() {
 #[test]
 fn a_body_that_is_refused_is_charged_nothing() {
     let large = vec![b' '; MAX_COUNTED_BODY + 1];
-    let bodies: [(&[u8], &str); 4] = [
+    let bodies: [(&[u8], &str); 6] = [
         (
             b"{",
             "Request body is invalid. Please check body is correct.",
         ),
         (br#"{"to":[]}"#, "param to can't be empty"),
         (
-            br#"{"to":[1,2,3,4]}"#,
+            br#"{"to":[1,2,3,4],"rooms":["r"]}"#,
             "params to's size can't exceed limit 3",
+        ),
+        (br#"{"to":["a"]}"#, "param rooms can't be empty"),
+        (
+            br#"{"to":["a"],"rooms":[1,2]}"#,
+            "params rooms's size can't exceed limit 1",
         ),
         (&large, "message is too large"),
     ];
@@ -129,6 +134,7 @@ POST /org/app/messages/users
   app         org#app
   ip          10.0.0.1
   recipients  at most 3
+  rooms       at most 1
 
   limit              cost     group  counter
   100 calls/s        1        -      messages-users:calls/s:app{org#app}

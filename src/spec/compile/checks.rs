@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Compiler, WITH_BODY};
-use crate::limit::{Hold, Scope};
+use crate::limit::{Hold, Scope, Unit};
 use crate::spec::check::suggestion;
 use crate::spec::written::{At, WrittenEdition, WrittenLimit, WrittenRoute};
 use crate::spec::{Edition, Route};
@@ -72,9 +72,55 @@ impl Compiler<'_> {
         }
     }
 
+    /// A group that no route names is most likely a misspelt name. One whose routes a later file
+    /// has taken out is not: nobody can remove a group of the shipped file.
+    pub(super) fn check_uses(&mut self) {
+        for group in &self.written.groups {
+            let name = &group.name.value;
+            if !self.written.used_groups.contains(name) && !self.mistakes.may_have_lost(name) {
+                let message = format!(
+                    "no route is in this group; write group = \"{}\" in an edition of its routes, or remove it",
+                    group.name.value
+                );
+                self.mistakes
+                    .add(group.name.at, &*group.name.value, message);
+            }
+        }
+    }
+
+    /// Messages are counted by a field of the body, or are one for each call: a route says which.
+    fn check_messages(&mut self, written: &WrittenRoute, edition: &str, entry: &WrittenEdition) {
+        if written.cost.is_some() || written.is_one_message {
+            return;
+        }
+        let message = "nothing says how many messages a call has; write e.g. cost = \"to\" in the route, or cost = 1 if each call has one";
+        for limit in &entry.limits {
+            if limit.figure.unit == Unit::Messages {
+                self.mistakes.add(limit.at, &*limit.text, message);
+            }
+        }
+        let Some(group) = &entry.group else { return };
+        let figures = self
+            .written
+            .groups
+            .iter()
+            .find(|known| known.name.value == group.value)
+            .and_then(|known| known.editions.get(edition));
+        if figures.is_some_and(|figures| {
+            let mut limits = figures.limits.iter();
+            limits.any(|limit| limit.figure.unit == Unit::Messages)
+        }) {
+            self.mistakes.add(group.at, &*group.value, message);
+        }
+    }
+
     /// A group's routes can have their figures from different editions (rule 4): one counter
     /// must not get two quotas by that.
     pub(super) fn check_counters(&mut self, routes: &[Route], editions: &[Edition]) {
+        if self.mistakes.has_lost() {
+            // A figure may be in what could not be read.
+            return;
+        }
         let mut told = HashSet::new();
         for (i, edition) in editions.iter().enumerate() {
             let mut quotas: HashMap<&str, (u32, &str)> = HashMap::new();
@@ -142,6 +188,24 @@ impl Compiler<'_> {
                 );
             }
         }
+        for (field, max) in &written.caps {
+            if *max == 0 {
+                let message = "no call can ever satisfy it; write at least 1, or leave it out";
+                self.mistakes
+                    .add(field.at, format!("{} = 0", field.value), message);
+            }
+            match &written.cost {
+                None => {
+                    let message = "what is counted is missing beside it: cost = \"to\"";
+                    self.mistakes.add(field.at, &*field.value, message);
+                }
+                Some(cost) if cost.value == field.value => {
+                    let message = format!("the cost's own cap is written max_recipients = {max}");
+                    self.mistakes.add(field.at, &*field.value, message);
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     pub(super) fn check_entry(
@@ -151,6 +215,7 @@ impl Compiler<'_> {
         entry: &WrittenEdition,
         has_user: bool,
     ) {
+        self.check_messages(written, edition, entry);
         let at = entry.at.unwrap_or(written.name.at);
         if !entry.has_limits && entry.group.is_none() {
             self.mistakes.add(at, &*written.name.value, "an edition that prints a route has limits or a group; to switch limits off write mode = \"off\"");
@@ -178,7 +243,7 @@ impl Compiler<'_> {
                 );
                 self.mistakes.add(limit.at, &*limit.text, message);
             }
-        } else {
+        } else if !self.mistakes.may_have_lost(&group.value) {
             let near = suggestion(&group.value, groups.iter().map(|g| g.name.value.as_str()));
             self.mistakes
                 .add(group.at, &*group.value, format!("unknown group; {near}"));

@@ -225,6 +225,9 @@ impl Compiler<'_> {
             return Vec::new();
         };
         let Some(figures) = group.editions.get(edition) else {
+            if self.mistakes.may_have_lost(name) {
+                return Vec::new();
+            }
             let at: Place = entry.group.as_ref().map_or(route.name.at, |group| group.at);
             let message = format!(
                 "the group has no figures for this edition; add to it: {edition} = {{ limits = [\"100/s\"] }}"
@@ -236,7 +239,7 @@ impl Compiler<'_> {
         let owner = Owner {
             name,
             group: Some(name),
-            denial: None,
+            denial: route.denial.or(group.denial),
             mode: route.mode.or(group.mode),
             sources: &figures.sources,
         };

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::spec::check::suggestion;
 
-const GROUP_KEYS: &[&str] = &["name", "mode"];
+const GROUP_KEYS: &[&str] = &["name", "denial", "mode"];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
 
 impl Reader<'_> {
@@ -29,7 +29,11 @@ impl Reader<'_> {
                     edition.has_limits =
                         value.get_ref().as_array().is_none_or(|all| !all.is_empty());
                 }
-                "group" if !in_group => edition.group = self.string(value, "a group"),
+                "group" if !in_group => {
+                    edition.group = self.string(value, "a group");
+                    let name = edition.group.as_ref().map(|group| group.value.clone());
+                    self.written.used_groups.extend(name);
+                }
                 "ip_copy" => edition.ip_copy = self.bool(value, "ip_copy"),
                 "src" => {
                     edition.sources = self
@@ -62,6 +66,9 @@ impl Reader<'_> {
         {
             let edition = self.edition(value, keys == GROUP_KEYS);
             editions.insert(name, edition);
+        } else if value.get_ref().is_table() && self.mistakes.may_have_lost(&name) {
+            // Most likely an edition's; its own mistakes can be told all the same.
+            self.edition(value, keys == GROUP_KEYS);
         } else {
             let known: Vec<String> = self
                 .written
@@ -104,10 +111,11 @@ impl Reader<'_> {
             return;
         };
         self.mistakes.within(format!("group `{}`", name.value));
-        let (mut editions, mut mode) = (BTreeMap::new(), None);
+        let (mut editions, mut denial, mut mode) = (BTreeMap::new(), None, None);
         for (key, value) in table {
             match &**key.get_ref() {
                 "name" => {}
+                "denial" => denial = self.choice(value, "denial", DENIALS),
                 "mode" => mode = self.choice(value, "mode", MODES),
                 _ => self.try_edition(key, value, &mut editions, "a group", GROUP_KEYS),
             }
@@ -128,14 +136,33 @@ impl Reader<'_> {
             }
             Some(group) => {
                 group.editions.extend(editions);
+                group.denial = denial.or(group.denial);
                 group.mode = mode.or(group.mode);
             }
             None => self.written.groups.push(WrittenGroup {
                 name,
+                denial,
                 mode,
                 editions,
             }),
         }
+    }
+
+    fn caps(&mut self, value: &Value<'_>) -> Vec<(At<String>, u32)> {
+        let Some(table) = self.table(value, "caps, e.g. { to = 1 },") else {
+            return Vec::new();
+        };
+        let mut caps = Vec::new();
+        for (field, max) in table {
+            if let Some(max) = self.integer(max, "a cap") {
+                let field = At {
+                    value: field.get_ref().to_string(),
+                    at: self.place(field.span().start),
+                };
+                caps.push((field, max));
+            }
+        }
+        caps
     }
 
     pub(super) fn route(&mut self, value: &Value<'_>) {
@@ -170,7 +197,9 @@ impl Reader<'_> {
             title: String::new(),
             calls: Vec::new(),
             cost: None,
+            is_one_message: false,
             max_recipients: None,
+            caps: Vec::new(),
             needs_token: None,
             denial: None,
             mode: None,
@@ -189,13 +218,23 @@ impl Reader<'_> {
                         .unwrap_or_default()
                 }
                 "calls" => route.calls = self.strings(value, "a call"),
-                "cost" => route.cost = self.string(value, "cost"),
+                "cost" => {
+                    route.is_one_message = value
+                        .get_ref()
+                        .as_integer()
+                        .is_some_and(|one| one.as_str() == "1");
+                    route.cost = match route.is_one_message {
+                        true => None,
+                        false => self.string(value, "cost (1, or a field of the body)"),
+                    };
+                }
                 "max_recipients" => {
                     let at = self.at(value);
                     route.max_recipients = self
                         .integer(value, "max_recipients")
                         .map(|value| At { value, at });
                 }
+                "caps" => route.caps = self.caps(value),
                 "needs_token" => route.needs_token = self.bool(value, "needs_token"),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
@@ -210,7 +249,11 @@ impl Reader<'_> {
                 _ => self.try_edition(key, value, &mut route.editions, "a route", ROUTE_KEYS),
             }
         }
-        if is_new && (remove || route.calls.is_empty()) {
+        let is_missing = is_new && (remove || route.calls.is_empty());
+        if is_missing && self.mistakes.may_have_lost(&name.value) {
+            return;
+        }
+        if is_missing {
             let known: Vec<&str> = self
                 .written
                 .routes

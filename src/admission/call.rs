@@ -1,0 +1,126 @@
+//! Steps 1 and 2, identify and match: a head becomes a [`Call`].
+
+use std::net::IpAddr;
+
+use super::{Policy, Reject};
+use crate::head::Head;
+use crate::identity::{self, Caller};
+use crate::limit::{CounterKey, LimitId};
+use crate::route::Form;
+use crate::route::canonical;
+use crate::route::table::Found;
+use crate::spec::{EditionId, Route, RouteId, Ruleset, Unmatched};
+
+/// What the call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A documented operation.
+    Route(RouteId),
+    /// A path of an app that no document has.
+    Unmatched,
+    /// `OPTIONS`: charged to the address alone.
+    Options,
+}
+
+/// A call that is well-formed and known: steps 1 and 2 done.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What it is for.
+    pub target: Target,
+    /// How the app was addressed.
+    pub form: Form,
+    /// The edition whose limits hold.
+    pub edition: EditionId,
+    /// Whose call it is.
+    pub caller: Caller,
+    /// The address, cut to the prefix that counts.
+    pub ip: IpAddr,
+    pub(super) ip_key: CounterKey,
+    pub(super) app_key: CounterKey,
+}
+
+impl Call {
+    /// The operation; the shared one for a path that no document has. `None` for `OPTIONS`.
+    #[must_use]
+    pub fn route<'r>(&self, rules: &'r Ruleset) -> Option<&'r Route> {
+        match self.target {
+            Target::Route(id) => rules.routes.get(id.0),
+            Target::Unmatched => Some(&rules.unmatched_route),
+            Target::Options => None,
+        }
+    }
+
+    /// The operation's name: a metric label.
+    #[must_use]
+    pub fn route_name<'r>(&self, rules: &'r Ruleset) -> &'r str {
+        self.route(rules).map_or("options", |route| &route.name)
+    }
+
+    /// The limits that an authorised call is charged.
+    #[must_use]
+    pub fn limits<'r>(&self, rules: &'r Ruleset) -> &'r [LimitId] {
+        match self.route(rules) {
+            Some(route) => route
+                .editions
+                .get(self.edition.0)
+                .map_or(&[], |e| &e.limits),
+            None => &rules.ip_limits.options,
+        }
+    }
+}
+
+/// Steps 1 and 2: who calls, and what.
+///
+/// `path` is the canonical path ([`canonical::canonical`]); the one that is forwarded.
+///
+/// # Errors
+/// [`Reject`]; the caller then asks [`Admission::charge_address`](super::Admission::charge_address) whether the address may
+/// still have that answer.
+pub fn screen(
+    rules: &Ruleset,
+    policy: &Policy,
+    head: &Head<'_>,
+    path: &str,
+) -> Result<Call, Reject> {
+    if matches!(head.method, "TRACE" | "CONNECT") {
+        // Never for a backend: one echoes credentials, the other opens a tunnel.
+        let allow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT".to_owned();
+        return Err(Reject::MethodNotAllowed { allow });
+    }
+    let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
+    let edition = match app.form {
+        Form::AppKey => policy.editions.0,
+        Form::AppId => policy.editions.1,
+    };
+    let (target, user) = if head.method == "OPTIONS" {
+        (Target::Options, None)
+    } else {
+        match rules.table.find(head.method, tail) {
+            Found::Route { id, user } => (Target::Route(id), user.map(identity::fold_user)),
+            Found::MethodNotAllowed(allow) => return Err(Reject::MethodNotAllowed { allow }),
+            Found::Unmatched if rules.unmatched == Unmatched::Reject => {
+                return Err(Reject::NotFound);
+            }
+            Found::Unmatched => (Target::Unmatched, None),
+        }
+    };
+    let app_name = identity::fold_app(&app.name, rules.fold_app_names);
+    let ip = identity::address::prefix(head.ip, policy.ipv6_prefix);
+    let call = Call {
+        target,
+        form: app.form,
+        edition,
+        ip,
+        ip_key: rules.keys.ip(ip),
+        app_key: rules.keys.app(&app_name),
+        caller: Caller {
+            app: app_name,
+            user,
+        },
+    };
+    let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
+    if policy.require_bearer && needs_token && !head.has_bearer {
+        return Err(Reject::Unauthenticated);
+    }
+    Ok(call)
+}

@@ -1,0 +1,137 @@
+//! Step 6, settle: what an ended call gives back, and the slots that outlive it.
+
+use std::collections::HashSet;
+
+use super::{Admission, Call};
+use crate::identity;
+use crate::limit::{Charge, CounterKey, Decision, Hold, LimitId, Moment, Plan, Scope, Unit};
+use crate::spec::Ruleset;
+use crate::store::{Store, StoreError};
+
+/// What came of an admitted call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'t> {
+    /// It never reached the upstream: everything is given back.
+    NotForwarded,
+    /// It was sent, and no answer came.
+    NoAnswer,
+    /// The upstream answered.
+    Answered {
+        /// The status.
+        status: u16,
+        /// The ID of the task that the answer names, for slots that are held past the response.
+        task: Option<&'t str>,
+    },
+}
+
+impl<S: Store> Admission<S> {
+    /// Step 6: gives back what bought nothing, frees or keeps slots. What remains taken in the
+    /// plan has been spent. Called again it does nothing more. Returns the units given back, by
+    /// charge of the plan.
+    pub fn settle(
+        &self,
+        rules: &Ruleset,
+        call: &Call,
+        plan: &mut Plan,
+        outcome: Outcome<'_>,
+        now: Moment,
+    ) -> Vec<(LimitId, u32)> {
+        let refunds = |charge: &Charge| match outcome {
+            Outcome::NotForwarded => true,
+            Outcome::NoAnswer => false,
+            Outcome::Answered { status, .. } => {
+                rules.limit(charge.limit).refund_on.contains(&status)
+            }
+        };
+        let given_back = plan
+            .charges
+            .iter()
+            .filter(|charge| {
+                charge.taken.is_some() && rules.limit(charge.limit).unit != Unit::Tasks
+            })
+            .filter(|charge| refunds(charge))
+            .map(|charge| (charge.limit, charge.cost))
+            .collect();
+        if let Outcome::Answered {
+            status: 200..=299,
+            task: Some(task),
+        } = outcome
+        {
+            for hold in plan
+                .charges
+                .iter()
+                .filter(|c| c.taken.is_some())
+                .map(|c| c.limit)
+                .collect::<Vec<_>>()
+            {
+                let limit = rules.limit(hold);
+                if limit.unit == Unit::Tasks && limit.hold == Hold::Task {
+                    let until = now.mono_us.saturating_add(
+                        u64::try_from(limit.max_hold.as_micros()).unwrap_or(u64::MAX),
+                    );
+                    self.store
+                        .hold_task(plan, task, until, &|charge| charge.limit == hold);
+                }
+            }
+        }
+        self.store.give_back(plan, now, &|charge| {
+            rules.limit(charge.limit).unit == Unit::Tasks || refunds(charge)
+        });
+        if let Outcome::Answered {
+            status: 200..=299, ..
+        } = outcome
+        {
+            // Only a call that the backend has let in by its token speaks for its app: anyone may
+            // send OPTIONS, or ask for a token of a made-up one.
+            if call.route(rules).is_some_and(|route| route.needs_token) {
+                self.known.note(call.app_key, now);
+            }
+        }
+        given_back
+    }
+
+    /// Charges the address for a 401 of the upstream's. A full counter stays full.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn charge_unauthorized(
+        &self,
+        rules: &Ruleset,
+        call: &Call,
+        now: Moment,
+    ) -> Result<Vec<LimitId>, StoreError> {
+        let mut plan = Plan {
+            origin: Some(call.ip_key),
+            ..Plan::default()
+        };
+        let mut charged = Vec::new();
+        for id in &rules.ip_limits.unauthorized {
+            plan.charges.clear();
+            plan.charges
+                .push(rules.limit(*id).charge(*id, call.ip_key, 1, false, now));
+            if let Decision::Admit { .. } = self.store.decide(&mut plan, now).await? {
+                charged.push(*id);
+            }
+        }
+        Ok(charged)
+    }
+
+    /// Reports a task done: frees its slot. Whether there was one.
+    pub fn finish_task(&self, rules: &Ruleset, app: &str, task: &str, now: Moment) -> bool {
+        let app_key = rules
+            .keys
+            .app(&identity::fold_app(app, rules.fold_app_names));
+        rules
+            .limits
+            .iter()
+            .filter(|limit| limit.unit == Unit::Tasks && limit.scope == Scope::App)
+            .map(|limit| limit.salt.with(app_key))
+            // One name may stand for several figures: each counter is asked once.
+            .collect::<HashSet<CounterKey>>()
+            .into_iter()
+            // A task may hold slots of several limits: none may be left behind.
+            .filter(|key| self.store.finish_task(*key, task, now))
+            .count()
+            > 0
+    }
+}

@@ -1,0 +1,182 @@
+//! Several upstreams, and upstreams over TLS.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use floodgate::standin::{StandIn, StandInOptions};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio_rustls::rustls::{self, ServerConfig, ServerConnection, StreamOwned};
+
+use crate::ROUTES;
+use crate::harness::{BIN, Start};
+
+/// An address where nobody listens.
+fn dead() -> SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
+    probe.local_addr().expect("an address")
+}
+
+#[test]
+fn a_dead_upstream_costs_no_call_while_another_lives() {
+    let dead = format!("http://{}", dead());
+    let gateway = Start {
+        args: &["--upstream", &dead],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    for n in 0..12 {
+        let (method, body) = [("GET", ""), ("POST", "{}")][n % 2];
+        let answer = connection.call(method, "/o/a/t/any", &[], body);
+        assert_eq!(answer.status, 200, "{n}: {}", answer.text());
+    }
+    assert_eq!(gateway.backend().count(), 12);
+    assert_eq!(
+        gateway.metric("floodgate_units_refunded_total", &["unmatched"]),
+        0.0
+    );
+}
+
+#[test]
+fn upstreams_take_turns_and_one_that_dies_is_passed_over() {
+    let other = StandIn::start(StandInOptions::default()).expect("a stand-in backend");
+    let url = format!("http://{}", other.addr);
+    let gateway = Start {
+        args: &["--upstream", &url, "--threads", "1"],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    let mut call = || connection.call("GET", "/o/a/users/x", &[], "").status;
+    assert_eq!([call(), call(), call(), call()], [200; 4]);
+    assert_eq!((gateway.backend().count(), other.count()), (2, 2));
+    drop(other);
+    assert_eq!([call(), call(), call(), call()], [200; 4]);
+    assert_eq!(gateway.backend().count(), 6);
+}
+
+/// An upstream over TLS for `localhost`, and the authority that vouches for it.
+struct Secure {
+    url: String,
+    ca: String,
+    /// What each connection asked for: server name, and head of the request.
+    asked: Receiver<(String, String)>,
+}
+
+fn secure() -> Secure {
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().expect("a key");
+    let ca = params.self_signed(&ca_key).expect("an authority").pem();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
+        .expect("parameters")
+        .signed_by(&key, &issuer)
+        .expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .expect("a server");
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (ask, asked) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let tls = ServerConnection::new(config.clone()).expect("a connection");
+            let mut tls = StreamOwned::new(tls, stream);
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && matches!(tls.read(&mut byte), Ok(1)) {
+                head.extend(byte);
+            }
+            // A caller that does not trust us has gone by now.
+            let name = tls.conn.server_name().unwrap_or_default().to_owned();
+            let head = String::from_utf8_lossy(&head).to_lowercase();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            if tls.write_all(answer).is_ok() && ask.send((name, head)).is_err() {
+                return;
+            }
+        }
+    });
+    Secure {
+        url: format!("https://localhost:{port}"),
+        ca,
+        asked,
+    }
+}
+
+#[test]
+fn an_https_upstream_is_asked_by_its_name_and_gets_the_callers_host() {
+    let upstream = secure();
+    let dir = tempfile::tempdir().expect("a folder");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &upstream.ca).expect("a file");
+    let gateway = Start {
+        args: &["--upstream-ca", ca.to_str().expect("UTF-8")],
+        url: Some(upstream.url),
+        ..Start::default()
+    }
+    .start();
+    let answer = gateway.call("GET", "/o/a/users/x", "");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    let (name, head) = upstream.asked.recv().expect("a request");
+    assert_eq!(name, "localhost");
+    assert!(head.starts_with("get /o/a/users/x http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: gateway\r\n"), "{head}");
+}
+
+#[test]
+fn an_https_upstream_that_nobody_vouches_for_gets_no_call_and_costs_none() {
+    let upstream = secure();
+    let gateway = Start {
+        routes: ROUTES,
+        url: Some(upstream.url),
+        ..Start::default()
+    }
+    .start();
+    for _ in 0..4 {
+        let answer = gateway.call("GET", "/o/a/t/app", "");
+        assert_eq!(answer.status, 502);
+        assert_eq!(answer.error().0, "bad_gateway");
+    }
+    assert!(upstream.asked.try_recv().is_err());
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_one_clear_line_and_exit_1() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for path in [
+        file("empty.pem", ""),
+        file("broken.pem", broken),
+        dir.path().join("nowhere.pem"),
+    ] {
+        let output = Command::new(BIN)
+            .args(["run", "--upstream", "https://127.0.0.1:1"])
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .arg("--upstream-ca")
+            .arg(&path)
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(
+            text.contains("--upstream-ca") && text.contains("PEM"),
+            "{text}"
+        );
+    }
+}
