@@ -231,6 +231,7 @@ fn run_on(
                 let mut plan = Plan {
                     charges: charges.collect(),
                     origin: None,
+                    app: None,
                 };
                 match store.decide_now(&mut plan, moment(now_us)) {
                     Decision::Admit { nearest, .. } => {

@@ -218,6 +218,7 @@ impl<S: Store> Admission<S> {
         let known = self.known.contains(call.app_key, now);
         let mut plan = Plan {
             origin: Some(call.ip_key),
+            app: Some(call.app_key),
             ..Plan::default()
         };
         // Cost 0: an address that has used up its refusals has no call on any app's units.

@@ -75,6 +75,8 @@ pub struct Plan {
     pub charges: SmallVec<[Charge; 6]>,
     /// The key of the address that asked: bounds how many new counters one address makes.
     pub origin: Option<CounterKey>,
+    /// The key of the app that is called: its counters are kept together.
+    pub app: Option<CounterKey>,
 }
 
 /// What is left of one limit after a decision.

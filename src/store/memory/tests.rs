@@ -45,6 +45,7 @@ fn plan(charges: impl IntoIterator<Item = Charge>) -> Plan {
     Plan {
         charges: charges.into_iter().collect(),
         origin: None,
+        app: None,
     }
 }
 

@@ -1,0 +1,310 @@
+-- Decides, gives back and puts units, for a batch of items, all at one moment.
+--
+-- KEYS     the counters of the batch, each once; with an epoch, KEYS[1] is the epoch key
+-- ARGV[1]  the epoch that the caller knows; '' when there is none to be checked
+-- ARGV[2]  the time in microseconds; '' for the server's own
+-- ARGV[3]  the gateway's ID: the slots that it takes carry it
+-- ARGV[4+] items. The first byte says what to do:
+--          D  decide: earliest and latest time at which this may run, then charges
+--             (key, kind, report only, quota, cost, more wanted, a, b)
+--          B  give back: (key, kind, units, a, b) of each charge
+--          P  put units that were admitted elsewhere: the same
+--
+-- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
+-- kind 1  day              a = its beginning,    b = its end
+-- kind 2  running tasks    a = lease,            b = number of the slot
+--
+-- Returns {time, reply...}; {time} alone when the epoch is another: nothing was done then.
+-- Reply to D: A (admitted) or N (denied), then for each charge: units used before, more units
+-- granted, and a time: until units come free (A; -1: report only, and over) or until a retry
+-- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day. Else empty.
+
+local RING = 51            -- steps that count: a window's fifty, and the one being filled
+local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead
+local SECOND = 1000000
+local IDLE_LIVES_MS = 60000 -- longer than a window: a failover to a clock ahead loses nothing
+local DAY_LIVES_MS = 172800000
+local MOST = 4294967295
+local SLIDING, DAY, RUNNING = 0, 1, 2
+
+local pack, read, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
+local values = redis.call('MGET', unpack(KEYS))
+
+local now = tonumber(ARGV[2])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * SECOND + time[2]
+end
+local replies = { string.format('%.0f', now) }
+if ARGV[1] ~= '' and values[1] ~= ARGV[1] then
+  return replies
+end
+
+-- A sliding counter is kept as: step, units used, then (slot, units) for each step, oldest first.
+local function open_sliding(text, step_us)
+  local step = floor(now / step_us)
+  local cell = {
+    kind = SLIDING, step = step, step_us = step_us, used = 0, steps = '', here = 0, ahead = 0,
+    asked = 0, dirty = false,
+  }
+  if not text then
+    return cell
+  end
+  local newest, used = read('<dI4', text)
+  if (newest - step) * step_us > SECOND then
+    -- The clock has gone back: what counted counts as if taken now, and so for one window more.
+    cell.here, cell.used = used, used
+  elseif step - newest <= RING + 1 then
+    if newest > step then
+      cell.step = newest
+    end
+    local from, size = 13, #text
+    while from <= size do
+      local slot, units = read('<BI4', text, from)
+      local age = (cell.step - slot) % 256
+      if age < RING or age >= FUTURE then
+        break
+      end
+      used = used - units
+      from = from + 5
+    end
+    cell.used, cell.steps = used, sub(text, from)
+  end
+  return cell
+end
+
+local cells = {}
+
+local function open(index, kind, a)
+  local cell = cells[index]
+  if cell then
+    return cell
+  end
+  if kind == SLIDING then
+    cell = open_sliding(values[index], a)
+  elseif kind == DAY then
+    cell = { kind = DAY, used = tonumber(values[index]) or 0, change = 0, asked = 0, dirty = false }
+  else
+    redis.call('ZREMRANGEBYSCORE', KEYS[index], '-inf', now)
+    cell = { kind = RUNNING, used = redis.call('ZCARD', KEYS[index]), asked = 0 }
+  end
+  cells[index] = cell
+  return cell
+end
+
+-- Adds units (or takes them away) to a step in the text of steps; how many it were.
+local function merge(cell, slot, units)
+  local steps = cell.steps
+  local from = #steps - 4
+  while from >= 1 do
+    local other, there = read('<BI4', steps, from)
+    if other == slot then
+      local sum = math.max(there + units, 0)
+      local entry = sum > 0 and pack('<BI4', slot, math.min(sum, MOST)) or ''
+      cell.steps = sub(steps, 1, from - 1) .. entry .. sub(steps, from + 5)
+      return sum - there
+    end
+    if (slot - other) % 256 < FUTURE then
+      break -- the other is older
+    end
+    from = from - 5
+  end
+  if units <= 0 then
+    return 0
+  end
+  cell.steps = sub(steps, 1, from + 4) .. pack('<BI4', slot, units) .. sub(steps, from + 5)
+  return units
+end
+
+local function flush(cell)
+  if cell.here > 0 then
+    merge(cell, cell.step % 256, cell.here)
+    cell.here = 0
+  end
+  if cell.ahead > 0 then
+    merge(cell, (cell.step + 1) % 256, cell.ahead)
+    cell.ahead = 0
+  end
+end
+
+-- When the units of a slot stop counting.
+local function free_in(cell, slot)
+  local age = (cell.step - slot) % 256
+  if age >= FUTURE then
+    age = age - 256
+  end
+  return math.max((cell.step - age + RING) * cell.step_us - now, 1)
+end
+
+local function wait(cell, quota, cost)
+  if cost > quota then
+    return -1
+  end
+  if cell.kind ~= SLIDING then
+    return 1 -- the caller knows better
+  end
+  flush(cell)
+  local left, room = cell.used, quota - cost
+  for from = 1, #cell.steps, 5 do
+    local slot, units = read('<BI4', cell.steps, from)
+    left = left - units
+    if left <= room then
+      return free_in(cell, slot)
+    end
+  end
+  return 1
+end
+
+local function resets_in(cell)
+  if cell.kind ~= SLIDING or cell.used == 0 then
+    return 0
+  end
+  if cell.steps ~= '' then
+    return free_in(cell, (read('B', cell.steps)))
+  end
+  return free_in(cell, cell.step % 256)
+end
+
+local function take(charge)
+  local cell, cost = charge.cell, charge.cost
+  if cost == 0 then
+    return
+  end
+  cell.used = cell.used + cost
+  if cell.kind == RUNNING then
+    local key = KEYS[charge.index]
+    redis.call('ZADD', key, now + charge.a, ARGV[3] .. ':' .. string.format('%.0f', charge.b))
+    if redis.call('PTTL', key) < charge.a / 1000 then
+      redis.call('PEXPIRE', key, floor(charge.a / 1000) + 1000)
+    end
+    return
+  end
+  -- Never so much more that the others would find less than a tenth.
+  local more = math.max(math.min(charge.more, charge.quota - cell.used - floor(charge.quota / 10)), 0)
+  charge.granted = more
+  cell.used = cell.used + more
+  cell.dirty = true
+  if cell.kind == DAY then
+    cell.change = cell.change + cost + more
+  else
+    cell.here = cell.here + cost
+    -- They may be used until a step from now.
+    cell.ahead = cell.ahead + more
+  end
+end
+
+local function decide(item)
+  local earliest, latest, from = read('<dd', item, 2)
+  if now < earliest or now > latest then
+    return 'L'
+  end
+  local charges, count = {}, 0
+  while from <= #item do
+    local index, kind, report, quota, cost, more, a, b
+    index, kind, report, quota, cost, more, a, b, from = read('<I2BBI4I4I4dd', item, from)
+    if kind == DAY and (now < a or now >= b) then
+      return 'T'
+    end
+    local cell = open(index, kind, a)
+    count = count + 1
+    charges[count] = {
+      index = index, cell = cell, report = report == 1, quota = quota, cost = cost, more = more,
+      a = a, b = b, seen = cell.used, granted = 0, needs = 0, time = 0,
+    }
+    cell.asked = 0
+  end
+  for i = 1, count do
+    local charge = charges[i]
+    if not charge.report then
+      charge.cell.asked = charge.cell.asked + charge.cost
+    end
+  end
+  local denied = false
+  for i = 1, count do
+    local charge = charges[i]
+    charge.needs = charge.cost > 0 and charge.cell.asked or 1
+    denied = denied or not charge.report and charge.seen + charge.needs > charge.quota
+  end
+  local reply = { denied and 'N' or 'A' }
+  for i = 1, count do
+    local charge = charges[i]
+    if denied then
+      if not charge.report and charge.seen + charge.needs > charge.quota then
+        charge.time = wait(charge.cell, charge.quota, charge.needs)
+      end
+    elseif not charge.report then
+      take(charge)
+    end
+  end
+  for i = 1, count do
+    local charge = charges[i]
+    if charge.report and not denied then
+      local then_used = charge.cost > 0 and charge.cell.used + charge.cost or charge.seen + 1
+      if then_used > charge.quota then
+        charge.time = -1
+      else
+        take(charge)
+      end
+    end
+  end
+  for i = 1, count do
+    local charge = charges[i]
+    if not denied and charge.time == 0 then
+      charge.time = resets_in(charge.cell)
+    end
+    reply[i + 1] = pack('<I4I4d', math.min(charge.seen, MOST), charge.granted, charge.time)
+  end
+  return table.concat(reply)
+end
+
+-- Gives units back to where they were taken from, or puts them there.
+local function settle(item, sign)
+  local from = 2
+  while from <= #item do
+    local index, kind, units, a, b
+    index, kind, units, a, b, from = read('<I2BI4dd', item, from)
+    local cell = open(index, kind, a)
+    if kind == RUNNING then
+      if sign < 0 then
+        redis.call('ZREM', KEYS[index], ARGV[3] .. ':' .. string.format('%.0f', b))
+      end
+    elseif kind == DAY then
+      local change = math.max(sign * units, -cell.used)
+      cell.used, cell.change, cell.dirty = cell.used + change, cell.change + change, true
+    else
+      flush(cell)
+      local age = cell.step - b
+      if age >= -1 and age < RING then
+        cell.used = cell.used + merge(cell, b % 256, sign * units)
+        cell.dirty = true
+      end
+    end
+  end
+  return ''
+end
+
+for i = 4, #ARGV do
+  local item = ARGV[i]
+  local what = sub(item, 1, 1)
+  if what == 'D' then
+    replies[i - 2] = decide(item)
+  else
+    replies[i - 2] = settle(item, what == 'P' and 1 or -1)
+  end
+end
+
+for index, cell in pairs(cells) do
+  if cell.dirty then
+    local key = KEYS[index]
+    if cell.kind == SLIDING then
+      flush(cell)
+      local lives_ms = floor((RING + 2) * cell.step_us / 1000) + IDLE_LIVES_MS
+      redis.call('SET', key, pack('<dI4', cell.step, math.min(cell.used, MOST)) .. cell.steps, 'PX', lives_ms)
+    elseif values[index] then
+      redis.call('INCRBY', key, cell.change)
+    else
+      redis.call('SET', key, cell.change, 'PX', DAY_LIVES_MS)
+    end
+  end
+end
+return replies

@@ -1,0 +1,262 @@
+//! The way to Redis: what waits is gathered, and goes as one command.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connect::{Connection, Connector};
+use super::wire::{Answer, Batch, Item, Verdict};
+
+const SCRIPT: &str = include_str!("counters.lua");
+/// Items that go in one command: Redis does nothing else meanwhile.
+const BATCH: usize = 64;
+/// Commands that are on their way at the same time.
+const IN_FLIGHT: usize = 8;
+/// Items that may wait. More are refused at once.
+const WAITING: usize = 4096;
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// An item on its way.
+struct Ticket {
+    item: Item,
+    /// The time for a simulated store clock.
+    at_us: Option<u64>,
+    /// `None` when nobody waits. Dropped unanswered when the store could not be asked.
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// What the links of one store share.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) connector: Connector,
+    /// SHA-1 of the script, as `EVALSHA` takes it.
+    pub(super) sha: String,
+    /// The ID of this gateway.
+    pub(super) gateway: String,
+    pub(super) prefix: String,
+    /// The longest that a command may take.
+    pub(super) timeout: Duration,
+    pub(super) round_trips: AtomicU64,
+    pub(super) items: AtomicU64,
+}
+
+impl Terms {
+    /// The SHA-1 of the script.
+    pub(super) fn sha() -> String {
+        redis::Script::new(SCRIPT).get_hash().to_owned()
+    }
+}
+
+/// Where items are handed in.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    tickets: mpsc::Sender<Ticket>,
+}
+
+impl Link {
+    /// A link that lives on the current runtime until it is dropped.
+    pub(super) fn start(terms: Arc<Terms>) -> Self {
+        let (tickets, waiting) = mpsc::channel(WAITING);
+        tokio::spawn(pump(terms, waiting));
+        Self { tickets }
+    }
+
+    /// Whether the runtime it lived on has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.tickets.is_closed()
+    }
+
+    /// Hands in an item whose answer is waited for. `None` when too many wait already.
+    pub(super) fn ask(&self, item: Item, at_us: Option<u64>) -> Option<oneshot::Receiver<Answer>> {
+        let (answer, receiver) = oneshot::channel();
+        let ticket = Ticket {
+            item,
+            at_us,
+            answer: Some(answer),
+        };
+        self.tickets.try_send(ticket).ok().map(|()| receiver)
+    }
+
+    /// Hands in an item that nobody waits for. Whether there was room for it.
+    pub(super) fn tell(&self, item: Item, at_us: Option<u64>) -> bool {
+        let ticket = Ticket {
+            item,
+            at_us,
+            answer: None,
+        };
+        self.tickets.try_send(ticket).is_ok()
+    }
+}
+
+type Flight = Pin<Box<dyn Future<Output = Landing> + Send>>;
+
+struct Landing {
+    tickets: Vec<Ticket>,
+    reply: Option<Value>,
+}
+
+/// Sends what has gathered whenever the way is free.
+async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
+    let mut connection: Option<Connection> = None;
+    let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
+    let mut gathered = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            biased;
+            Some(landing) = flights.next() => {
+                match (land(landing), &connection) {
+                    (Some(undone), Some(link)) if !undone.is_empty() => {
+                        flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
+                    }
+                    (Some(_), _) => (),
+                    // Whatever is still on its way there must not be waited for.
+                    (None, _) => connection = None,
+                }
+            }
+            count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < IN_FLIGHT => {
+                if count == 0 {
+                    break;
+                }
+                let link = match connection.clone() {
+                    Some(link) => link,
+                    None => match terms.connector.connect().await {
+                        Ok(link) => connection.insert(link).clone(),
+                        Err(error) => {
+                            tracing::debug!(%error, "cannot reach the counter store");
+                            // Dropped unanswered: those who wait know at once.
+                            gathered.clear();
+                            tokio::time::sleep(PAUSE).await;
+                            while let Ok(ticket) = waiting.try_recv() {
+                                drop(ticket);
+                            }
+                            continue;
+                        }
+                    },
+                };
+                for tickets in by_time(&mut gathered) {
+                    flights.push(Box::pin(fly(terms.clone(), link.clone(), tickets)));
+                }
+            }
+        }
+    }
+    // What was handed in before the end still goes: slots and units are given back.
+    while let Some(landing) = flights.next().await {
+        if let (Some(undone), Some(link)) = (land(landing), &connection)
+            && !undone.is_empty()
+        {
+            flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
+        }
+    }
+}
+
+/// One batch for each time; in production there is one, the server's own.
+fn by_time(gathered: &mut Vec<Ticket>) -> Vec<Vec<Ticket>> {
+    let mut batches: Vec<Vec<Ticket>> = Vec::with_capacity(1);
+    for ticket in gathered.drain(..) {
+        match batches.last_mut() {
+            Some(batch) if batch.last().is_some_and(|last| last.at_us == ticket.at_us) => {
+                batch.push(ticket);
+            }
+            _ => batches.push(vec![ticket]),
+        }
+    }
+    batches
+}
+
+async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> Landing {
+    let mut batch = Batch::default();
+    for ticket in &tickets {
+        batch.push(&ticket.item);
+    }
+    let at_us = tickets.first().and_then(|ticket| ticket.at_us);
+    let asked = async {
+        let first = run(&terms, &mut link, "EVALSHA", &terms.sha, &batch, at_us).await;
+        match first {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                // The server was started anew, or its scripts were flushed. Nothing was done.
+                run(&terms, &mut link, "EVAL", SCRIPT, &batch, at_us).await
+            }
+            reply => reply,
+        }
+    };
+    let reply = match tokio::time::timeout(terms.timeout, asked).await {
+        Ok(Ok(reply)) => Some(reply),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the counter store refused");
+            None
+        }
+        Err(_) => None,
+    };
+    Landing { tickets, reply }
+}
+
+async fn run(
+    terms: &Terms,
+    link: &mut Connection,
+    command: &str,
+    script: &str,
+    batch: &Batch,
+    at_us: Option<u64>,
+) -> RedisResult<Value> {
+    terms.round_trips.fetch_add(1, Ordering::Relaxed);
+    terms.items.fetch_add(
+        u64::try_from(batch.items().len()).unwrap_or(0),
+        Ordering::Relaxed,
+    );
+    let keys: Vec<String> = batch.keys(&terms.prefix).collect();
+    let mut command = redis::cmd(command);
+    command.arg(script).arg(keys.len()).arg(&keys).arg("");
+    match at_us {
+        Some(at_us) => command.arg(at_us),
+        None => command.arg(""),
+    };
+    command.arg(&terms.gateway);
+    for item in batch.items() {
+        command.arg(&item[..]);
+    }
+    link.send(&command).await
+}
+
+/// Hands out the answers, and says what must be undone, since nobody waits for it any more.
+/// `None` when there are no answers: the way is broken.
+fn land(landing: Landing) -> Option<Vec<Ticket>> {
+    let Some(Value::Array(values)) = landing.reply else {
+        return None;
+    };
+    let mut values = values.into_iter();
+    let store_us = values.next().and_then(|time| match time {
+        Value::BulkString(bytes) => str::from_utf8(&bytes).ok()?.parse::<u64>().ok(),
+        _ => None,
+    })?;
+    let mut undone = Vec::new();
+    for (ticket, value) in landing.tickets.into_iter().zip(values) {
+        let Value::BulkString(reply) = value else {
+            continue;
+        };
+        let answer = Answer {
+            store_us,
+            verdict: Verdict::parse(&reply),
+        };
+        let unheard = match ticket.answer {
+            Some(waiting) => waiting.send(answer).err(),
+            None => None,
+        };
+        undone.extend(
+            unheard
+                .and_then(|answer| ticket.item.undo(&answer))
+                .map(|item| Ticket {
+                    item,
+                    at_us: ticket.at_us,
+                    answer: None,
+                }),
+        );
+    }
+    Some(undone)
+}

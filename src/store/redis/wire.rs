@@ -1,0 +1,426 @@
+//! What goes to the script and what comes back: `counters.lua` says what the bytes mean.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::limit::{Charge, CounterKey, Decision, Plan, Room, Scope, Span, Taken, sliding};
+
+/// Nobody knows when a task ends: a caller may ask again after this.
+const TASK_WAIT: Duration = Duration::from_secs(1);
+
+/// Layout of keys and values. Another number is another set of counters.
+const VERSION: u8 = 1;
+
+/// The most one step can hold on the wire.
+const MINUTE_US: u64 = 60_000_000;
+
+/// A counter's name in Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    /// Whose counters lie on one node: those of an app, those of an address.
+    tag: u64,
+    key: CounterKey,
+    /// The day's beginning in minutes, 0 for the other kinds.
+    day: u64,
+}
+
+impl Name {
+    /// The name of the counter of this charge.
+    fn of(plan: &Plan, charge: &Charge) -> Self {
+        let owner = match charge.scope {
+            Scope::App | Scope::User => plan.app,
+            Scope::Ip => plan.origin,
+        };
+        let day = match charge.span {
+            // A beginning of 0 minutes is still a day.
+            Span::Day { start_us, .. } => start_us / MINUTE_US + 1,
+            Span::Sliding { .. } | Span::Running => 0,
+        };
+        Self {
+            tag: tag(owner.unwrap_or(charge.key)),
+            key: charge.key,
+            day,
+        }
+    }
+
+    /// The key: `{prefix}{version}{{tag}}{counter}`, and the day.
+    pub(super) fn text(&self, prefix: &str) -> String {
+        let Self { tag, key, day } = self;
+        match day {
+            0 => format!("{prefix}{VERSION}{{{tag:x}}}{:x}", key.0),
+            day => format!("{prefix}{VERSION}{{{tag:x}}}{:x}.{day}", key.0),
+        }
+    }
+}
+
+/// 32 bits spread owners over a cluster's 16,384 slots.
+fn tag(owner: CounterKey) -> u64 {
+    u64::try_from(owner.0 >> 96).unwrap_or(0)
+}
+
+/// What an item asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum What {
+    /// One all-or-nothing decision, if it runs between these times of the store
+    /// (microseconds).
+    Decide { earliest_us: u64, latest_us: u64 },
+    /// Units back to where they were taken from.
+    GiveBack,
+}
+
+/// Units asked of one counter, or given back to it.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    name: Name,
+    kind: u8,
+    report: bool,
+    quota: u32,
+    units: u32,
+    a: u64,
+    b: u64,
+}
+
+/// One decision or one giving back.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    what: What,
+    parts: SmallVec<[Part; 6]>,
+}
+
+impl Item {
+    /// Asks for a plan. `slot` numbers the slots that it may take, from there on.
+    pub(super) fn decide(plan: &Plan, what: What, slot: u64, slot_lease: Duration) -> Self {
+        let lease_us = u64::try_from(slot_lease.as_micros()).unwrap_or(u64::MAX);
+        let parts = plan.charges.iter().zip(slot..).map(|(charge, slot)| {
+            let (kind, a, b) = match charge.span {
+                Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
+                Span::Day { start_us, end_us } => (1, start_us, end_us),
+                Span::Running => (2, lease_us, slot),
+            };
+            Part {
+                name: Name::of(plan, charge),
+                kind,
+                report: charge.report,
+                quota: charge.quota,
+                units: charge.cost,
+                a,
+                b,
+            }
+        });
+        Self {
+            what,
+            parts: parts.collect(),
+        }
+    }
+
+    /// Gives back what these charges of a plan took; they have nothing left afterwards. `None`
+    /// when that is nothing.
+    pub(super) fn give_back(plan: &mut Plan, which: &dyn Fn(&Charge) -> bool) -> Option<Self> {
+        let mut parts = SmallVec::new();
+        for index in 0..plan.charges.len() {
+            let charge = plan.charges[index];
+            if charge.taken.is_none() || !which(&charge) {
+                continue;
+            }
+            // Taken out: whoever comes next finds nothing to give back.
+            let Some(taken) = plan.charges[index].taken.take() else {
+                continue;
+            };
+            let (kind, a, b) = match (taken, charge.span) {
+                (Taken::Step(step), Span::Sliding { window_us }) => {
+                    (0, sliding::step_us(window_us), step)
+                }
+                (Taken::Day(_), Span::Day { start_us, end_us }) => (1, start_us, end_us),
+                (Taken::Slot(slot), Span::Running) => (2, 0, slot),
+                _ => continue,
+            };
+            parts.push(Part {
+                name: Name::of(plan, &charge),
+                kind,
+                report: charge.report,
+                quota: charge.quota,
+                units: charge.cost,
+                a,
+                b,
+            });
+        }
+        (!parts.is_empty()).then_some(Self {
+            what: What::GiveBack,
+            parts,
+        })
+    }
+}
+
+impl Item {
+    /// What undoes this decision after it was admitted. `None` when it took nothing.
+    pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
+        let Some(Verdict::Admitted(readings)) = &answer.verdict else {
+            return None;
+        };
+        let parts: SmallVec<[Part; 6]> = self
+            .parts
+            .iter()
+            .zip(readings)
+            .filter(|(part, reading)| part.units > 0 && reading.time_us >= 0.0)
+            .map(|(part, _)| Part {
+                b: match part.kind {
+                    0 => answer.store_us / part.a.max(1),
+                    _ => part.b,
+                },
+                ..*part
+            })
+            .collect();
+        (!parts.is_empty()).then_some(Self {
+            what: What::GiveBack,
+            parts,
+        })
+    }
+}
+
+/// What became of an item.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Answer {
+    /// When the script ran, by the store's clock, microseconds.
+    pub(super) store_us: u64,
+    /// `None` for an item that is no decision.
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// Items that go in one command.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    keys: Vec<Name>,
+    places: HashMap<Name, u16>,
+    items: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    /// Adds an item.
+    pub(super) fn push(&mut self, item: &Item) {
+        let mut bytes = Vec::with_capacity(17 + 32 * item.parts.len());
+        match item.what {
+            What::Decide {
+                earliest_us,
+                latest_us,
+            } => {
+                bytes.push(b'D');
+                put_time(&mut bytes, earliest_us);
+                put_time(&mut bytes, latest_us);
+            }
+            What::GiveBack => bytes.push(b'B'),
+        }
+        for part in &item.parts {
+            let next = u16::try_from(self.keys.len() + 1).unwrap_or(u16::MAX);
+            let place = *self.places.entry(part.name).or_insert_with(|| {
+                self.keys.push(part.name);
+                next
+            });
+            bytes.extend(place.to_le_bytes());
+            bytes.push(part.kind);
+            if let What::Decide { .. } = item.what {
+                bytes.push(u8::from(part.report));
+                bytes.extend(part.quota.to_le_bytes());
+                bytes.extend(part.units.to_le_bytes());
+                bytes.extend(0_u32.to_le_bytes());
+            } else {
+                bytes.extend(part.units.to_le_bytes());
+            }
+            put_time(&mut bytes, part.a);
+            put_time(&mut bytes, part.b);
+        }
+        self.items.push(bytes);
+    }
+
+    /// Keys of the batch, in the order of their places.
+    pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
+        self.keys.iter().map(move |name| name.text(prefix))
+    }
+
+    /// The items' bytes.
+    pub(super) fn items(&self) -> &[Vec<u8>] {
+        &self.items
+    }
+}
+
+/// Numbers go as doubles: Lua has no others.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "times and steps are far below 2^53"
+)]
+fn put_time(bytes: &mut Vec<u8>, number: u64) {
+    bytes.extend((number as f64).to_le_bytes());
+}
+
+/// What the script found at one counter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reading {
+    used: u32,
+    /// As `counters.lua` says.
+    time_us: f64,
+}
+
+/// The script's reply to a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Verdict {
+    Admitted(SmallVec<[Reading; 6]>),
+    Denied(SmallVec<[Reading; 6]>),
+    /// It ran too early or too late, and did nothing.
+    Late,
+    /// The day of the plan is not the store's, and nothing was done.
+    AnotherDay,
+}
+
+impl Verdict {
+    /// Reads a reply; `None` for one that no script of ours gives.
+    pub(super) fn parse(reply: &[u8]) -> Option<Self> {
+        let (what, rest) = reply.split_first()?;
+        let (readings, odd) = rest.as_chunks::<16>();
+        if !odd.is_empty() {
+            return None;
+        }
+        let readings = readings.iter().map(|bytes| {
+            let [a, b, c, d, _, _, _, _, time @ ..] = *bytes;
+            Reading {
+                used: u32::from_le_bytes([a, b, c, d]),
+                time_us: f64::from_le_bytes(time),
+            }
+        });
+        match what {
+            b'A' => Some(Self::Admitted(readings.collect())),
+            b'N' => Some(Self::Denied(readings.collect())),
+            b'L' => Some(Self::Late),
+            b'T' => Some(Self::AnotherDay),
+            _ => None,
+        }
+    }
+}
+
+/// Microseconds of a reply: whole and not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a double saturates"
+)]
+fn micros(time_us: f64) -> u64 {
+    time_us as u64
+}
+
+/// Notes in the plan what an admission took, and makes the decision of the readings.
+pub(super) fn admitted(
+    plan: &mut Plan,
+    readings: &[Reading],
+    store_us: u64,
+    slot: u64,
+) -> Decision {
+    let mut reported = 0_u64;
+    for ((index, charge), reading) in plan.charges.iter_mut().enumerate().zip(readings) {
+        charge.taken = None;
+        if charge.report && reading.time_us < 0.0 {
+            reported |= u32::try_from(index)
+                .ok()
+                .and_then(|bit| 1_u64.checked_shl(bit))
+                .unwrap_or(0);
+        } else if charge.cost > 0 {
+            charge.taken = Some(match charge.span {
+                Span::Sliding { window_us } => Taken::Step(store_us / sliding::step_us(window_us)),
+                Span::Day { end_us, .. } => Taken::Day(end_us),
+                Span::Running => Taken::Slot(slot + u64::try_from(index).unwrap_or(0)),
+            });
+        }
+    }
+    Decision::Admit {
+        nearest: nearest(plan, readings, store_us),
+        reported,
+    }
+}
+
+/// The enforced charge with the smallest share of its quota left.
+fn nearest(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Room> {
+    let mut nearest: Option<(usize, u32)> = None;
+    for (index, (charge, reading)) in plan.charges.iter().zip(readings).enumerate() {
+        if charge.report {
+            continue;
+        }
+        let taken = taken(plan, index) + u64::from(charge.cost);
+        let left = u64::from(charge.quota).saturating_sub(u64::from(reading.used) + taken);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let nearer = nearest.is_none_or(|(other, least)| {
+            u64::from(left) * u64::from(plan.charges[other].quota)
+                < u64::from(least) * u64::from(charge.quota)
+        });
+        if nearer {
+            nearest = Some((index, left));
+        }
+    }
+    let (index, left) = nearest?;
+    let (charge, reading) = (&plan.charges[index], readings[index]);
+    let resets_us = match charge.span {
+        Span::Sliding { window_us } => micros(reading.time_us).min(window_us),
+        Span::Day { start_us, end_us } => {
+            let used = u64::from(reading.used) + taken(plan, index) + u64::from(charge.cost);
+            if used == 0 {
+                0
+            } else {
+                until(start_us, end_us, store_us)
+            }
+        }
+        Span::Running => 0,
+    };
+    Some(Room {
+        charge: index,
+        left,
+        resets_in: Duration::from_micros(resets_us),
+    })
+}
+
+/// What the other charges of the plan took from the counter of charge `index`.
+fn taken(plan: &Plan, index: usize) -> u64 {
+    let key = plan.charges[index].key;
+    plan.charges
+        .iter()
+        .enumerate()
+        .filter(|(other, charge)| *other != index && charge.key == key && charge.taken.is_some())
+        .map(|(_, charge)| u64::from(charge.cost))
+        .sum()
+}
+
+fn until(start_us: u64, end_us: u64, store_us: u64) -> u64 {
+    let length_us = end_us.saturating_sub(start_us).max(1);
+    end_us.saturating_sub(store_us).clamp(1, length_us)
+}
+
+/// The denial with the longest wait. `None` when no reading denies: not a reply of ours.
+pub(super) fn denied(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Decision> {
+    let mut longest: Option<(usize, Option<Duration>)> = None;
+    for (index, (charge, reading)) in plan.charges.iter().zip(readings).enumerate() {
+        if charge.report || reading.time_us == 0.0 {
+            continue;
+        }
+        let wait = (reading.time_us > 0.0).then(|| match charge.span {
+            Span::Sliding { window_us } => {
+                Duration::from_micros(micros(reading.time_us).clamp(1, window_us.max(1)))
+            }
+            Span::Day { start_us, end_us } => {
+                Duration::from_micros(until(start_us, end_us, store_us))
+            }
+            Span::Running => TASK_WAIT,
+        });
+        let longer = longest.is_none_or(|(_, known)| match (wait, known) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(wait), Some(known)) => wait > known,
+        });
+        if longer {
+            longest = Some((index, wait));
+        }
+    }
+    longest.map(|(charge, retry_after)| Decision::Deny {
+        charge,
+        left: plan.charges[charge]
+            .quota
+            .saturating_sub(readings[charge].used),
+        retry_after,
+    })
+}
