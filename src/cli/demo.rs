@@ -244,7 +244,8 @@ fn view(intro: &str, tallies: &[Tally], stop: &AtomicBool, seconds: Option<u64>)
                 } else {
                     String::new()
                 };
-                let _ = write!(stdout, "{up}{table}");
+                // Without wrapping: a narrow terminal cuts lines off, and what goes up is counted.
+                let _ = write!(stdout, "{up}\x1b[?7l{table}\x1b[?7h");
                 drawn = table.lines().count();
             } else {
                 let _ = writeln!(stdout, "{}", line(tallies, tenths / 10));
