@@ -1,6 +1,8 @@
 //! Counters behind one trait. Sees keys, quotas and costs; never routes, requests or callers.
 
 pub mod memory;
+#[cfg(feature = "gateway")]
+pub mod redis;
 
 use crate::limit::{CounterKey, Decision, Moment, Plan};
 

@@ -1,0 +1,3 @@
+//! Counters shared through Redis.
+
+pub mod connect;
