@@ -61,10 +61,6 @@ pub enum ConnectError {
 
 /// A connection that any number of calls share.
 #[derive(Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are few, and each call goes through one"
-)]
 pub enum Connection {
     /// To one server.
     Single(MultiplexedConnection),
@@ -97,6 +93,7 @@ impl fmt::Debug for Connection {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each store")]
 enum Way {
     Direct(Client),
     Sentinels {
