@@ -62,12 +62,13 @@ impl Server {
     }
 
     fn store(&self, prefix: &str, gateway: &str, time: TimeSource) -> RedisStore {
+        let url = format!("redis://127.0.0.1:{}", self.port);
         let options = RedisOptions {
-            url: format!("redis://127.0.0.1:{}", self.port),
             prefix: prefix.to_owned(),
             // The clock of these tests stands still meanwhile.
             timeout: Duration::from_secs(60),
             slot_lease: Duration::from_secs(86_400),
+            ..RedisOptions::parse(&url).unwrap()
         };
         RedisStore::new(Connector::new(options).unwrap(), gateway.to_owned(), time)
     }

@@ -1,0 +1,10 @@
+//! The shared store against real servers, which the tests start themselves.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
+
+mod connecting;
+mod server;
