@@ -25,6 +25,17 @@ async fn send(connection: &mut Connection, arguments: &[&str]) -> RedisResult<St
     Ok(redis::from_redis_value(answer)?)
 }
 
+/// A connection, after some failures perhaps.
+async fn reach(connector: &Connector) -> Connection {
+    for _ in 0..100 {
+        match connector.connect().await {
+            Ok(connection) => return connection,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    panic!("{connector:?} cannot connect");
+}
+
 #[tokio::test]
 async fn a_plain_server_answers() {
     let server = Server::start();
@@ -127,13 +138,8 @@ async fn the_sentinels_lead_to_the_master_and_after_a_failover_to_the_new_one() 
     // One that hangs must not keep the others from being asked.
     wait_until("there is a new master", || watched.master_port() != old);
     watched.sentinels[0].freeze();
-    let mut connection = loop {
-        // Named before it has been told: refused until then.
-        match connector.connect().await {
-            Ok(connection) => break connection,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    };
+    // Named before it has been told: refused until then.
+    let mut connection = reach(&connector).await;
     let answer = connection.send(cmd(port[0]).arg(&port[1..])).await;
     assert_eq!(found(answer.unwrap()), watched.nodes[1].port());
 }
@@ -163,6 +169,25 @@ async fn a_cluster_answers_for_keys_on_all_nodes() {
     }
     let holding = |node: &Server| node.cli(&["dbsize"]) != "0";
     assert!(cluster.nodes.iter().all(holding));
+}
+
+#[tokio::test]
+async fn a_cluster_is_reached_and_answers_while_one_of_its_nodes_hangs() {
+    let cluster = Cluster::start(1);
+    cluster.nodes[0].freeze();
+    let connector = connector(&cluster.url());
+    let promoted = |node: &Server| {
+        let nodes = node.cli(&["cluster", "nodes"]);
+        let lives = |line: &&str| line.contains("master") && !line.contains("fail");
+        nodes.contains("fail") && nodes.lines().filter(lives).count() == 3
+    };
+    wait_until("a replica is promoted", || promoted(&cluster.nodes[1]));
+    let mut connection = reach(&connector).await;
+    for i in 0..20 {
+        let key = format!("fg:{i}");
+        let answer = send(&mut connection, &["SET", &key, "x"]).await;
+        assert_eq!(answer.unwrap(), "OK", "{key}");
+    }
 }
 
 #[tokio::test]

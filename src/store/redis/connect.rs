@@ -334,14 +334,13 @@ fn cluster(
         .iter()
         .map(|(host, port)| connection_info(options, certificates, (host, *port), Login::Data))
         .collect::<RedisResult<Vec<_>>>()?;
-    let time = connect_timeout(options);
+    // A node that hangs leaves time for the others. Not less than a decision may wait.
+    let part = connect_timeout(options) / 4;
     let (least, most) = CLUSTER_RETRY_WAIT;
     let mut builder = ClusterClient::builder(nodes)
-        .connection_timeout(time)
-        // Only its own questions (which node has which slots) are bounded by this: decisions
-        // are given up much earlier.
-        .response_timeout(time)
-        .overall_response_timeout(Some(time))
+        .connection_timeout(part)
+        .response_timeout(part)
+        .overall_response_timeout(Some(connect_timeout(options)))
         .retries(CLUSTER_RETRIES)
         .min_retry_wait(least)
         .max_retry_wait(most)
