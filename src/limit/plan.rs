@@ -112,3 +112,37 @@ pub enum Decision {
         retry_after: Option<Duration>,
     },
 }
+
+/// The denial with the longest wait, the first of equals: `None`, never, is the longest of all.
+pub(crate) fn longest_wait(
+    denials: impl Iterator<Item = (usize, Option<Duration>)>,
+) -> Option<(usize, Option<Duration>)> {
+    denials.reduce(|known, other| {
+        let longer = match (other.1, known.1) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(wait), Some(known)) => wait > known,
+        };
+        if longer { other } else { known }
+    })
+}
+
+/// The charge with the smallest share of its quota left, the first of equals.
+pub(crate) fn smallest_share(
+    charges: &[Charge],
+    left: impl Iterator<Item = (usize, u32)>,
+) -> Option<(usize, u32)> {
+    left.reduce(|known, other| {
+        let nearer = u64::from(other.1) * u64::from(charges[known.0].quota)
+            < u64::from(known.1) * u64::from(charges[other.0].quota);
+        if nearer { other } else { known }
+    })
+}
+
+/// The bit of a charge in [`Decision::Admit`]'s `reported`; none above the sixty-fourth.
+pub(crate) fn reported_bit(index: usize) -> u64 {
+    u32::try_from(index)
+        .ok()
+        .and_then(|bit| 1_u64.checked_shl(bit))
+        .unwrap_or(0)
+}

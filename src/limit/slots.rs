@@ -1,8 +1,12 @@
 //! Slots: the tasks of one caller that run at the same time.
 
 use std::mem;
+use std::time::Duration;
 
 use super::CounterKey;
+
+/// Nobody knows when a task ends: a caller may ask again after this.
+pub const TASK_WAIT: Duration = Duration::from_secs(1);
 
 /// A task that a slot is held for, past the end of its call.
 #[derive(Clone, Debug)]

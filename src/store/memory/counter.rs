@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use crate::limit::calendar::Day;
 use crate::limit::sliding::Sliding;
-use crate::limit::slots::Slots;
+use crate::limit::slots::{Slots, TASK_WAIT};
 use crate::limit::{Charge, CounterKey, Moment, Span, Taken};
-
-/// Nobody knows when a task ends: a caller may ask again after this.
-const TASK_WAIT: Duration = Duration::from_secs(1);
 
 /// What is stored under a key.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use super::MemoryStore;
 use super::bound::{Bound, Fresh, Pool};
 use super::counter::Counter;
 use super::shard::{Shard, shard_of};
+use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan, Room, Span};
 
 /// Where the units of a charge are counted.
@@ -79,10 +80,7 @@ impl MemoryStore {
             ) {
                 session.take(&mut charges[index], seen.place);
             } else {
-                reported |= u32::try_from(index)
-                    .ok()
-                    .and_then(|bit| 1_u64.checked_shl(bit))
-                    .unwrap_or(0);
+                reported |= reported_bit(index);
             }
         }
         Decision::Admit {
@@ -252,27 +250,14 @@ impl<'s> Session<'s> {
 
     /// The denial with the longest wait, if an enforced charge does not fit.
     fn deny(&mut self, charges: &[Charge], found: &[Found]) -> Option<Decision> {
-        let mut longest: Option<(usize, Option<Duration>)> = None;
-        for (index, (charge, seen)) in charges.iter().zip(found).enumerate() {
-            if charge.report {
-                continue;
-            }
+        let denials = charges.iter().zip(found).enumerate();
+        let longest = longest_wait(denials.filter_map(|(index, (charge, seen))| {
             let others = asked(charges, found, index, |other| {
                 !other.report && charge.cost > 0
             });
-            if fits(charge, seen.used, others) {
-                continue;
-            }
-            let wait = self.wait(charges, found, index);
-            let longer = longest.is_none_or(|(_, known)| match (wait, known) {
-                (_, None) => false,
-                (None, Some(_)) => true,
-                (Some(wait), Some(known)) => wait > known,
-            });
-            if longer {
-                longest = Some((index, wait));
-            }
-        }
+            let denies = !charge.report && !fits(charge, seen.used, others);
+            denies.then(|| (index, self.wait(charges, found, index)))
+        }));
         longest.map(|(charge, retry_after)| Decision::Deny {
             charge,
             left: charges[charge].quota.saturating_sub(found[charge].used),
@@ -348,26 +333,18 @@ impl<'s> Session<'s> {
 
     /// The enforced charge with the smallest share of its quota left.
     fn nearest(&mut self, charges: &[Charge], found: &[Found]) -> Option<Room> {
-        let mut nearest: Option<(usize, u32)> = None;
-        for (index, (charge, seen)) in charges
+        let left = charges
             .iter()
             .zip(found)
             .enumerate()
             .filter(|(_, (charge, _))| !charge.report)
-        {
-            let taken = asked(charges, found, index, |other| other.taken.is_some())
-                + u64::from(charge.cost);
-            let left = u64::from(charge.quota).saturating_sub(u64::from(seen.used) + taken);
-            let left = u32::try_from(left).unwrap_or(u32::MAX);
-            let nearer = nearest.is_none_or(|(other, least)| {
-                u64::from(left) * u64::from(charges[other].quota)
-                    < u64::from(least) * u64::from(charge.quota)
+            .map(|(index, (charge, seen))| {
+                let taken = asked(charges, found, index, |other| other.taken.is_some())
+                    + u64::from(charge.cost);
+                let left = u64::from(charge.quota).saturating_sub(u64::from(seen.used) + taken);
+                (index, u32::try_from(left).unwrap_or(u32::MAX))
             });
-            if nearer {
-                nearest = Some((index, left));
-            }
-        }
-        let (index, left) = nearest?;
+        let (index, left) = smallest_share(charges, left)?;
         let (charge, now) = (&charges[index], self.now);
         let resets_in = self.with(charge, found[index].place, |counter| {
             counter.resets_in(charge.span, now)

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
+use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, CounterKey, Decision, Plan, Room, Scope, Span, Taken, sliding};
-
-/// Nobody knows when a task ends: a caller may ask again after this.
-const TASK_WAIT: Duration = Duration::from_secs(1);
 
 /// Layout of keys and values. Another number is another set of counters.
 const VERSION: u8 = 1;
 
-/// The most one step can hold on the wire.
 const MINUTE_US: u64 = 60_000_000;
 
 /// A counter's name in Redis.
@@ -318,10 +316,7 @@ pub(super) fn admitted(
     for ((index, charge), reading) in plan.charges.iter_mut().enumerate().zip(readings) {
         charge.taken = None;
         if charge.report && reading.time_us < 0.0 {
-            reported |= u32::try_from(index)
-                .ok()
-                .and_then(|bit| 1_u64.checked_shl(bit))
-                .unwrap_or(0);
+            reported |= reported_bit(index);
         } else if charge.cost > 0 {
             charge.taken = Some(match charge.span {
                 Span::Sliding { window_us } => Taken::Step(store_us / sliding::step_us(window_us)),
@@ -338,23 +333,18 @@ pub(super) fn admitted(
 
 /// The enforced charge with the smallest share of its quota left.
 fn nearest(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Room> {
-    let mut nearest: Option<(usize, u32)> = None;
-    for (index, (charge, reading)) in plan.charges.iter().zip(readings).enumerate() {
-        if charge.report {
-            continue;
-        }
-        let taken = taken(plan, index) + u64::from(charge.cost);
-        let left = u64::from(charge.quota).saturating_sub(u64::from(reading.used) + taken);
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        let nearer = nearest.is_none_or(|(other, least)| {
-            u64::from(left) * u64::from(plan.charges[other].quota)
-                < u64::from(least) * u64::from(charge.quota)
+    let left = plan
+        .charges
+        .iter()
+        .zip(readings)
+        .enumerate()
+        .filter(|(_, (charge, _))| !charge.report)
+        .map(|(index, (charge, reading))| {
+            let taken = taken(plan, index) + u64::from(charge.cost);
+            let left = u64::from(charge.quota).saturating_sub(u64::from(reading.used) + taken);
+            (index, u32::try_from(left).unwrap_or(u32::MAX))
         });
-        if nearer {
-            nearest = Some((index, left));
-        }
-    }
-    let (index, left) = nearest?;
+    let (index, left) = smallest_share(&plan.charges, left)?;
     let (charge, reading) = (&plan.charges[index], readings[index]);
     let resets_us = match charge.span {
         Span::Sliding { window_us } => micros(reading.time_us).min(window_us),
@@ -393,29 +383,23 @@ fn until(start_us: u64, end_us: u64, store_us: u64) -> u64 {
 
 /// The denial with the longest wait. `None` when no reading denies: not a reply of ours.
 pub(super) fn denied(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Decision> {
-    let mut longest: Option<(usize, Option<Duration>)> = None;
-    for (index, (charge, reading)) in plan.charges.iter().zip(readings).enumerate() {
-        if charge.report || reading.time_us == 0.0 {
-            continue;
-        }
-        let wait = (reading.time_us > 0.0).then(|| match charge.span {
-            Span::Sliding { window_us } => {
-                Duration::from_micros(micros(reading.time_us).clamp(1, window_us.max(1)))
-            }
-            Span::Day { start_us, end_us } => {
-                Duration::from_micros(until(start_us, end_us, store_us))
-            }
-            Span::Running => TASK_WAIT,
-        });
-        let longer = longest.is_none_or(|(_, known)| match (wait, known) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(wait), Some(known)) => wait > known,
-        });
-        if longer {
-            longest = Some((index, wait));
-        }
-    }
+    let denials = plan.charges.iter().zip(readings).enumerate();
+    let longest = longest_wait(
+        denials
+            .filter(|(_, (charge, reading))| !charge.report && reading.time_us != 0.0)
+            .map(|(index, (charge, reading))| {
+                let wait = (reading.time_us > 0.0).then(|| match charge.span {
+                    Span::Sliding { window_us } => {
+                        Duration::from_micros(micros(reading.time_us).clamp(1, window_us.max(1)))
+                    }
+                    Span::Day { start_us, end_us } => {
+                        Duration::from_micros(until(start_us, end_us, store_us))
+                    }
+                    Span::Running => TASK_WAIT,
+                });
+                (index, wait)
+            }),
+    );
     longest.map(|(charge, retry_after)| Decision::Deny {
         charge,
         left: plan.charges[charge]
