@@ -38,23 +38,16 @@ impl Reader<'_> {
                 }
             }
         };
-        let Some(table) = value.get_ref().as_table() else {
-            let (text, figure) = read(self, value)?;
-            return Some(WrittenLimit {
-                at,
-                text,
-                figure,
-                mode: None,
-                refund_on: None,
-                zone: None,
-                hold: Hold::Response,
-                max_hold: None,
-                denial: None,
-            });
-        };
-        let Some(rate) = table.get("rate") else {
-            self.wrong(value, "the figure is missing: rate = \"100/s\"");
-            return None;
+        let table = value.get_ref().as_table();
+        let rate = match table {
+            None => value,
+            Some(table) => {
+                let Some(rate) = table.get("rate") else {
+                    self.wrong(value, "the figure is missing: rate = \"100/s\"");
+                    return None;
+                };
+                rate
+            }
         };
         let (text, figure) = read(self, rate)?;
         let mut limit = WrittenLimit {
@@ -68,7 +61,7 @@ impl Reader<'_> {
             max_hold: None,
             denial: None,
         };
-        for (key, value) in table {
+        for (key, value) in table.into_iter().flatten() {
             let only = |reader: &mut Self, fits: bool, what: &str| {
                 if !fits {
                     reader.wrong(

@@ -76,20 +76,24 @@ impl Link {
     /// Hands in an item whose answer is waited for. `None` when too many wait already.
     pub(super) fn ask(&self, item: Item, at_us: Option<u64>) -> Option<oneshot::Receiver<Answer>> {
         let (answer, receiver) = oneshot::channel();
-        let ticket = Ticket {
-            item,
-            at_us,
-            answer: Some(answer),
-        };
-        self.tickets.try_send(ticket).ok().map(|()| receiver)
+        self.hand_in(item, at_us, Some(answer)).then_some(receiver)
     }
 
     /// Hands in an item that nobody waits for. Whether there was room for it.
     pub(super) fn tell(&self, item: Item, at_us: Option<u64>) -> bool {
+        self.hand_in(item, at_us, None)
+    }
+
+    fn hand_in(
+        &self,
+        item: Item,
+        at_us: Option<u64>,
+        answer: Option<oneshot::Sender<Answer>>,
+    ) -> bool {
         let ticket = Ticket {
             item,
             at_us,
-            answer: None,
+            answer,
         };
         self.tickets.try_send(ticket).is_ok()
     }
@@ -244,10 +248,7 @@ fn land(landing: Landing) -> Option<Vec<Ticket>> {
             store_us,
             verdict: Verdict::parse(&reply),
         };
-        let unheard = match ticket.answer {
-            Some(waiting) => waiting.send(answer).err(),
-            None => None,
-        };
+        let unheard = ticket.answer.and_then(|waiting| waiting.send(answer).err());
         undone.extend(
             unheard
                 .and_then(|answer| ticket.item.undo(&answer))
