@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::store::redis::connect::RedisOptions;
+
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -61,6 +63,16 @@ pub struct Shield {
     pub denials_per_s: Option<std::num::NonZeroU32>,
 }
 
+/// Where counters are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+pub enum StoreSettings {
+    /// In this process.
+    Memory,
+    /// In a Redis that gateways share.
+    Redis(RedisOptions),
+}
+
 /// Everything a process needs to know, valid.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,6 +88,8 @@ pub struct Settings {
     pub routes: Vec<PathBuf>,
     /// The selected edition.
     pub edition: String,
+    /// Where counters are kept.
+    pub store: StoreSettings,
     /// Live counters the embedded store may hold.
     pub max_counters: usize,
     /// Proxies whose `X-Forwarded-For` is believed.

@@ -49,7 +49,18 @@ pub fn command() -> Command {
             .long_about(
                 "Check settings and route files as `run` would read them, and report all mistakes \
                  at once.\n\nExit code: 0 good, 1 mistakes, 2 a file could not be read. Upstreams \
-                 are not looked up.",
+                 are not looked up, and a store in Redis is asked with --connect alone.",
+            )
+            .arg(
+                Arg::new("connect")
+                    .long("connect")
+                    .action(ArgAction::SetTrue)
+                    .help("Ask the store whether it would do")
+                    .long_help(
+                        "Connect to the store in Redis, and check its version, our rights, its \
+                         maxmemory-policy and its clock. Writes two keys below the prefix, which \
+                         are gone after a second.",
+                    ),
             ),
         None,
     );

@@ -1,5 +1,7 @@
 //! `floodgate check`: every mistake at once.
 
+mod store;
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -12,8 +14,12 @@ use crate::spec::Ruleset;
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut report = Report::default();
     // Mistakes elsewhere do not hide those of the route files that are named.
+    let mut found = String::new();
     let (routes, edition) = match load(matches, env, Purpose::Look) {
-        Ok(settings) => (settings.routes, Some(settings.edition)),
+        Ok(settings) => {
+            found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
+            (settings.routes, Some(settings.edition))
+        }
         Err(error) => {
             report.add(&error.to_string(), error.count(), error.is_unreadable());
             (named_routes(matches), None)
@@ -33,7 +39,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     }
     match (rules, edition, report.mistakes) {
         (Some(rules), Some(edition), 0) => {
-            print(&summary(&rules, &edition))?;
+            print(&format!("{}{found}", summary(&rules, &edition)))?;
             Ok(Ended::Good)
         }
         _ => report.end(),
@@ -56,6 +62,11 @@ struct Report {
 }
 
 impl Report {
+    /// One mistake.
+    fn say(&mut self, text: &str) {
+        self.add(text, 1, false);
+    }
+
     fn add(&mut self, text: &str, mistakes: usize, unreadable: bool) {
         self.text.push_str(text);
         self.text.push('\n');

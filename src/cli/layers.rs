@@ -32,11 +32,13 @@ pub(super) enum Origin {
 pub(super) struct Given {
     pub(super) text: String,
     pub(super) origin: Origin,
+    /// Whether it is never printed.
+    pub(super) secret: bool,
 }
 
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = &self.text;
+        let text = if self.secret { "***" } else { &self.text };
         match &self.origin {
             Origin::Flag(flag) => write!(f, "--{flag} {text}"),
             Origin::Env(name) => write!(f, "{name}={text}"),
@@ -148,6 +150,7 @@ impl Layers {
             let given = values.map(|text| Given {
                 text: text.clone(),
                 origin: Origin::Flag(setting.flag),
+                secret: setting.secret,
             });
             self.flags.insert(setting.key, given.collect());
         }
@@ -196,6 +199,7 @@ impl Layers {
             let given = |text: &str| Given {
                 text: text.trim().to_owned(),
                 origin: Origin::Env(name.to_owned()),
+                secret: setting.is_some_and(|setting| setting.secret),
             };
             match setting {
                 None => file = Some(value.to_owned()),
@@ -273,6 +277,7 @@ impl Layers {
                             key: setting.key.to_owned(),
                             quoted: matches!(value, DeValue::String(_)),
                         },
+                        secret: setting.secret,
                     }),
                     Err(found) => mistakes.push(Mistake::Type {
                         path: path.to_owned(),
@@ -308,6 +313,7 @@ impl Layers {
                     .map(|text| Given {
                         text: text.to_owned(),
                         origin: Origin::Default,
+                        secret: false,
                     })
                     .into_iter()
                     .collect()

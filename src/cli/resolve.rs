@@ -1,5 +1,7 @@
 //! Settings as given → [`Settings`]. All mistakes are reported at once.
 
+mod store;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
@@ -190,10 +192,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         "" => Err(ValueError::Empty),
         _ => Ok(text.to_owned()),
     });
-    let store = reader.one("store", |text| match text {
-        "memory" => Ok(()),
-        _ => Err(ValueError::Store),
-    });
+    let store = store::read(reader);
     let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
     let require_bearer = reader.one("auth", |text| {
         value::choice(text, &[("off", false), ("require-bearer", true)])
@@ -236,7 +235,6 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let body_timeout = reader.time("body_timeout", MILLISECOND);
     let keepalive = reader.time("keepalive", SECOND);
     let grace = reader.time("grace", NOTHING);
-    store?;
     Some(Settings {
         listen,
         upstreams,
@@ -244,6 +242,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         admin: admin?,
         routes,
         edition: edition?,
+        store: store?,
         max_counters: max_counters?,
         trusted_proxies,
         ipv6_prefix: ipv6_prefix?,

@@ -89,7 +89,8 @@ fn every_setting_can_be_given_in_every_layer() {
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
         ("routes", _) => "x.toml".to_owned(),
-        ("upstream_ca", _) => "/x.pem".to_owned(),
+        ("store", _) => "rediss-sentinel://u:p@a,b:1/m/2".to_owned(),
+        _ if value == "FILE" => "/x.pem".to_owned(),
         ("edition", _) => "v2".to_owned(),
         (_, Some("true")) => "false".to_owned(),
         (_, Some("false")) => "true".to_owned(),
@@ -274,4 +275,49 @@ fn variables_that_kubernetes_makes_are_not_ours() {
     ] {
         settings(&[], &[(name, "x")], None);
     }
+}
+
+#[test]
+fn the_store_is_memory_unless_a_redis_is_named() {
+    use crate::settings::StoreSettings;
+    assert_eq!(settings(&[], &[], None).store, StoreSettings::Memory);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    fs::write(&path, "from a file\n").unwrap();
+    let vars = [
+        ("FLOODGATE_STORE", "redis://user:word@a/1"),
+        ("FLOODGATE_STORE_PASSWORD_FILE", path.to_str().unwrap()),
+    ];
+    let flags = ["--store-timeout", "20ms", "--min-gateways", "3"];
+    let StoreSettings::Redis(options) = settings(&flags, &vars, None).store else {
+        panic!("not Redis");
+    };
+    assert_eq!(options.timeout, Duration::from_millis(20));
+    assert_eq!((options.min_gateways, options.database), (3, 1));
+    assert_eq!(options.username.as_deref(), Some("user"));
+    assert_eq!(options.password.unwrap().expose(), "from a file");
+    assert!(options.leases && !options.allow_eviction);
+    let got = mistakes(
+        &["--store", "redis://a"],
+        &[("FLOODGATE_STORE_PASSWORD_FILE", "/nowhere")],
+        None,
+    );
+    assert!(got[0].starts_with("cannot read /nowhere: "), "{got:?}");
+}
+
+#[test]
+fn a_mistake_in_the_store_does_not_print_its_password() {
+    let file = Some("store = \"redis://user:secret@a:x\"\nstore_password = \"\"\n");
+    let got = mistakes(&["--store-prefix", "{a}"], &[], file);
+    let expected = [
+        "floodgate.toml:1: store = \"***\": a port is not a number from 1 to 65535; in a password, write / : @ as %2F %3A %40",
+        "floodgate.toml:2: store_password = \"***\": empty",
+        "--store-prefix {a}: not a prefix; write 1 to 32 letters, digits, '.', '_' or '-'",
+    ];
+    assert_eq!(got, expected);
+    let got = mistakes(&[], &[("FLOODGATE_STORE", "redsi://:secret@a")], None);
+    assert!(
+        got[0].starts_with("FLOODGATE_STORE=***: not a store; "),
+        "{got:?}"
+    );
 }

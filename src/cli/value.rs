@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::store::redis::connect::UrlError;
+
 /// Why a value is refused, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ValueError {
@@ -33,8 +35,10 @@ pub(super) enum ValueError {
         known: Vec<&'static str>,
         near: Option<String>,
     },
-    #[error("the only store is \"memory\"")]
-    Store,
+    #[error("{0}")]
+    Store(UrlError),
+    #[error("not a prefix; write 1 to 32 letters, digits, '.', '_' or '-'")]
+    Prefix,
     #[error("the callers' address too; choose another port")]
     AdminListens,
     #[error("there twice")]
@@ -169,6 +173,15 @@ pub(super) fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Resu
     match digits.parse::<u64>() {
         Ok(n) if (least..=most).contains(&n) => T::try_from(n).map_err(|_| wrong),
         _ => Err(wrong),
+    }
+}
+
+/// What keys begin with. Braces would choose the cluster node of every key.
+pub(super) fn prefix(text: &str) -> Result<String, ValueError> {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match (1..=32).contains(&text.len()) && text.bytes().all(is_good) {
+        true => Ok(text.to_owned()),
+        false => Err(ValueError::Prefix),
     }
 }
 

@@ -6,5 +6,6 @@
     reason = "tests"
 )]
 
+mod checking;
 mod connecting;
 mod server;

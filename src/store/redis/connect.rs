@@ -1,6 +1,7 @@
 //! Connections to the store: one server, the master that sentinels name, or a cluster.
 
 mod options;
+mod probe;
 
 use std::fmt;
 use std::io;
@@ -18,6 +19,7 @@ use redis::{
 };
 
 pub use options::{RedisOptions, Secret, Topology, UrlError};
+pub use probe::{Master, Probe, State, probe};
 
 /// Commands that may be on their way at once on one connection.
 const IN_FLIGHT: usize = 1024;

@@ -1,0 +1,423 @@
+//! The settings themselves.
+
+use super::Setting;
+
+const ONE: Setting = Setting {
+    key: "",
+    flag: "",
+    value: "",
+    many: false,
+    secret: false,
+    default: None,
+    group: "",
+    help: "",
+    more: "",
+};
+
+const ADDRESSES: &str = "Addresses";
+const RULES: &str = "Rules";
+const STORE: &str = "Store";
+const CALLERS: &str = "Callers";
+const ANSWERS: &str = "Answers and log";
+const PROTECTION: &str = "Protection";
+const TIMES: &str = "Times";
+
+/// All settings, as the help prints them.
+pub(in crate::cli) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        flag: "listen",
+        value: "ADDR",
+        many: true,
+        default: Some("127.0.0.1:8080"),
+        group: ADDRESSES,
+        help: "Where callers connect",
+        more: "`:8080` and `8080` mean all IPv4 interfaces.",
+        ..ONE
+    },
+    Setting {
+        key: "upstream",
+        flag: "upstream",
+        value: "URL",
+        many: true,
+        group: ADDRESSES,
+        help: "Where admitted calls go: http://host:port or https://host:port",
+        more: "Several take turns; one that cannot be reached is passed over. Without a port: 80 \
+               and 443. Host names are looked up once, at the start. The caller's own `Host` goes \
+               upstream as it is, over https too: an upstream that tells its hosts apart must \
+               know it. TLS asks for the certificate of the URL's host (SNI), and checks it \
+               against that name. `run` needs at least one.",
+        ..ONE
+    },
+    Setting {
+        key: "upstream_ca",
+        flag: "upstream-ca",
+        value: "FILE",
+        group: ADDRESSES,
+        help: "Certificates (PEM) that vouch for https upstreams, instead of the system's",
+        more: "In floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "admin",
+        flag: "admin",
+        value: "ADDR",
+        default: Some("127.0.0.1:9090"),
+        group: ADDRESSES,
+        help: "The admin listener: /metrics, /live, /ready, finished tasks",
+        more: "It asks for no credentials: keep it on an address that only operators reach.",
+        ..ONE
+    },
+    Setting {
+        key: "routes",
+        flag: "routes",
+        value: "FILE",
+        many: true,
+        default: Some("shipped"),
+        group: RULES,
+        help: "Route files; later ones override earlier ones by operation name",
+        more: "`shipped` is the table that is compiled in, so that `--routes shipped --routes \
+               mine.toml` layers a file over it. In floodgate.toml, paths are relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "edition",
+        flag: "edition",
+        value: "NAME",
+        default: Some("current"),
+        group: RULES,
+        help: "The edition whose limits hold: current, v1, v2, v3, v4 or one of your own",
+        more: "`current` serves v3 for App Key paths and v4 for App ID paths; a named edition \
+               holds for both.",
+        ..ONE
+    },
+    Setting {
+        key: "store",
+        flag: "store",
+        value: "memory|URL",
+        secret: true,
+        default: Some("memory"),
+        group: STORE,
+        help: "Where counters are kept: memory, or the URL of a Redis that gateways share",
+        more: "`memory`: in this process. `redis://[user[:password]@]host[:port][/database]`: one \
+               server. `redis-sentinel://host:port,host:port/master[/database]`: the master that \
+               the sentinels know by this name. `redis-cluster://host:port,host:port`: a cluster. \
+               `rediss` instead of `redis`: over TLS. Redis 7.0 or newer, or Valkey.",
+        ..ONE
+    },
+    Setting {
+        key: "max_counters",
+        flag: "max-counters",
+        value: "N",
+        default: Some("1000000"),
+        group: STORE,
+        help: "Live counters the store in memory may hold",
+        more: "Above it, new callers of a limit share one overflow counter.",
+        ..ONE
+    },
+    Setting {
+        key: "store_username",
+        flag: "store-username",
+        value: "NAME",
+        group: STORE,
+        help: "ACL user at the Redis servers",
+        more: "Goes over that of the URL.",
+        ..ONE
+    },
+    Setting {
+        key: "store_password",
+        flag: "store-password",
+        value: "TEXT",
+        secret: true,
+        group: STORE,
+        help: "Its password",
+        more: "Goes over that of the URL. Every process on the host can read a flag: the environment and \
+               a file are better places.",
+        ..ONE
+    },
+    Setting {
+        key: "store_password_file",
+        flag: "store-password-file",
+        value: "FILE",
+        group: STORE,
+        help: "A file that holds the password and nothing else",
+        more: "Read where `store_password` is not given; a line's end after it does not count. In floodgate.toml, the path is \
+               relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "store_sentinel_username",
+        flag: "store-sentinel-username",
+        value: "NAME",
+        group: STORE,
+        help: "ACL user at the sentinels",
+        ..ONE
+    },
+    Setting {
+        key: "store_sentinel_password",
+        flag: "store-sentinel-password",
+        value: "TEXT",
+        secret: true,
+        group: STORE,
+        help: "Its password at the sentinels",
+        ..ONE
+    },
+    Setting {
+        key: "store_ca",
+        flag: "store-ca",
+        value: "FILE",
+        group: STORE,
+        help: "Certificates (PEM) that vouch for the Redis servers, instead of the system's",
+        more: "In floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "store_client_cert",
+        flag: "store-client-cert",
+        value: "FILE",
+        group: STORE,
+        help: "Our certificate (PEM), for Redis servers that ask for one",
+        more: "In floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "store_client_key",
+        flag: "store-client-key",
+        value: "FILE",
+        group: STORE,
+        help: "Its key (PEM)",
+        more: "In floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "store_prefix",
+        flag: "store-prefix",
+        value: "NAME",
+        default: Some("fg"),
+        group: STORE,
+        help: "What all keys in Redis begin with",
+        more: "Gateways with the same prefix share their counters. Letters, digits and `.` `_` `-`.",
+        ..ONE
+    },
+    Setting {
+        key: "store_timeout",
+        flag: "store-timeout",
+        value: "TIME",
+        default: Some("50ms"),
+        group: STORE,
+        help: "How long a decision may wait for Redis",
+        more: "Then the limit's `on_store_failure` decides.",
+        ..ONE
+    },
+    Setting {
+        key: "store_leases",
+        flag: "store-leases",
+        value: "true|false",
+        default: Some("true"),
+        group: STORE,
+        help: "Take units of busy counters in advance, and decide without asking",
+        more: "`false`: every decision asks Redis.",
+        ..ONE
+    },
+    Setting {
+        key: "store_slot_lease",
+        flag: "store-slot-lease",
+        value: "TIME",
+        default: Some("10s"),
+        group: STORE,
+        help: "How long a running task's slot outlives the last sign of life of its gateway",
+        ..ONE
+    },
+    Setting {
+        key: "min_gateways",
+        flag: "min-gateways",
+        value: "N",
+        default: Some("1"),
+        group: STORE,
+        help: "Gateways that share each limit while Redis is away, at least",
+        more: "Set it to the number that the deployment runs: a gateway that starts during an outage has \
+               seen no other.",
+        ..ONE
+    },
+    Setting {
+        key: "store_allow_eviction",
+        flag: "store-allow-eviction",
+        value: "true|false",
+        default: Some("false"),
+        group: STORE,
+        help: "Accept a Redis that may drop counters to make room",
+        more: "Without it, `check --connect` takes any `maxmemory-policy` but `noeviction` for a mistake.",
+        ..ONE
+    },
+    Setting {
+        key: "auth",
+        flag: "auth",
+        value: "off|require-bearer",
+        default: Some("require-bearer"),
+        group: CALLERS,
+        help: "Whether a call without a bearer token is answered 401 here",
+        more: "Only the upstream can check a token; this one only looks whether there is one.",
+        ..ONE
+    },
+    Setting {
+        key: "trusted_proxies",
+        flag: "trusted-proxy",
+        value: "CIDR",
+        many: true,
+        group: CALLERS,
+        help: "Proxies whose X-Forwarded-For is believed",
+        more: "A bare address is one host. The caller is the right-most address that is not \
+               trusted.",
+        ..ONE
+    },
+    Setting {
+        key: "ipv6_prefix",
+        flag: "ipv6-prefix",
+        value: "BITS",
+        default: Some("64"),
+        group: CALLERS,
+        help: "Length of the IPv6 prefix that counts as one address",
+        ..ONE
+    },
+    Setting {
+        key: "answers",
+        flag: "answers",
+        value: "native|problem",
+        default: Some("native"),
+        group: ANSWERS,
+        help: "Form of our own error answers",
+        more: "`native`: the service's own JSON; `problem`: RFC 9457.",
+        ..ONE
+    },
+    Setting {
+        key: "ratelimit_headers",
+        flag: "ratelimit-headers",
+        value: "draft-11|x-ratelimit|off",
+        default: Some("draft-11"),
+        group: ANSWERS,
+        help: "Rate-limit header fields of answers",
+        more: "`draft-11`: RateLimit-Policy and RateLimit \
+               (draft-ietf-httpapi-ratelimit-headers-11); `x-ratelimit`: X-RateLimit-Limit, \
+               -Remaining and -Reset.",
+        ..ONE
+    },
+    Setting {
+        key: "access_log",
+        flag: "access-log",
+        value: "true|false",
+        default: Some("true"),
+        group: ANSWERS,
+        help: "Write a line for each request",
+        ..ONE
+    },
+    Setting {
+        key: "log",
+        flag: "log",
+        value: "json|text",
+        default: Some("json"),
+        group: ANSWERS,
+        help: "Form of the log on standard output",
+        ..ONE
+    },
+    Setting {
+        key: "max_in_flight",
+        flag: "max-in-flight",
+        value: "N",
+        default: Some("10000"),
+        group: PROTECTION,
+        help: "Requests at the same time above which new ones are shed (503)",
+        ..ONE
+    },
+    Setting {
+        key: "shield_requests",
+        flag: "shield-requests",
+        value: "N|off",
+        default: Some("off"),
+        group: PROTECTION,
+        help: "Requests per second and address, before any counter is touched",
+        ..ONE
+    },
+    Setting {
+        key: "shield_denials",
+        flag: "shield-denials",
+        value: "N|off",
+        default: Some("off"),
+        group: PROTECTION,
+        help: "Denied requests per second and address, before any counter is touched",
+        ..ONE
+    },
+    Setting {
+        key: "h2c",
+        flag: "h2c",
+        value: "true|false",
+        default: Some("false"),
+        group: PROTECTION,
+        help: "Accept HTTP/2 over clear text",
+        more: "Its detection waits for a connection's first bytes without a limit: only behind a \
+               proxy of yours.",
+        ..ONE
+    },
+    Setting {
+        key: "threads",
+        flag: "threads",
+        value: "N|auto",
+        default: Some("auto"),
+        group: PROTECTION,
+        help: "Worker threads; auto: one for each core",
+        ..ONE
+    },
+    Setting {
+        key: "connect_timeout",
+        flag: "connect-timeout",
+        value: "TIME",
+        default: Some("2s"),
+        group: TIMES,
+        help: "Time to connect to the upstream",
+        ..ONE
+    },
+    Setting {
+        key: "read_timeout",
+        flag: "read-timeout",
+        value: "TIME",
+        default: Some("60s"),
+        group: TIMES,
+        help: "Longest wait between two reads from the upstream",
+        ..ONE
+    },
+    Setting {
+        key: "write_timeout",
+        flag: "write-timeout",
+        value: "TIME",
+        default: Some("60s"),
+        group: TIMES,
+        help: "Longest wait between two writes to the upstream",
+        ..ONE
+    },
+    Setting {
+        key: "body_timeout",
+        flag: "body-timeout",
+        value: "TIME",
+        default: Some("10s"),
+        group: TIMES,
+        help: "Time in which the body of a call that is counted by messages must arrive",
+        ..ONE
+    },
+    Setting {
+        key: "keepalive",
+        flag: "keepalive",
+        value: "TIME",
+        default: Some("75s"),
+        group: TIMES,
+        help: "How long an idle connection of a caller is kept",
+        ..ONE
+    },
+    Setting {
+        key: "grace",
+        flag: "grace",
+        value: "TIME",
+        default: Some("30s"),
+        group: TIMES,
+        help: "How long running requests may take to end after SIGTERM or Ctrl-C",
+        ..ONE
+    },
+];

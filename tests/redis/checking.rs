@@ -1,0 +1,134 @@
+//! `floodgate check --connect`.
+
+use std::process::Command;
+
+use crate::server::{Cluster, Server, Watched};
+
+/// The exit code, standard output and standard error.
+fn check(store: &str, more: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_floodgate"))
+        .env_clear()
+        .args(["check", "--connect", "--store", store])
+        .args(more)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_good_store_is_named_with_its_version_and_clock() {
+    let server = Server::start();
+    let (code, out, err) = check(&server.url(), &[]);
+    assert_eq!(code, 0, "{err}");
+    let line = out.lines().last().unwrap();
+    let start = format!("good: {} is Redis ", server.url());
+    assert!(line.starts_with(&start), "{line}");
+    assert!(line.contains(", noeviction, its clock 0 ms "), "{line}");
+    assert_eq!(code, check("memory", &[]).0);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let server = Server::start();
+    assert_eq!(check(&server.url(), &[]).0, 0);
+    assert_eq!(server.cli(&["dbsize"]), "0");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_a_mistake_without_its_password() {
+    let mut server = Server::start();
+    server.stop();
+    let url = server.url().replace("://", "://user:secret@");
+    let (code, out, err) = check(&url, &[]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    let start = format!("{}: cannot connect: ", server.url());
+    assert!(err.starts_with(&start), "{err}");
+    assert!(!err.contains("secret"), "{err}");
+}
+
+#[test]
+fn missing_rights_are_named_with_what_gives_them() {
+    let server = Server::with(&[
+        "user few on >few ~fg:* +@all -zadd -time -info -script",
+        "user elsewhere on >elsewhere ~other:* +@all",
+    ]);
+    let url = |user: &str| server.url().replace("://", &format!("://{user}:{user}@"));
+    let (code, _, err) = check(&url("few"), &[]);
+    assert_eq!(code, 1);
+    let line = format!(
+        "{}: no right to use INFO, TIME, SCRIPT, ZADD; give it with ACL SETUSER few +info +time \
+         +script +zadd\n1 mistake\n",
+        server.url()
+    );
+    assert_eq!(err, line);
+    let (code, _, err) = check(&url("elsewhere"), &[]);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("ACL SETUSER elsewhere ~fg:*\n1 mistake"),
+        "{err}"
+    );
+    let (code, _, err) = check(&url("elsewhere"), &["--store-prefix", "other"]);
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn a_store_that_may_evict_counters_must_be_accepted() {
+    let server = Server::with(&["maxmemory-policy allkeys-lru"]);
+    let (code, _, err) = check(&server.url(), &[]);
+    assert_eq!(code, 1);
+    assert!(err.contains("maxmemory-policy is allkeys-lru"), "{err}");
+    let (code, out, err) = check(&server.url(), &["--store-allow-eviction"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("allkeys-lru"), "{out}");
+}
+
+#[test]
+fn a_store_that_takes_no_writes_is_a_mistake() {
+    let master = Server::start();
+    let replica = Server::with(&[&format!("replicaof 127.0.0.1 {}", master.port())]);
+    let (code, _, err) = check(&replica.url(), &[]);
+    assert_eq!(code, 1);
+    assert!(err.contains(": a replica; "), "{err}");
+    assert!(err.ends_with("\n1 mistake\n"), "{err}");
+    let full = Server::with(&["maxmemory 1"]);
+    let (code, _, err) = check(&full.url(), &[]);
+    assert_eq!(code, 1);
+    assert!(err.contains(": takes no writes: "), "{err}");
+}
+
+#[test]
+fn every_master_of_a_cluster_is_checked() {
+    let cluster = Cluster::start(0);
+    let (code, out, err) = check(&cluster.url(), &[]);
+    assert_eq!(code, 0, "{err}");
+    for node in &cluster.nodes {
+        assert!(out.contains(&format!("good: {} is ", node.url())), "{out}");
+    }
+    cluster.nodes[2].cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
+    let (code, _, err) = check(&cluster.url(), &[]);
+    assert_eq!(code, 1);
+    assert!(err.starts_with(&cluster.nodes[2].url()), "{err}");
+}
+
+#[test]
+fn sentinels_lead_to_the_master_that_is_checked() {
+    let watched = Watched::start();
+    let (code, out, err) = check(&watched.url(), &[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains(&format!("good: {} is ", watched.url())),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_unreadable() {
+    let (code, _, err) = check("rediss://a", &["--store-ca", "/nowhere.pem"]);
+    assert_eq!(code, 2);
+    assert!(
+        err.starts_with("store: cannot read /nowhere.pem: "),
+        "{err}"
+    );
+}
