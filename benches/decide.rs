@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use floodgate::limit::{
-    Decision, Denial, Hold, KeyHasher, Limit, LimitId, Mode, Moment, Plan, Scope, Unit, Window,
-    calendar::Zone,
+    Decision, Denial, Hold, KeyHasher, Limit, LimitId, Mode, Moment, OnStoreFailure, Plan, Scope,
+    Unit, Window, calendar::Zone,
 };
 use floodgate::store::memory::{MemoryOptions, MemoryStore};
 
@@ -22,6 +22,7 @@ fn limit(name: &str, quota: u32, window: Window, scope: Scope) -> Limit {
         scope,
         group: None,
         mode: Mode::Enforce,
+        on_store_failure: OnStoreFailure::Local,
         refund_on: Box::default(),
         hold: Hold::Response,
         max_hold: Duration::ZERO,

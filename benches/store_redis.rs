@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use floodgate::clock::Clock;
 use floodgate::limit::{Charge, CounterKey, LimitId, Plan, Scope, Span};
+use floodgate::store::Store as _;
 use floodgate::store::redis::connect::{Connection, Connector, RedisOptions};
 use floodgate::store::redis::{RedisStore, TimeSource};
 
@@ -81,6 +82,7 @@ fn plan(busy: u64, number: u64) -> Plan {
             known: true,
             taken: None,
             shared: false,
+            on_store_failure: floodgate::limit::OnStoreFailure::Local,
         });
     }
     plan
@@ -178,6 +180,7 @@ async fn main() {
     let store = Arc::new(RedisStore::new(
         connector,
         "bench".to_owned(),
+        100_000,
         TimeSource::Server(clock),
     ));
     println!("| busy counters | what | per s against INCR | Redis CPU, µs | calls per command |");

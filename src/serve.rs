@@ -20,9 +20,12 @@ use crate::admission::Policy;
 use crate::clock::Clock;
 use crate::gateway::{Gateway, Shared};
 use crate::observe::{admin, log, metrics::Metrics};
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use crate::spec::Ruleset;
+use crate::store::AnyStore;
 use crate::store::memory::{MemoryOptions, MemoryStore};
+use crate::store::redis::connect::{ConnectError, Connector};
+use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
@@ -60,6 +63,9 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The counter store's settings cannot be used.
+    #[error("store: {0}")]
+    Store(#[from] ConnectError),
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -133,23 +139,29 @@ pub fn prepare(
         ipv6_prefix: settings.ipv6_prefix,
     };
     let metrics = Metrics::new(&rules)?;
-    let store = MemoryStore::new(MemoryOptions {
-        max_counters: settings.max_counters,
-    });
-    let shared = Shared::new(
-        settings,
-        rules,
-        policy,
-        store,
-        metrics,
-        Clock::start(),
-        id_seed,
-    );
+    let clock = Clock::start();
+    let store = store(&settings, clock)?;
+    let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed);
     Ok(Prepared {
         shared: Arc::new(shared),
         listen,
         admin,
         admin_addr,
+    })
+}
+
+/// The counters that the settings name.
+fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
+    Ok(match &settings.store {
+        StoreSettings::Memory => AnyStore::Memory(MemoryStore::new(MemoryOptions {
+            max_counters: settings.max_counters,
+        })),
+        StoreSettings::Redis(options) => AnyStore::Redis(RedisStore::new(
+            Connector::new(options.clone())?,
+            RedisStore::new_gateway_id(),
+            settings.max_counters,
+            TimeSource::Server(clock),
+        )),
     })
 }
 
@@ -210,6 +222,14 @@ impl Prepared {
                 .and_then(|path| path.to_str().map(str::to_owned)),
             ..ServerConf::default()
         };
+        if let Some(store) = shared.admission.store().shared() {
+            // Known before the first call: with the store, or with this gateway's share.
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(ServeError::Start)?
+                .block_on(store.greet());
+        }
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         for worker in 0..settings.threads {
@@ -343,6 +363,12 @@ impl BackgroundService for Housekeeping {
                 if ticks.is_multiple_of(10) {
                     shared.sweep_shield();
                 }
+            }
+        });
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Some(store) = shared.admission.store().shared() {
+                store.watch().await;
             }
         });
         let listener = self.admin.lock().take();

@@ -54,6 +54,7 @@ fn charge(limit: usize, caller: usize, quota: u32, cost: u32, span: Span) -> Cha
         known: false,
         taken: None,
         shared: false,
+        on_store_failure: floodgate::limit::OnStoreFailure::Local,
     }
 }
 

@@ -66,11 +66,8 @@ impl<S: Store> Admission<S> {
             {
                 let limit = rules.limit(hold);
                 if limit.unit == Unit::Tasks && limit.hold == Hold::Task {
-                    let until = now.mono_us.saturating_add(
-                        u64::try_from(limit.max_hold.as_micros()).unwrap_or(u64::MAX),
-                    );
                     self.store
-                        .hold_task(plan, task, until, &|charge| charge.limit == hold);
+                        .hold_task(plan, task, limit.max_hold, now, &|c| c.limit == hold);
                 }
             }
         }
@@ -117,21 +114,31 @@ impl<S: Store> Admission<S> {
     }
 
     /// Reports a task done: frees its slot. Whether there was one.
-    pub fn finish_task(&self, rules: &Ruleset, app: &str, task: &str, now: Moment) -> bool {
+    ///
+    /// # Errors
+    /// [`StoreError`]; the task may then still hold slots.
+    pub async fn finish_task(
+        &self,
+        rules: &Ruleset,
+        app: &str,
+        task: &str,
+        now: Moment,
+    ) -> Result<bool, StoreError> {
         let app_key = rules
             .keys
             .app(&identity::fold_app(app, rules.fold_app_names));
-        rules
+        let keys: HashSet<CounterKey> = rules
             .limits
             .iter()
             .filter(|limit| limit.unit == Unit::Tasks && limit.scope == Scope::App)
             .map(|limit| limit.salt.with(app_key))
             // One name may stand for several figures: each counter is asked once.
-            .collect::<HashSet<CounterKey>>()
-            .into_iter()
+            .collect();
+        let mut held = false;
+        for key in keys {
             // A task may hold slots of several limits: none may be left behind.
-            .filter(|key| self.store.finish_task(*key, task, now))
-            .count()
-            > 0
+            held |= self.store.finish_task(app_key, key, task, now).await?;
+        }
+        Ok(held)
     }
 }

@@ -100,6 +100,10 @@ impl World {
             .map(|admitted| (call, admitted))
     }
 
+    fn finish(&self, app: &str) -> bool {
+        ready(self.spine.finish_task(&self.rules, app, "t1", self.now)).unwrap()
+    }
+
     fn denied_by(&self, method: &str, path: &str, recipients: u32) -> String {
         match self.admit(method, path, recipients) {
             Err(Refused::Deny(denied)) => self.rules.limit(denied.limit).name.to_string(),
@@ -243,22 +247,9 @@ fn a_task_holds_its_slot_until_done_or_expired() {
         .spine
         .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
     assert_eq!(world.denied_by("POST", "/o/a/run", 1), "run:tasks:app");
-    assert!(
-        !world
-            .spine
-            .finish_task(&world.rules, "o#b", "t1", world.now),
-        "another app's task"
-    );
-    assert!(
-        world
-            .spine
-            .finish_task(&world.rules, "O#A", "t1", world.now)
-    );
-    assert!(
-        !world
-            .spine
-            .finish_task(&world.rules, "o#a", "t1", world.now)
-    );
+    assert!(!world.finish("o#b"), "another app's task");
+    assert!(world.finish("O#A"));
+    assert!(!world.finish("o#a"));
 
     let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
     world

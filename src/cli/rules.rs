@@ -77,6 +77,11 @@ pub(super) fn random() -> u64 {
 
 /// Reads and compiles route files, in order; `shipped` is the compiled-in table.
 pub(super) fn load(files: &[PathBuf]) -> Result<Ruleset, RulesError> {
+    load_with(files, KeyHasher::new((random(), random())))
+}
+
+/// The same, with counter keys of this hasher.
+pub(super) fn load_with(files: &[PathBuf], keys: KeyHasher) -> Result<Ruleset, RulesError> {
     let mut unreadable = Vec::new();
     let mut layers = Vec::with_capacity(files.len());
     for path in files {
@@ -103,7 +108,7 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Ruleset, RulesError> {
             kind: (!mistakes.0.is_empty()).then_some(Kind::Mistakes(mistakes)),
         });
     }
-    compile(&layers, KeyHasher::new((random(), random()))).map_err(|mistakes| RulesError {
+    compile(&layers, keys).map_err(|mistakes| RulesError {
         unreadable,
         kind: Some(Kind::Mistakes(mistakes)),
     })

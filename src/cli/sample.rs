@@ -3,7 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::limit::{Denial, Hold, KeyHasher, Limit, LimitId, Mode, Scope, Unit, Window};
+use crate::limit::{
+    Denial, Hold, KeyHasher, Limit, LimitId, Mode, OnStoreFailure, Scope, Unit, Window,
+};
 use crate::route::RouteTable;
 use crate::route::pricing::{Cap, CostSource};
 use crate::spec::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, Unmatched};
@@ -22,6 +24,7 @@ fn limit(keys: &KeyHasher, name: &str, unit: Unit, quota: u32, window_s: u64) ->
         scope,
         group: name.starts_with("profile").then(|| "profile".into()),
         mode: Mode::Enforce,
+        on_store_failure: OnStoreFailure::Local,
         refund_on: [].into(),
         hold: Hold::Response,
         max_hold: Duration::ZERO,

@@ -13,8 +13,7 @@ use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Metrics;
 use crate::settings::Settings;
 use crate::spec::Ruleset;
-use crate::store::memory::MemoryStore;
-use crate::store::{Store, StoreGauges};
+use crate::store::{AnyStore, Store as _, StoreError, StoreGauges};
 
 /// One gateway: rules, counters, metrics.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub struct Shared {
     /// Compiled routes and limits.
     pub rules: Arc<Ruleset>,
     /// The spine.
-    pub admission: Admission<MemoryStore>,
+    pub admission: Admission<AnyStore>,
     /// What of the settings the spine needs.
     pub policy: Policy,
     /// Metrics.
@@ -46,7 +45,7 @@ impl Shared {
         settings: Settings,
         rules: Arc<Ruleset>,
         policy: Policy,
-        store: MemoryStore,
+        store: AnyStore,
         metrics: Metrics,
         clock: Clock,
         id_seed: u64,
@@ -105,9 +104,14 @@ impl Shared {
     }
 
     /// Reports a task done. Whether it held a slot.
-    pub fn finish_task(&self, app: &str, task: &str) -> bool {
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn finish_task(&self, app: &str, task: &str) -> Result<bool, StoreError> {
+        let now = self.clock.now();
         self.admission
-            .finish_task(&self.rules, app, task, self.clock.now())
+            .finish_task(&self.rules, app, task, now)
+            .await
     }
 
     /// Drops idle counters, a part at a time.

@@ -4,6 +4,7 @@
 use std::hash::Hasher;
 use std::net::IpAddr;
 
+use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Identifies one counter: the limit's name and the caller's attributes, hashed.
@@ -18,21 +19,41 @@ impl CounterKey {
     }
 }
 
-/// Makes keys with a secret that is drawn when the process starts.
+/// Makes keys.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyHasher {
-    seed: (u64, u64),
+    /// `None`: without a secret.
+    seed: Option<(u64, u64)>,
 }
 
 impl KeyHasher {
-    /// A hasher with this secret.
+    /// A hasher with a secret, which is drawn when the process starts.
     #[must_use]
     pub const fn new(seed: (u64, u64)) -> Self {
-        Self { seed }
+        Self { seed: Some(seed) }
+    }
+
+    /// A hasher whose keys are the same in every process that shares the counters. Nobody can
+    /// find names that collide in 128 bits of SHA-256, though there is no secret.
+    #[must_use]
+    pub const fn shared() -> Self {
+        Self { seed: None }
     }
 
     fn hash(&self, domain: u8, parts: &[&[u8]]) -> CounterKey {
-        let mut hasher = SipHasher13::new_with_keys(self.seed.0, self.seed.1);
+        let Some(seed) = self.seed else {
+            let mut hasher = Sha256::new_with_prefix([domain]);
+            for part in parts {
+                let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+                hasher.update(length.to_le_bytes());
+                hasher.update(part);
+            }
+            let mut key = [0; 16];
+            let digest: [u8; 32] = hasher.finalize().into();
+            key.copy_from_slice(&digest[..16]);
+            return CounterKey(u128::from_le_bytes(key));
+        };
+        let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
         hasher.write_u8(domain);
         for part in parts {
             // The length keeps ("ab", "c") and ("a", "bc") apart.
@@ -46,6 +67,12 @@ impl KeyHasher {
     #[must_use]
     pub fn limit(&self, name: &str) -> CounterKey {
         self.hash(b'l', &[name.as_bytes()])
+    }
+
+    /// The key of a task, by its name.
+    #[must_use]
+    pub fn task(&self, name: &str) -> CounterKey {
+        self.hash(b't', &[name.as_bytes()])
     }
 
     /// The key of an app, by its folded name.

@@ -102,6 +102,18 @@ pub enum Mode {
     Off,
 }
 
+/// What becomes of a limit while the counter store cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnStoreFailure {
+    /// Each gateway gives its share of the quota from its own memory.
+    #[default]
+    Local,
+    /// Every call passes.
+    Allow,
+    /// No call passes.
+    Deny,
+}
+
 /// How long a task slot is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Hold {
@@ -146,6 +158,8 @@ pub struct Limit {
     pub group: Option<Box<str>>,
     /// Whether it acts.
     pub mode: Mode,
+    /// What it does while the store cannot be asked.
+    pub on_store_failure: OnStoreFailure,
     /// Upstream statuses after which the units are given back.
     pub refund_on: Box<[u16]>,
     /// How long a slot is held; only for [`Unit::Tasks`].
@@ -201,6 +215,7 @@ impl Limit {
             span,
             scope: self.scope,
             report: self.mode == Mode::Report,
+            on_store_failure: self.on_store_failure,
             known,
             taken: None,
             shared: false,

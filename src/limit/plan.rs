@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{CounterKey, Scope};
+use super::{CounterKey, OnStoreFailure, Scope};
 
 /// Index of a limit in its ruleset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub struct Charge {
     pub scope: Scope,
     /// Counted, but never denies.
     pub report: bool,
+    /// What to do when the store cannot be asked.
+    pub on_store_failure: OnStoreFailure,
     /// The app is configured or has had a recent 2xx: its counters never share the overflow.
     pub known: bool,
     /// Filled by the store when the units were taken; taken out when they are given back, so

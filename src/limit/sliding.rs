@@ -291,6 +291,12 @@ impl Sliding {
         free_at.saturating_sub(now_us).clamp(1, window_us.max(1))
     }
 
+    /// The steps that count, oldest first: number and units.
+    pub fn steps(&self) -> impl Iterator<Item = (u64, u32)> {
+        let steps = self.steps.oldest_first(self.newest);
+        steps.map(|(age, units)| (self.newest.saturating_sub(age), units))
+    }
+
     /// Whether nothing counts any more: the counter can go.
     #[must_use]
     pub fn is_idle(&self, now_us: u64) -> bool {

@@ -67,6 +67,33 @@ impl Slots {
         id
     }
 
+    /// Takes slots under a number that was given elsewhere. A counter has either such numbers or
+    /// its own.
+    pub fn take_as(&mut self, id: u64, caller: CounterKey, units: u32) {
+        let units = units.min(u32::MAX - self.used);
+        self.used += units;
+        self.holders.push(Holder {
+            id,
+            caller,
+            units,
+            held: None,
+        });
+    }
+
+    /// The numbers of the slots whose calls still run.
+    pub fn running(&self) -> impl Iterator<Item = u64> {
+        let running = self.holders.iter().filter(|holder| holder.held.is_none());
+        running.map(|holder| holder.id)
+    }
+
+    /// The slots that are held for tasks: number, task, and until when.
+    pub fn held(&self) -> impl Iterator<Item = (u64, &str, u64)> {
+        self.holders.iter().filter_map(|holder| {
+            let held = holder.held.as_ref()?;
+            Some((holder.id, &*held.task, held.until_us))
+        })
+    }
+
     /// Frees the slots of this number. Whether there were any.
     pub fn release(&mut self, id: u64) -> bool {
         self.free(|holder| holder.id == id)

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use crate::gateway::Shared;
+use crate::store::redis::RedisStore;
 
 /// The listener's routes.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -25,7 +26,15 @@ pub fn router(shared: Arc<Shared>) -> Router {
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     (
         [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
-        shared.metrics.render(shared.gauges(), shared.in_flight()),
+        shared.metrics.render(
+            shared.gauges(),
+            shared
+                .admission
+                .store()
+                .shared()
+                .map(RedisStore::shared_gauges),
+            shared.in_flight(),
+        ),
     )
 }
 
@@ -43,7 +52,17 @@ async fn finish_task(
     State(shared): State<Arc<Shared>>,
     Path((app, task)): Path<(String, String)>,
 ) -> impl IntoResponse {
-    if shared.finish_task(&app, &task) {
+    let freed = match shared.finish_task(&app, &task).await {
+        Ok(freed) => freed,
+        Err(error) => {
+            let error = format!("{error}: the task may still hold slots; report it again");
+            return (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Json(json!({ "app": app, "task": task, "freed": false, "error": error })),
+            );
+        }
+    };
+    if freed {
         (
             StatusCode::OK,
             Json(json!({ "app": app, "task": task, "freed": true })),

@@ -9,6 +9,7 @@ use prometheus::{
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
 use crate::store::StoreGauges;
+use crate::store::redis::SharedGauges;
 
 /// Our own part of a call: 10 µs to 100 ms.
 const OWN_BUCKETS: &[f64] = &[
@@ -60,8 +61,41 @@ pub struct Metrics {
     counters: IntGaugeVec,
     slots: IntGauge,
     overflowed: IntGauge,
+    shared: SharedMetrics,
     admits: Vec<IntCounter>,
     admits_other: [IntCounter; 2],
+}
+
+/// Of a store that gateways share.
+#[derive(Debug)]
+struct SharedMetrics {
+    up: IntGauge,
+    gateways: IntGauge,
+    failures: IntCounter,
+    round_trips: IntCounter,
+    items: IntCounter,
+    alone: IntCounter,
+}
+
+impl SharedMetrics {
+    /// The embedded store is always up, and nobody shares it.
+    fn set(&self, now: Option<SharedGauges>) {
+        self.up
+            .set(i64::from(now.as_ref().is_none_or(|now| now.is_up)));
+        let Some(now) = now else {
+            return;
+        };
+        let gateways = i64::try_from(now.gateways.len()).unwrap_or(i64::MAX);
+        self.gateways.set(gateways);
+        for (counter, value) in [
+            (&self.failures, now.times_down),
+            (&self.round_trips, now.round_trips),
+            (&self.items, now.items),
+            (&self.alone, now.alone),
+        ] {
+            counter.inc_by(value.saturating_sub(counter.get()));
+        }
+    }
 }
 
 impl Metrics {
@@ -81,6 +115,11 @@ impl Metrics {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
         };
         let histogram =
             |name: &str, help: &str, buckets: &[f64]| -> prometheus::Result<Histogram> {
@@ -138,14 +177,10 @@ impl Metrics {
                 "Time from the verdict to the end of the answer.",
                 UPSTREAM_BUCKETS,
             )?,
-            upstream_errors: {
-                let errors = IntCounter::new(
-                    "floodgate_upstream_errors_total",
-                    "Calls that the upstream did not answer.",
-                )?;
-                registry.register(Box::new(errors.clone()))?;
-                errors
-            },
+            upstream_errors: counter(
+                "floodgate_upstream_errors_total",
+                "Calls that the upstream did not answer.",
+            )?,
             in_flight: gauge("floodgate_requests_in_flight", "Requests being handled.")?,
             counters: live,
             slots: gauge("floodgate_task_slots_in_use", "Task slots in use.")?,
@@ -153,6 +188,32 @@ impl Metrics {
                 "floodgate_counter_overflows",
                 "Charges that went to a shared overflow counter since the start.",
             )?,
+            shared: SharedMetrics {
+                up: gauge(
+                    "floodgate_store_up",
+                    "Whether the counter store can be asked; 0: each limit goes by its on_store_failure.",
+                )?,
+                gateways: gauge(
+                    "floodgate_store_gateways",
+                    "Gateways that share the counter store, as far as it knows.",
+                )?,
+                failures: counter(
+                    "floodgate_store_failures_total",
+                    "Times that the counter store went out of use.",
+                )?,
+                round_trips: counter(
+                    "floodgate_store_round_trips_total",
+                    "Commands sent to the counter store.",
+                )?,
+                items: counter(
+                    "floodgate_store_items_total",
+                    "Decisions and givings back in those commands: divided by them, the batch size.",
+                )?,
+                alone: counter(
+                    "floodgate_store_local_decisions_total",
+                    "Decisions made without the counter store.",
+                )?,
+            },
             admits: rules
                 .routes
                 .iter()
@@ -229,7 +290,12 @@ impl Metrics {
 
     /// The text exposition, with these gauges.
     #[must_use]
-    pub fn render(&self, store: StoreGauges, in_flight: usize) -> String {
+    pub fn render(
+        &self,
+        store: StoreGauges,
+        shared: Option<SharedGauges>,
+        in_flight: usize,
+    ) -> String {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         for (kind, live) in ["app", "user", "ip"].iter().zip(store.counters) {
             self.counters.with_label_values(&[kind]).set(gauge(live));
@@ -238,6 +304,7 @@ impl Metrics {
         self.overflowed
             .set(i64::try_from(store.overflowed).unwrap_or(i64::MAX));
         self.in_flight.set(gauge(in_flight));
+        self.shared.set(shared);
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default()

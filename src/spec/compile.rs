@@ -11,7 +11,7 @@ use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
-use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, Scope, Unit};
+use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, OnStoreFailure, Scope, Unit};
 use crate::route::RouteTable;
 use crate::route::pricing::{Cap, CostSource};
 
@@ -111,6 +111,7 @@ struct Terms {
     name: String,
     quota: u32,
     mode: Mode,
+    on_store_failure: OnStoreFailure,
     refund_on: Vec<u16>,
     hold: crate::limit::Hold,
     max_hold: Duration,
@@ -255,6 +256,7 @@ impl Compiler<'_> {
             group: None,
             denial: None,
             mode: None,
+            on_store_failure: None,
             sources: &[],
         };
         let editions = editions

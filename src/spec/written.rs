@@ -15,7 +15,7 @@ use super::Unmatched;
 use super::check::{Collector, Place, suggestion};
 use super::figure::{Figure, Period};
 use crate::limit::calendar::Zone;
-use crate::limit::{Denial, Hold, Mode, Scope, Unit};
+use crate::limit::{Denial, Hold, Mode, OnStoreFailure, Scope, Unit};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub(super) struct WrittenLimit {
     pub(super) text: String,
     pub(super) figure: Figure,
     pub(super) mode: Option<Mode>,
+    pub(super) on_store_failure: Option<OnStoreFailure>,
     pub(super) refund_on: Option<Vec<u16>>,
     pub(super) zone: Option<(String, Zone)>,
     pub(super) hold: Hold,
@@ -73,6 +74,7 @@ pub(super) struct WrittenRoute {
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
+    pub(super) on_store_failure: Option<OnStoreFailure>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
     pub(super) overview: Vec<String>,
 }
@@ -83,6 +85,7 @@ pub(super) struct WrittenGroup {
     /// Of its limits that have none of their own and whose route has none.
     pub(super) denial: Option<Denial>,
     pub(super) mode: Option<Mode>,
+    pub(super) on_store_failure: Option<OnStoreFailure>,
     pub(super) editions: BTreeMap<String, WrittenEdition>,
 }
 
@@ -135,6 +138,7 @@ const ROUTE_KEYS: &[&str] = &[
     "needs_token",
     "denial",
     "mode",
+    "on_store_failure",
     "remove",
     "overview",
 ];
@@ -149,6 +153,11 @@ const MODES: &[(&str, Mode)] = &[
     ("enforce", Mode::Enforce),
     ("report", Mode::Report),
     ("off", Mode::Off),
+];
+const FAILURES: &[(&str, OnStoreFailure)] = &[
+    ("local", OnStoreFailure::Local),
+    ("allow", OnStoreFailure::Allow),
+    ("deny", OnStoreFailure::Deny),
 ];
 const UNMATCHED: &[(&str, Unmatched)] = &[
     ("default-limit", Unmatched::DefaultLimit),

@@ -1,8 +1,15 @@
 //! Counters behind one trait. Sees keys, quotas and costs; never routes, requests or callers.
 
+#[cfg(feature = "gateway")]
+mod any;
 pub mod memory;
 #[cfg(feature = "gateway")]
 pub mod redis;
+
+#[cfg(feature = "gateway")]
+pub use any::AnyStore;
+
+use std::time::Duration;
 
 use crate::limit::{CounterKey, Decision, Moment, Plan};
 
@@ -49,17 +56,27 @@ pub trait Store: Send + Sync + 'static {
     );
 
     /// Keeps the slots of this plan that pass `which` past the end of the call, as task `task`,
-    /// until [`Store::finish_task`] or `until_us` (monotonic microseconds).
+    /// until [`Store::finish_task`], at most for `longest`. Never waits.
     fn hold_task(
         &self,
         plan: &mut Plan,
         task: &str,
-        until_us: u64,
+        longest: Duration,
+        now: Moment,
         which: &dyn Fn(&crate::limit::Charge) -> bool,
     );
 
-    /// Frees the slot that task `task` holds on counter `key`. Whether there was one.
-    fn finish_task(&self, key: CounterKey, task: &str, now: Moment) -> bool;
+    /// Frees the slot that task `task` holds on counter `key` of this app. Whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn finish_task(
+        &self,
+        app: CounterKey,
+        key: CounterKey,
+        task: &str,
+        now: Moment,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Drops idle counters, a part of the store at a time. Called a few times a second.
     fn sweep(&self, now: Moment);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Compiler, Terms};
 use crate::limit::calendar::Zone;
-use crate::limit::{Denial, Limit, LimitId, Mode, Scope, Unit, Window};
+use crate::limit::{Denial, Limit, LimitId, Mode, OnStoreFailure, Scope, Unit, Window};
 use crate::spec::check::Place;
 use crate::spec::figure::Period;
 use crate::spec::written::{WrittenEdition, WrittenLimit, WrittenRoute};
@@ -24,6 +24,7 @@ pub(super) struct Owner<'a> {
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own.
     pub(super) mode: Option<Mode>,
+    pub(super) on_store_failure: Option<OnStoreFailure>,
     pub(super) sources: &'a [String],
 }
 
@@ -47,6 +48,10 @@ impl Compiler<'_> {
             name,
             quota: figure.quota.get(),
             mode: owner.mode_of(written),
+            on_store_failure: written
+                .on_store_failure
+                .or(owner.on_store_failure)
+                .unwrap_or_default(),
             refund_on: match (&written.refund_on, scope) {
                 (Some(statuses), _) => statuses.clone(),
                 (None, Scope::Ip) => Vec::new(),
@@ -88,6 +93,7 @@ impl Compiler<'_> {
             scope,
             group: owner.group.map(Into::into),
             mode: terms.mode,
+            on_store_failure: terms.on_store_failure,
             refund_on: terms.refund_on.as_slice().into(),
             hold: terms.hold,
             max_hold: terms.max_hold,
@@ -144,6 +150,7 @@ impl Compiler<'_> {
             group: None,
             denial: None,
             mode: None,
+            on_store_failure: None,
             sources: &[],
         };
         written
@@ -178,6 +185,7 @@ impl Compiler<'_> {
                 group: None,
                 denial: written.denial,
                 mode: written.mode,
+                on_store_failure: written.on_store_failure,
                 sources: &[],
             };
             let limits = self.with_ip_copies(&self.written.defaults, &owner, ip_copy);
@@ -197,6 +205,7 @@ impl Compiler<'_> {
             group: None,
             denial: written.denial,
             mode: written.mode,
+            on_store_failure: written.on_store_failure,
             sources: &entry.sources,
         };
         limits.extend(self.with_ip_copies(&entry.limits, &owner, ip_copy));
@@ -241,6 +250,7 @@ impl Compiler<'_> {
             group: Some(name),
             denial: route.denial.or(group.denial),
             mode: route.mode.or(group.mode),
+            on_store_failure: route.on_store_failure.or(group.on_store_failure),
             sources: &figures.sources,
         };
         self.with_ip_copies(&figures.limits, &owner, ip_copy)

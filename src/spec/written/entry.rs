@@ -6,11 +6,12 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::{
-    At, DENIALS, MODES, ROUTE_KEYS, Reader, Value, WrittenEdition, WrittenGroup, WrittenRoute,
+    At, DENIALS, FAILURES, MODES, ROUTE_KEYS, Reader, Value, WrittenEdition, WrittenGroup,
+    WrittenRoute,
 };
 use crate::spec::check::suggestion;
 
-const GROUP_KEYS: &[&str] = &["name", "denial", "mode"];
+const GROUP_KEYS: &[&str] = &["name", "denial", "mode", "on_store_failure"];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
 
 impl Reader<'_> {
@@ -111,12 +112,16 @@ impl Reader<'_> {
             return;
         };
         self.mistakes.within(format!("group `{}`", name.value));
-        let (mut editions, mut denial, mut mode) = (BTreeMap::new(), None, None);
+        let mut editions = BTreeMap::new();
+        let (mut denial, mut mode, mut on_store_failure) = (None, None, None);
         for (key, value) in table {
             match &**key.get_ref() {
                 "name" => {}
                 "denial" => denial = self.choice(value, "denial", DENIALS),
                 "mode" => mode = self.choice(value, "mode", MODES),
+                "on_store_failure" => {
+                    on_store_failure = self.choice(value, "on_store_failure", FAILURES);
+                }
                 _ => self.try_edition(key, value, &mut editions, "a group", GROUP_KEYS),
             }
         }
@@ -138,11 +143,13 @@ impl Reader<'_> {
                 group.editions.extend(editions);
                 group.denial = denial.or(group.denial);
                 group.mode = mode.or(group.mode);
+                group.on_store_failure = on_store_failure.or(group.on_store_failure);
             }
             None => self.written.groups.push(WrittenGroup {
                 name,
                 denial,
                 mode,
+                on_store_failure,
                 editions,
             }),
         }
@@ -203,6 +210,7 @@ impl Reader<'_> {
             needs_token: None,
             denial: None,
             mode: None,
+            on_store_failure: None,
             editions: BTreeMap::new(),
             overview: Vec::new(),
         });
@@ -238,6 +246,9 @@ impl Reader<'_> {
                 "needs_token" => route.needs_token = self.bool(value, "needs_token"),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
+                "on_store_failure" => {
+                    route.on_store_failure = self.choice(value, "on_store_failure", FAILURES);
+                }
                 "remove" => remove = self.bool(value, "remove").unwrap_or_default(),
                 "overview" => {
                     route.overview = self

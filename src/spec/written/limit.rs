@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DENIALS, MODES, Reader, Value, WrittenLimit};
+use super::{DENIALS, FAILURES, MODES, Reader, Value, WrittenLimit};
 use crate::limit::calendar::Zone;
 use crate::limit::{Denial, Hold};
 use crate::spec::figure::{self, Figure, Period};
@@ -10,6 +10,7 @@ use crate::spec::figure::{self, Figure, Period};
 const LIMIT_KEYS: &[&str] = &[
     "rate",
     "mode",
+    "on_store_failure",
     "refund_on",
     "timezone",
     "hold",
@@ -55,6 +56,7 @@ impl Reader<'_> {
             text,
             figure,
             mode: None,
+            on_store_failure: None,
             refund_on: None,
             zone: None,
             hold: Hold::Response,
@@ -73,6 +75,9 @@ impl Reader<'_> {
             match &**key.get_ref() {
                 "rate" => {}
                 "mode" => limit.mode = self.choice(value, "mode", MODES),
+                "on_store_failure" => {
+                    limit.on_store_failure = self.choice(value, "on_store_failure", FAILURES);
+                }
                 "refund_on" => limit.refund_on = Some(self.statuses(value)),
                 "timezone" => {
                     only(self, figure.period == Period::Day, "day limits");

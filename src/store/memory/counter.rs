@@ -9,7 +9,7 @@ use crate::limit::{Charge, CounterKey, Moment, Span, Taken};
 
 /// What is stored under a key.
 #[derive(Clone, Debug)]
-pub(super) enum Counter {
+pub(in crate::store) enum Counter {
     /// Of a sliding window.
     Sliding(Sliding),
     /// Of a calendar day.
@@ -20,7 +20,7 @@ pub(super) enum Counter {
 
 impl Counter {
     /// An empty counter for this span.
-    pub(super) fn new(span: Span, now: Moment) -> Self {
+    pub(in crate::store) fn new(span: Span, now: Moment) -> Self {
         let mut counter = match span {
             Span::Sliding { .. } => Self::Sliding(Sliding::new()),
             Span::Day { .. } => Self::Day(Day::default()),
@@ -31,7 +31,7 @@ impl Counter {
     }
 
     /// Moves the counter to `now`; afterwards [`Counter::used`] holds.
-    pub(super) fn advance(&mut self, span: Span, now: Moment) {
+    pub(in crate::store) fn advance(&mut self, span: Span, now: Moment) {
         match (&mut *self, span) {
             (Self::Sliding(sliding), Span::Sliding { window_us }) => {
                 sliding.advance(window_us, now.mono_us)
@@ -44,7 +44,7 @@ impl Counter {
     }
 
     /// Units that count.
-    pub(super) fn used(&self) -> u32 {
+    pub(in crate::store) fn used(&self) -> u32 {
         match self {
             Self::Sliding(sliding) => sliding.used(),
             Self::Day(day) => day.used(),
@@ -53,7 +53,7 @@ impl Counter {
     }
 
     /// Slots in use; 0 for the other kinds.
-    pub(super) fn slots(&self) -> usize {
+    pub(in crate::store) fn slots(&self) -> usize {
         match self {
             Self::Slots(slots) => usize::try_from(slots.used()).unwrap_or(usize::MAX),
             Self::Sliding(_) | Self::Day(_) => 0,
@@ -61,7 +61,7 @@ impl Counter {
     }
 
     /// Takes the cost of this charge.
-    pub(super) fn take(&mut self, charge: &Charge) -> Taken {
+    pub(in crate::store) fn take(&mut self, charge: &Charge) -> Taken {
         match self {
             Self::Sliding(sliding) => Taken::Step(sliding.take(charge.cost)),
             Self::Day(day) => Taken::Day(day.take(charge.cost)),
@@ -69,8 +69,18 @@ impl Counter {
         }
     }
 
+    /// Takes the cost of this charge as it was taken elsewhere.
+    pub(in crate::store) fn take_as(&mut self, charge: &Charge, taken: Taken) {
+        match (self, taken) {
+            (Self::Slots(slots), Taken::Slot(id)) => slots.take_as(id, charge.key, charge.cost),
+            (counter, _) => {
+                counter.take(charge);
+            }
+        }
+    }
+
     /// Gives back what this charge took.
-    pub(super) fn give_back(&mut self, charge: &Charge, taken: Taken) {
+    pub(in crate::store) fn give_back(&mut self, charge: &Charge, taken: Taken) {
         match (self, taken, charge.span) {
             (Self::Sliding(sliding), Taken::Step(step), Span::Sliding { window_us }) => {
                 sliding.give_back(window_us, step, charge.cost);
@@ -85,14 +95,14 @@ impl Counter {
     }
 
     /// Keeps a slot for a task.
-    pub(super) fn hold(&mut self, taken: Taken, task: &str, until_us: u64) {
+    pub(in crate::store) fn hold(&mut self, taken: Taken, task: &str, until_us: u64) {
         if let (Self::Slots(slots), Taken::Slot(id)) = (self, taken) {
             slots.hold(id, task, until_us);
         }
     }
 
     /// Frees the slot of a caller's task. Whether there was one.
-    pub(super) fn finish(&mut self, caller: CounterKey, task: &str, now: Moment) -> bool {
+    pub(in crate::store) fn finish(&mut self, caller: CounterKey, task: &str, now: Moment) -> bool {
         match self {
             Self::Slots(slots) => {
                 slots.expire(now.mono_us);
@@ -103,7 +113,12 @@ impl Counter {
     }
 
     /// How long until `cost` units fit; `None`: never.
-    pub(super) fn wait(&self, charge: &Charge, cost: u32, now: Moment) -> Option<Duration> {
+    pub(in crate::store) fn wait(
+        &self,
+        charge: &Charge,
+        cost: u32,
+        now: Moment,
+    ) -> Option<Duration> {
         if cost.max(1) > charge.quota {
             return None;
         }
@@ -117,7 +132,7 @@ impl Counter {
     }
 
     /// Until units come free; zero when none are taken, and for tasks.
-    pub(super) fn resets_in(&self, span: Span, now: Moment) -> Duration {
+    pub(in crate::store) fn resets_in(&self, span: Span, now: Moment) -> Duration {
         let wait_us = match (self, span) {
             (Self::Sliding(sliding), Span::Sliding { window_us }) => {
                 sliding.resets_in_us(window_us, now.mono_us)
@@ -131,7 +146,7 @@ impl Counter {
     }
 
     /// Whether the counter can go.
-    pub(super) fn is_idle(&mut self, now: Moment) -> bool {
+    pub(in crate::store) fn is_idle(&mut self, now: Moment) -> bool {
         match self {
             Self::Sliding(sliding) => sliding.is_idle(now.mono_us),
             Self::Day(day) => day.is_idle(now.unix_us),

@@ -4,14 +4,15 @@
 //! order, looks at all counters, and then takes from all or from none.
 
 mod bound;
-mod counter;
+pub(super) mod counter;
 mod decide;
-mod shard;
+pub(super) mod shard;
 #[cfg(test)]
 mod tests;
 
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -102,9 +103,12 @@ impl Store for MemoryStore {
         &self,
         plan: &mut Plan,
         task: &str,
-        until_us: u64,
+        longest: Duration,
+        now: Moment,
         which: &dyn Fn(&Charge) -> bool,
     ) {
+        let longest_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+        let until_us = now.mono_us.saturating_add(longest_us);
         for charge in &mut plan.charges {
             if matches!(charge.taken, Some(crate::limit::Taken::Slot(_))) && which(charge) {
                 // The slot is the task's now: the end of the call does not free it.
@@ -115,13 +119,19 @@ impl Store for MemoryStore {
         }
     }
 
-    fn finish_task(&self, key: CounterKey, task: &str, now: Moment) -> bool {
+    async fn finish_task(
+        &self,
+        _app: CounterKey,
+        key: CounterKey,
+        task: &str,
+        now: Moment,
+    ) -> Result<bool, StoreError> {
         let own = self
             .shard(key)
             .lock()
             .with(key, |counter| counter.finish(key, task, now));
-        own == Some(true)
-            || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now)
+        Ok(own == Some(true)
+            || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now))
     }
 
     fn sweep(&self, now: Moment) {

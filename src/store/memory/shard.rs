@@ -109,7 +109,7 @@ impl Shard {
 }
 
 /// The place of a scope in gauges.
-pub(super) fn scope_index(scope: Scope) -> usize {
+pub(in crate::store) fn scope_index(scope: Scope) -> usize {
     match scope {
         Scope::App => 0,
         Scope::User => 1,

@@ -9,6 +9,15 @@ fn store(max_counters: usize) -> MemoryStore {
     MemoryStore::new(MemoryOptions { max_counters })
 }
 
+fn finish(store: &MemoryStore, key: CounterKey, task: &str, now: Moment) -> bool {
+    let finishing = std::pin::pin!(store.finish_task(key, key, task, now));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match finishing.poll(&mut context) {
+        std::task::Poll::Ready(done) => done.unwrap(),
+        std::task::Poll::Pending => panic!("the embedded store never waits"),
+    }
+}
+
 fn at(us: u64) -> Moment {
     Moment {
         mono_us: us,
@@ -32,6 +41,7 @@ fn charge(limit: u32, key: u128, quota: u32, cost: u32, span: Span) -> Charge {
         known: false,
         taken: None,
         shared: false,
+        on_store_failure: crate::limit::OnStoreFailure::Local,
     }
 }
 
@@ -222,17 +232,17 @@ fn a_task_keeps_its_slot_past_the_call_until_it_is_done_or_over() {
             retry_after: Some(Duration::from_secs(1))
         }
     );
-    store.hold_task(&mut first, "task", 10 * SECOND, &all);
+    store.hold_task(&mut first, "task", Duration::from_secs(10), at(0), &all);
     store.give_back(&mut first, at(1), &all);
     assert_eq!(store.gauges().slots, 1);
-    assert!(!store.finish_task(key, "another", at(1)));
-    assert!(store.finish_task(key, "task", at(1)));
-    assert!(!store.finish_task(key, "task", at(1)));
+    assert!(!finish(&store, key, "another", at(1)));
+    assert!(finish(&store, key, "task", at(1)));
+    assert!(!finish(&store, key, "task", at(1)));
     assert_eq!(store.gauges().slots, 0);
 
     let mut second = call();
     assert!(admitted(&store.decide_now(&mut second, at(2))));
-    store.hold_task(&mut second, "task", 10 * SECOND, &all);
+    store.hold_task(&mut second, "task", Duration::from_secs(10), at(0), &all);
     assert!(!admitted(
         &store.decide_now(&mut call(), at(10 * SECOND - 1))
     ));
@@ -377,7 +387,7 @@ fn a_slot_of_the_overflow_is_freed_where_it_was_taken() {
     assert!(running[3].charges[0].shared);
     assert!(!admitted(&store.decide_now(&mut call(4), at(0))));
     let key = running[3].charges[0].key;
-    store.hold_task(&mut running[3], "task", SECOND, &all);
+    store.hold_task(&mut running[3], "task", Duration::from_secs(1), at(0), &all);
     // Room again, but this caller's task still runs in the overflow.
     store.give_back(&mut running[0], at(0), &all);
     (0..8).for_each(|_| store.sweep(at(0)));
@@ -385,7 +395,7 @@ fn a_slot_of_the_overflow_is_freed_where_it_was_taken() {
     let mut second = call(3);
     assert!(admitted(&store.decide_now(&mut second, at(0))));
     assert!(second.charges[0].shared);
-    assert!(store.finish_task(key, "task", at(0)));
+    assert!(finish(&store, key, "task", at(0)));
     for plan in &mut running {
         store.give_back(plan, at(0), &all);
     }

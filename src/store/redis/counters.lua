@@ -9,6 +9,10 @@
 --             (key, kind, report only, quota, cost, more wanted, a, b)
 --          B  give back: (key, kind, units, a, b) of each charge
 --          P  put units that were admitted elsewhere: the same
+--          R  renew slots, unless they have expired: (key, lease, number of the slot)
+--          S  set slots, whatever has become of them: the same
+--          H  hold a slot for a task: (key, longest time, number of the slot, hash of the task)
+--          F  a task is finished: (key, hash of the task)
 --
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
@@ -17,7 +21,8 @@
 -- Returns {time, reply...}; {time} alone when the epoch is another: nothing was done then.
 -- Reply to D: A (admitted) or N (denied), then for each charge: units used before, more units
 -- granted, and a time: until units come free (A; -1: report only, and over) or until a retry
--- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day. Else empty.
+-- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day.
+-- Reply to F: 1 if the task held a slot, else 0. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
 local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead
@@ -165,6 +170,18 @@ local function resets_in(cell)
   return free_in(cell, cell.step % 256)
 end
 
+local function member(number)
+  return ARGV[3] .. ':' .. string.format('%.0f', number)
+end
+
+-- A slot counts until its time is over; the key lives as long as any of them.
+local function set_slot(key, name, lease_us)
+  redis.call('ZADD', key, now + lease_us, name)
+  if redis.call('PTTL', key) < lease_us / 1000 then
+    redis.call('PEXPIRE', key, floor(lease_us / 1000) + 1000)
+  end
+end
+
 local function take(charge)
   local cell, cost = charge.cell, charge.cost
   if cost == 0 then
@@ -172,11 +189,7 @@ local function take(charge)
   end
   cell.used = cell.used + cost
   if cell.kind == RUNNING then
-    local key = KEYS[charge.index]
-    redis.call('ZADD', key, now + charge.a, ARGV[3] .. ':' .. string.format('%.0f', charge.b))
-    if redis.call('PTTL', key) < charge.a / 1000 then
-      redis.call('PEXPIRE', key, floor(charge.a / 1000) + 1000)
-    end
+    set_slot(KEYS[charge.index], member(charge.b), charge.a)
     return
   end
   -- Never so much more that the others would find less than a tenth.
@@ -266,7 +279,8 @@ local function settle(item, sign)
     local cell = open(index, kind, a)
     if kind == RUNNING then
       if sign < 0 then
-        redis.call('ZREM', KEYS[index], ARGV[3] .. ':' .. string.format('%.0f', b))
+        redis.call('ZREM', KEYS[index], member(b))
+        cells[index] = nil -- counted again when it is asked next
       end
     elseif kind == DAY then
       local change = math.max(sign * units, -cell.used)
@@ -283,14 +297,61 @@ local function settle(item, sign)
   return ''
 end
 
+local function renew(item, lost_too)
+  local from = 2
+  while from <= #item do
+    local index, lease_us, number
+    index, lease_us, number, from = read('<I2dd', item, from)
+    if lost_too or redis.call('ZSCORE', KEYS[index], member(number)) then
+      set_slot(KEYS[index], member(number), lease_us)
+      cells[index] = nil
+    end
+  end
+  return ''
+end
+
+-- A task whose name is held already holds a second slot: the n-th is called task .. n.
+local MOST_OF_A_NAME = 16
+
+local function hold(item)
+  local index, longest_us, number, from = read('<I2dd', item, 2)
+  local key, task = KEYS[index], sub(item, from)
+  redis.call('ZREM', key, member(number))
+  local n = 1
+  while n < MOST_OF_A_NAME and redis.call('ZSCORE', key, 't' .. task .. n) do
+    n = n + 1
+  end
+  set_slot(key, 't' .. task .. n, longest_us)
+  cells[index] = nil
+  return ''
+end
+
+local function finish(item)
+  local index, from = read('<I2', item, 2)
+  local key, task = KEYS[index], sub(item, from)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  cells[index] = nil
+  for n = MOST_OF_A_NAME, 1, -1 do
+    if redis.call('ZREM', key, 't' .. task .. n) == 1 then
+      return '1'
+    end
+  end
+  return '0'
+end
+
+local WORK = {
+  D = decide,
+  B = function(item) return settle(item, -1) end,
+  P = function(item) return settle(item, 1) end,
+  R = function(item) return renew(item, false) end,
+  S = function(item) return renew(item, true) end,
+  H = hold,
+  F = finish,
+}
+
 for i = 4, #ARGV do
   local item = ARGV[i]
-  local what = sub(item, 1, 1)
-  if what == 'D' then
-    replies[i - 2] = decide(item)
-  else
-    replies[i - 2] = settle(item, what == 'P' and 1 or -1)
-  end
+  replies[i - 2] = WORK[sub(item, 1, 1)](item)
 end
 
 for index, cell in pairs(cells) do

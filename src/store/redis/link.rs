@@ -11,6 +11,7 @@ use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connect::{Connection, Connector};
+use super::health::Health;
 use super::wire::{Answer, Batch, Item, Verdict};
 
 const SCRIPT: &str = include_str!("counters.lua");
@@ -43,6 +44,7 @@ pub(super) struct Terms {
     pub(super) prefix: String,
     /// The longest that a command may take.
     pub(super) timeout: Duration,
+    pub(super) health: Health,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
 }
@@ -115,7 +117,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
         tokio::select! {
             biased;
             Some(landing) = flights.next() => {
-                match (land(landing), &connection) {
+                match (land(landing, &terms.health), &connection) {
                     (Some(undone), Some(link)) if !undone.is_empty() => {
                         flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
                     }
@@ -133,7 +135,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                     None => match terms.connector.connect().await {
                         Ok(link) => connection.insert(link).clone(),
                         Err(error) => {
-                            tracing::debug!(%error, "cannot reach the counter store");
+                            terms.health.fail(&error.to_string());
                             // Dropped unanswered: those who wait know at once.
                             gathered.clear();
                             tokio::time::sleep(PAUSE).await;
@@ -152,7 +154,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     }
     // What was handed in before the end still goes: slots and units are given back.
     while let Some(landing) = flights.next().await {
-        if let (Some(undone), Some(link)) = (land(landing), &connection)
+        if let (Some(undone), Some(link)) = (land(landing, &terms.health), &connection)
             && !undone.is_empty()
         {
             flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
@@ -175,39 +177,62 @@ fn by_time(gathered: &mut Vec<Ticket>) -> Vec<Vec<Ticket>> {
 }
 
 async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> Landing {
-    let mut batch = Batch::default();
+    let epoch = terms.health.epoch();
+    let mut batch = Batch::new(epoch.is_some());
     for ticket in &tickets {
         batch.push(&ticket.item);
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
-    let asked = async {
-        let first = run(&terms, &mut link, "EVALSHA", &terms.sha, &batch, at_us).await;
-        match first {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                // The server was started anew, or its scripts were flushed. Nothing was done.
-                run(&terms, &mut link, "EVAL", SCRIPT, &batch, at_us).await
-            }
-            reply => reply,
-        }
-    };
+    let asked = run(
+        &terms,
+        &mut link,
+        &batch,
+        at_us,
+        epoch.as_deref().unwrap_or_default(),
+    );
     let reply = match tokio::time::timeout(terms.timeout, asked).await {
-        Ok(Ok(reply)) => Some(reply),
+        Ok(Ok(reply)) => {
+            terms.health.answered();
+            Some(reply)
+        }
         Ok(Err(error)) => {
-            tracing::debug!(%error, "the counter store refused");
+            terms.health.fail(&error.to_string());
             None
         }
-        Err(_) => None,
+        Err(_) => {
+            terms.health.timed_out();
+            None
+        }
     };
     Landing { tickets, reply }
 }
 
-async fn run(
+/// Runs the script on a batch.
+pub(super) async fn run(
+    terms: &Terms,
+    link: &mut Connection,
+    batch: &Batch,
+    at_us: Option<u64>,
+    epoch: &str,
+) -> RedisResult<Value> {
+    let first = send(terms, link, "EVALSHA", &terms.sha, batch, at_us, epoch).await;
+    match first {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            // The server was started anew, or its scripts were flushed. Nothing was done.
+            send(terms, link, "EVAL", SCRIPT, batch, at_us, epoch).await
+        }
+        reply => reply,
+    }
+}
+
+async fn send(
     terms: &Terms,
     link: &mut Connection,
     command: &str,
     script: &str,
     batch: &Batch,
     at_us: Option<u64>,
+    epoch: &str,
 ) -> RedisResult<Value> {
     terms.round_trips.fetch_add(1, Ordering::Relaxed);
     terms.items.fetch_add(
@@ -216,7 +241,7 @@ async fn run(
     );
     let keys: Vec<String> = batch.keys(&terms.prefix).collect();
     let mut command = redis::cmd(command);
-    command.arg(script).arg(keys.len()).arg(&keys).arg("");
+    command.arg(script).arg(keys.len()).arg(&keys).arg(epoch);
     match at_us {
         Some(at_us) => command.arg(at_us),
         None => command.arg(""),
@@ -230,7 +255,7 @@ async fn run(
 
 /// Hands out the answers, and says what must be undone, since nobody waits for it any more.
 /// `None` when there are no answers: the way is broken.
-fn land(landing: Landing) -> Option<Vec<Ticket>> {
+fn land(landing: Landing, health: &Health) -> Option<Vec<Ticket>> {
     let Some(Value::Array(values)) = landing.reply else {
         return None;
     };
@@ -239,6 +264,10 @@ fn land(landing: Landing) -> Option<Vec<Ticket>> {
         Value::BulkString(bytes) => str::from_utf8(&bytes).ok()?.parse::<u64>().ok(),
         _ => None,
     })?;
+    if values.len() == 0 {
+        health.fail("it has lost its counters");
+        return Some(Vec::new());
+    }
     let mut undone = Vec::new();
     for (ticket, value) in landing.tickets.into_iter().zip(values) {
         let Value::BulkString(reply) = value else {

@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::connect::{Connector, RedisOptions};
 use super::*;
+use crate::clock::Clock;
 use crate::limit::{CounterKey, LimitId, Scope};
 use crate::store::Store as _;
 use crate::store::memory::{MemoryOptions, MemoryStore};
@@ -70,7 +71,12 @@ impl Server {
             slot_lease: Duration::from_secs(86_400),
             ..RedisOptions::parse(&url).unwrap()
         };
-        RedisStore::new(Connector::new(options).unwrap(), gateway.to_owned(), time)
+        RedisStore::new(
+            Connector::new(options).unwrap(),
+            gateway.to_owned(),
+            100_000,
+            time,
+        )
     }
 }
 
@@ -135,6 +141,7 @@ fn charge(ask: Ask, now_us: u64) -> Charge {
         known: false,
         taken: None,
         shared: false,
+        on_store_failure: crate::limit::OnStoreFailure::Local,
     }
 }
 
@@ -327,7 +334,7 @@ fn a_script_that_comes_too_late_does_nothing_and_a_decision_nobody_waits_for_is_
         };
         let mut plan = Plan::default();
         plan.charges.push(charge(ask, clock.now().unix_us));
-        assert!(store.decide(&mut plan, late).await.is_err());
+        assert!(store.ask(&mut plan, late).await.is_err());
 
         // Dropped while it waits: whatever came of it is given back.
         let mut gone = Plan::default();

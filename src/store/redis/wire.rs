@@ -1,13 +1,17 @@
 //! What goes to the script and what comes back: `counters.lua` says what the bytes mean.
 
 use std::collections::HashMap;
+use std::hash::Hasher as _;
 use std::time::Duration;
 
+use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
 use crate::limit::slots::TASK_WAIT;
-use crate::limit::{Charge, CounterKey, Decision, Plan, Room, Scope, Span, Taken, sliding};
+use crate::limit::{
+    Charge, CounterKey, Decision, KeyHasher, Plan, Room, Scope, Span, Taken, sliding,
+};
 
 /// Layout of keys and values. Another number is another set of counters.
 const VERSION: u8 = 1;
@@ -26,7 +30,7 @@ pub(super) struct Name {
 
 impl Name {
     /// The name of the counter of this charge.
-    fn of(plan: &Plan, charge: &Charge) -> Self {
+    pub(super) fn of(plan: &Plan, charge: &Charge) -> Self {
         let owner = match charge.scope {
             Scope::App | Scope::User => plan.app,
             Scope::Ip => plan.origin,
@@ -43,14 +47,47 @@ impl Name {
         }
     }
 
-    /// The key: `{prefix}{version}{{tag}}{counter}`, and the day.
+    /// The name of a counter of this owner that is no day's.
+    pub(super) fn plain(owner: CounterKey, key: CounterKey) -> Self {
+        Self {
+            tag: tag(owner),
+            key,
+            day: 0,
+        }
+    }
+
+    /// Which of `count` parts of a table it belongs to.
+    pub(super) fn shard(&self, count: usize) -> usize {
+        usize::try_from(self.key.0 % 0xFFFF_FFFB).unwrap_or(0) % count.max(1)
+    }
+
+    /// A number for this counter and gateway, for a rendezvous among the gateways.
+    pub(super) fn rank(&self, gateway: &str) -> u64 {
+        let (high, low) = (self.key.0 >> 64, self.key.0 & u128::from(u64::MAX));
+        let seeds = [high, low].map(|half| u64::try_from(half).unwrap_or(0));
+        let mut hasher = SipHasher13::new_with_keys(seeds[0], seeds[1] ^ self.day);
+        hasher.write(gateway.as_bytes());
+        hasher.finish()
+    }
+
+    /// The key: `{prefix}:{version}{{tag}}{counter}`, and the day.
     pub(super) fn text(&self, prefix: &str) -> String {
         let Self { tag, key, day } = self;
         match day {
-            0 => format!("{prefix}{VERSION}{{{tag:x}}}{:x}", key.0),
-            day => format!("{prefix}{VERSION}{{{tag:x}}}{:x}.{day}", key.0),
+            0 => format!("{prefix}:{VERSION}{{{tag:x}}}{:x}", key.0),
+            day => format!("{prefix}:{VERSION}{{{tag:x}}}{:x}.{day}", key.0),
         }
     }
+}
+
+/// The key of the epoch: what a store that came back empty no longer has.
+pub(super) fn epoch_key(prefix: &str) -> String {
+    format!("{prefix}:{VERSION}epoch")
+}
+
+/// The key of the gateways that share the store.
+pub(super) fn peers_key(prefix: &str) -> String {
+    format!("{prefix}:{VERSION}gateways")
 }
 
 /// 32 bits spread owners over a cluster's 16,384 slots.
@@ -66,11 +103,27 @@ pub(super) enum What {
     Decide { earliest_us: u64, latest_us: u64 },
     /// Units back to where they were taken from.
     GiveBack,
+    /// Units that were admitted without the store.
+    Put,
+    /// Slots whose calls still run; `lost_too`: also those that the store has forgotten.
+    Renew { lost_too: bool },
+    /// A slot that outlives its call, as this task's.
+    Hold { task: Task },
+    /// The end of such a task.
+    Finish { task: Task },
+}
+
+/// A task's name, hashed: names are callers' and of any length.
+pub(super) type Task = [u8; 16];
+
+/// The hash of a task's name.
+pub(super) fn task(name: &str) -> Task {
+    KeyHasher::shared().task(name).0.to_le_bytes()
 }
 
 /// Units asked of one counter, or given back to it.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+pub(super) struct Part {
     name: Name,
     kind: u8,
     report: bool,
@@ -78,6 +131,38 @@ struct Part {
     units: u32,
     a: u64,
     b: u64,
+}
+
+impl Part {
+    /// Units of a step of a sliding window, of a day (`at` is of no account), or a slot.
+    pub(super) fn new(name: Name, span: Span, units: u32, at: u64) -> Self {
+        let (kind, a, b) = match span {
+            Span::Sliding { window_us } => (0, sliding::step_us(window_us), at),
+            Span::Day { start_us, end_us } => (1, start_us, end_us),
+            Span::Running => (2, 0, at),
+        };
+        Self {
+            name,
+            kind,
+            report: false,
+            quota: 0,
+            units,
+            a,
+            b,
+        }
+    }
+
+    /// A slot and the time for which it is to count.
+    pub(super) fn slot(name: Name, number: u64, lasts: Duration) -> Self {
+        Self {
+            a: micros_of(lasts),
+            ..Self::new(name, Span::Running, 1, number)
+        }
+    }
+}
+
+fn micros_of(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// One decision or one giving back.
@@ -90,7 +175,7 @@ pub(super) struct Item {
 impl Item {
     /// Asks for a plan. `slot` numbers the slots that it may take, from there on.
     pub(super) fn decide(plan: &Plan, what: What, slot: u64, slot_lease: Duration) -> Self {
-        let lease_us = u64::try_from(slot_lease.as_micros()).unwrap_or(u64::MAX);
+        let lease_us = micros_of(slot_lease);
         let parts = plan.charges.iter().zip(slot..).map(|(charge, slot)| {
             let (kind, a, b) = match charge.span {
                 Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
@@ -126,23 +211,15 @@ impl Item {
             let Some(taken) = plan.charges[index].taken.take() else {
                 continue;
             };
-            let (kind, a, b) = match (taken, charge.span) {
-                (Taken::Step(step), Span::Sliding { window_us }) => {
-                    (0, sliding::step_us(window_us), step)
-                }
-                (Taken::Day(_), Span::Day { start_us, end_us }) => (1, start_us, end_us),
-                (Taken::Slot(slot), Span::Running) => (2, 0, slot),
-                _ => continue,
+            let at = match taken {
+                Taken::Step(at) | Taken::Day(at) | Taken::Slot(at) => at,
             };
-            parts.push(Part {
-                name: Name::of(plan, &charge),
-                kind,
-                report: charge.report,
-                quota: charge.quota,
-                units: charge.cost,
-                a,
-                b,
-            });
+            parts.push(Part::new(
+                Name::of(plan, &charge),
+                charge.span,
+                charge.cost,
+                at,
+            ));
         }
         (!parts.is_empty()).then_some(Self {
             what: What::GiveBack,
@@ -152,6 +229,14 @@ impl Item {
 }
 
 impl Item {
+    /// Units that were admitted without the store, or given back then.
+    pub(super) fn of(what: What, parts: &[Part]) -> Self {
+        Self {
+            what,
+            parts: parts.into(),
+        }
+    }
+
     /// What undoes this decision after it was admitted. `None` when it took nothing.
     pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
         let Some(Verdict::Admitted(readings)) = &answer.verdict else {
@@ -187,14 +272,26 @@ pub(super) struct Answer {
 }
 
 /// Items that go in one command.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
+    /// Whether the epoch's key goes before the others.
+    epoch: bool,
     keys: Vec<Name>,
     places: HashMap<Name, u16>,
     items: Vec<Vec<u8>>,
 }
 
 impl Batch {
+    /// An empty batch.
+    pub(super) fn new(epoch: bool) -> Self {
+        Self {
+            epoch,
+            keys: Vec::new(),
+            places: HashMap::new(),
+            items: Vec::new(),
+        }
+    }
+
     /// Adds an item.
     pub(super) fn push(&mut self, item: &Item) {
         let mut bytes = Vec::with_capacity(17 + 32 * item.parts.len());
@@ -208,32 +305,57 @@ impl Batch {
                 put_time(&mut bytes, latest_us);
             }
             What::GiveBack => bytes.push(b'B'),
+            What::Put => bytes.push(b'P'),
+            What::Renew { lost_too: false } => bytes.push(b'R'),
+            What::Renew { lost_too: true } => bytes.push(b'S'),
+            What::Hold { .. } => bytes.push(b'H'),
+            What::Finish { .. } => bytes.push(b'F'),
         }
         for part in &item.parts {
-            let next = u16::try_from(self.keys.len() + 1).unwrap_or(u16::MAX);
-            let place = *self.places.entry(part.name).or_insert_with(|| {
-                self.keys.push(part.name);
-                next
-            });
-            bytes.extend(place.to_le_bytes());
-            bytes.push(part.kind);
-            if let What::Decide { .. } = item.what {
-                bytes.push(u8::from(part.report));
-                bytes.extend(part.quota.to_le_bytes());
-                bytes.extend(part.units.to_le_bytes());
-                bytes.extend(0_u32.to_le_bytes());
-            } else {
-                bytes.extend(part.units.to_le_bytes());
+            bytes.extend(self.place(part.name).to_le_bytes());
+            match item.what {
+                What::Decide { .. } => {
+                    bytes.push(part.kind);
+                    bytes.push(u8::from(part.report));
+                    bytes.extend(part.quota.to_le_bytes());
+                    bytes.extend(part.units.to_le_bytes());
+                    bytes.extend(0_u32.to_le_bytes());
+                }
+                What::GiveBack | What::Put => {
+                    bytes.push(part.kind);
+                    bytes.extend(part.units.to_le_bytes());
+                }
+                What::Renew { .. } | What::Hold { .. } => (),
+                What::Finish { task } => {
+                    bytes.extend(task);
+                    continue;
+                }
             }
             put_time(&mut bytes, part.a);
             put_time(&mut bytes, part.b);
+            if let What::Hold { task } = item.what {
+                bytes.extend(task);
+            }
         }
         self.items.push(bytes);
     }
 
+    /// The place of a key among the script's, which count from 1; the epoch's is the first.
+    fn place(&mut self, name: Name) -> u16 {
+        let before = self.keys.len() + usize::from(self.epoch);
+        let next = u16::try_from(before + 1).unwrap_or(u16::MAX);
+        *self.places.entry(name).or_insert_with(|| {
+            self.keys.push(name);
+            next
+        })
+    }
+
     /// Keys of the batch, in the order of their places.
     pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
-        self.keys.iter().map(move |name| name.text(prefix))
+        let epoch = self.epoch.then(|| epoch_key(prefix));
+        epoch
+            .into_iter()
+            .chain(self.keys.iter().map(move |name| name.text(prefix)))
     }
 
     /// The items' bytes.
@@ -254,7 +376,7 @@ fn put_time(bytes: &mut Vec<u8>, number: u64) {
 /// What the script found at one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Reading {
-    used: u32,
+    pub(super) used: u32,
     /// As `counters.lua` says.
     time_us: f64,
 }
@@ -268,6 +390,8 @@ pub(super) enum Verdict {
     Late,
     /// The day of the plan is not the store's, and nothing was done.
     AnotherDay,
+    /// A task was finished: whether it held a slot.
+    Finished(bool),
 }
 
 impl Verdict {
@@ -290,6 +414,8 @@ impl Verdict {
             b'N' => Some(Self::Denied(readings.collect())),
             b'L' => Some(Self::Late),
             b'T' => Some(Self::AnotherDay),
+            b'0' => Some(Self::Finished(false)),
+            b'1' => Some(Self::Finished(true)),
             _ => None,
         }
     }

@@ -222,7 +222,7 @@ struct Trial {
 /// Every command that the store uses, on keys that nothing else has.
 fn trials(prefix: &str) -> Vec<Trial> {
     let text = format!("{prefix}:check");
-    let set = format!("{prefix}:check:set");
+    let set = format!("{prefix}:check.set");
     let (text, set) = (text.as_str(), set.as_str());
     let nothing = "0000000000000000000000000000000000000000";
     let read = |arguments: &[&'static str], keys: &[&str], more: &[&str]| Trial {
@@ -249,11 +249,12 @@ fn trials(prefix: &str) -> Vec<Trial> {
         read(&["GET"], &[text], &[]),
         read(&["MGET"], &[text], &[]),
         write("INCRBY", text, &["1"]),
-        write("DECRBY", text, &["1"]),
+        read(&["PTTL"], &[text], &[]),
         write("PEXPIRE", text, &["1000"]),
         write("ZADD", set, &["1", "a"]),
         write("PEXPIRE", set, &["1000"]),
         read(&["ZCARD"], &[set], &[]),
+        read(&["ZSCORE"], &[set], &["a"]),
         read(&["ZRANGE"], &[set], &["0", "-1"]),
         write("ZREMRANGEBYSCORE", set, &["0", "0"]),
         write("ZREM", set, &["a"]),

@@ -1,0 +1,86 @@
+//! The store that the settings name.
+
+use std::time::Duration;
+
+use super::memory::MemoryStore;
+use super::redis::RedisStore;
+use super::{Store, StoreError, StoreGauges};
+use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
+
+/// Counters in this process, or in a Redis that gateways share.
+#[derive(Debug)]
+pub enum AnyStore {
+    /// In this process.
+    Memory(MemoryStore),
+    /// In Redis.
+    Redis(RedisStore),
+}
+
+impl AnyStore {
+    /// The shared store, if it is one.
+    #[must_use]
+    pub fn shared(&self) -> Option<&RedisStore> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => Some(store),
+        }
+    }
+}
+
+impl Store for AnyStore {
+    async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        match self {
+            Self::Memory(store) => Ok(store.decide_now(plan, now)),
+            // Boxed: calls that need no round trip do not pay for its size.
+            Self::Redis(store) => Box::pin(store.decide(plan, now)).await,
+        }
+    }
+
+    fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&Charge) -> bool) {
+        match self {
+            Self::Memory(store) => store.give_back(plan, now, which),
+            Self::Redis(store) => store.give_back(plan, now, which),
+        }
+    }
+
+    fn hold_task(
+        &self,
+        plan: &mut Plan,
+        task: &str,
+        longest: Duration,
+        now: Moment,
+        which: &dyn Fn(&Charge) -> bool,
+    ) {
+        match self {
+            Self::Memory(store) => store.hold_task(plan, task, longest, now, which),
+            Self::Redis(store) => store.hold_task(plan, task, longest, now, which),
+        }
+    }
+
+    async fn finish_task(
+        &self,
+        app: CounterKey,
+        key: CounterKey,
+        task: &str,
+        now: Moment,
+    ) -> Result<bool, StoreError> {
+        match self {
+            Self::Memory(store) => store.finish_task(app, key, task, now).await,
+            Self::Redis(store) => store.finish_task(app, key, task, now).await,
+        }
+    }
+
+    fn sweep(&self, now: Moment) {
+        match self {
+            Self::Memory(store) => store.sweep(now),
+            Self::Redis(store) => store.sweep(now),
+        }
+    }
+
+    fn gauges(&self) -> StoreGauges {
+        match self {
+            Self::Memory(store) => store.gauges(),
+            Self::Redis(store) => store.gauges(),
+        }
+    }
+}

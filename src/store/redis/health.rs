@@ -1,0 +1,179 @@
+//! Whether the store can be asked, who shares it, and since when it knows what it should.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+
+use super::wire::Name;
+
+/// Commands in a row that may time out before the store counts as gone.
+const TIMEOUTS: u32 = 3;
+
+/// State of the breaker, and what the last beat said.
+#[derive(Debug)]
+pub(super) struct Health {
+    /// The breaker: nothing is asked while it is open.
+    open: AtomicBool,
+    timeouts: AtomicU32,
+    /// Times that the breaker opened.
+    opened: AtomicU64,
+    /// Wakes the watch before its time.
+    pub(super) wake: Notify,
+    epoch: RwLock<Option<Arc<str>>>,
+    /// Until then the store may lack what other gateways have taken; store time.
+    seeding_until_us: AtomicU64,
+    gateways: RwLock<Arc<[Box<str>]>>,
+    min_gateways: u32,
+    me: Box<str>,
+}
+
+impl Health {
+    pub(super) fn new(me: &str, min_gateways: u32) -> Self {
+        Self {
+            open: AtomicBool::new(false),
+            timeouts: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
+            wake: Notify::new(),
+            epoch: RwLock::new(None),
+            seeding_until_us: AtomicU64::new(0),
+            gateways: RwLock::new(Arc::new([])),
+            min_gateways,
+            me: me.into(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn times_opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// A command was answered.
+    pub(super) fn answered(&self) {
+        if self.timeouts.load(Ordering::Relaxed) > 0 {
+            self.timeouts.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A command was not answered in time.
+    pub(super) fn timed_out(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
+            self.fail("it does not answer in time");
+        }
+    }
+
+    /// The store cannot be used. The watch probes it from now on.
+    pub(super) fn fail(&self, why: &str) {
+        if !self.open.swap(true, Ordering::AcqRel) {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                why,
+                "the counter store is out of use: deciding by on_store_failure until it is back"
+            );
+            self.wake.notify_one();
+        }
+    }
+
+    /// The store is in use, as of this epoch.
+    pub(super) fn close(&self, epoch: Arc<str>, seeding_until_us: u64) {
+        *self.epoch.write() = Some(epoch);
+        self.seeding_until_us
+            .store(seeding_until_us, Ordering::Release);
+        self.timeouts.store(0, Ordering::Relaxed);
+        if self.open.swap(false, Ordering::AcqRel) {
+            tracing::info!("the counter store is in use again");
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Option<Arc<str>> {
+        self.epoch.read().clone()
+    }
+
+    /// Whether the store may still lack units that others have taken.
+    pub(super) fn is_seeding(&self, store_us: u64) -> bool {
+        store_us < self.seeding_until_us.load(Ordering::Acquire)
+    }
+
+    /// The gateways that the store last knew of.
+    pub(super) fn gateways(&self) -> Arc<[Box<str>]> {
+        self.gateways.read().clone()
+    }
+
+    pub(super) fn note_gateways(&self, gateways: Vec<Box<str>>) {
+        let known = self.gateways.read().clone();
+        if *known != *gateways {
+            *self.gateways.write() = gateways.into();
+        }
+    }
+
+    /// This gateway's part of a quota: an equal one, and one of what remains, if all gateways
+    /// are known and the rendezvous says so.
+    pub(super) fn share(&self, name: &Name, quota: u32) -> u32 {
+        let gateways = self.gateways();
+        let known = u32::try_from(gateways.len()).unwrap_or(u32::MAX);
+        let count = known.max(self.min_gateways).max(1);
+        let (part, rest) = (quota / count, quota % count);
+        if rest == 0 || known != count {
+            return part;
+        }
+        let mine = name.rank(&self.me);
+        let before = gateways.iter().filter(|g| name.rank(g) < mine).count();
+        let is_among =
+            gateways.contains(&self.me) && u32::try_from(before).is_ok_and(|before| before < rest);
+        part + u32::from(is_among)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::CounterKey;
+
+    #[test]
+    fn the_shares_of_all_gateways_make_the_quota() {
+        let ids: Vec<Box<str>> = ["a", "b", "c", "d", "e"].map(Into::into).into();
+        for key in 0..100 {
+            let name = Name::plain(CounterKey(7), CounterKey(key << 40 | key));
+            for quota in [1, 4, 5, 99, 100] {
+                let sum: u32 = ids
+                    .iter()
+                    .map(|id| {
+                        let health = Health::new(id, 3);
+                        health.note_gateways(ids.clone());
+                        health.share(&name, quota)
+                    })
+                    .sum();
+                assert_eq!(sum, quota);
+            }
+        }
+    }
+
+    #[test]
+    fn gateways_that_are_not_known_get_their_part_all_the_same() {
+        let health = Health::new("a", 4);
+        health.note_gateways(vec!["a".into()]);
+        let name = Name::plain(CounterKey(7), CounterKey(9));
+        assert_eq!(health.share(&name, 103), 25);
+        assert_eq!(health.share(&name, 3), 0);
+    }
+
+    #[test]
+    fn three_timeouts_in_a_row_open_the_breaker() {
+        let health = Health::new("a", 1);
+        health.timed_out();
+        health.timed_out();
+        health.answered();
+        health.timed_out();
+        health.timed_out();
+        assert!(!health.is_open());
+        health.timed_out();
+        assert!(health.is_open());
+        health.close("e".into(), 0);
+        assert!(!health.is_open());
+        assert_eq!(health.times_opened(), 1);
+    }
+}
