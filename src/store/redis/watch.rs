@@ -18,6 +18,8 @@ const SCRIPT: &str = include_str!("beat.lua");
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two probes of a store that is out of use.
 const PROBE: Duration = Duration::from_millis(100);
+/// Between two looks at the leases: a lease that nobody asks about is back after two of them.
+const LEASES: Duration = Duration::from_millis(20);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
 /// A new epoch: so long do gateways have to say what they have taken, and only their shares
@@ -43,6 +45,10 @@ impl RedisStore {
     /// Watches over the store for as long as it is polled. Without it, gateways do not know of
     /// each other, and a store that went out of use stays so.
     pub async fn watch(&self) {
+        tokio::join!(self.watch_over_health(), self.watch_over_leases());
+    }
+
+    async fn watch_over_health(&self) {
         let mut watch = Watch::default();
         loop {
             self.beat_once(&mut watch).await;
@@ -54,6 +60,21 @@ impl RedisStore {
                     tokio::time::sleep(PROBE / 10).await;
                 }
             }
+        }
+    }
+
+    /// Gives back what was leased and not used, where no later call has done so.
+    async fn watch_over_leases(&self) {
+        let Some(mut now_us) = self.time.mono_us() else {
+            return;
+        };
+        loop {
+            tokio::time::sleep(LEASES).await;
+            let over = self.own.leases_over(now_us);
+            for some in over.chunks(TOLD_AT_ONCE) {
+                self.give_back_leases(some, None);
+            }
+            now_us = self.time.mono_us().unwrap_or(now_us);
         }
     }
 
