@@ -514,11 +514,17 @@ impl Own {
 
     /// What the store must be told: all that is owed, or, when it has lost all, everything
     /// that still counts.
-    pub(super) fn due(&self, everything: bool, at: Moment, time: &StoreTime) -> Vec<Due> {
+    pub(super) fn due(
+        &self,
+        concerns: impl Fn(&Name) -> bool,
+        everything: bool,
+        at: Moment,
+        time: &StoreTime,
+    ) -> Vec<Due> {
         let mut due = Vec::new();
         for shard in &self.shards {
             for (name, entry) in shard.lock().iter_mut() {
-                if !everything && entry.owed.is_empty() {
+                if !everything && entry.owed.is_empty() || !concerns(name) {
                     continue;
                 }
                 entry.advance(entry.span, at);

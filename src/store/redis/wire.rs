@@ -62,6 +62,19 @@ impl Name {
         usize::try_from(self.key.0 % 0xFFFF_FFFB).unwrap_or(0) % count.max(1)
     }
 
+    /// Whose counters lie on one node.
+    pub(super) fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Which of `count` parts of the store it belongs to; see [`PARTS`].
+    pub(super) fn part(&self, count: usize) -> usize {
+        match count {
+            0 | 1 => 0,
+            _ => part_of(format!("{:x}", self.tag).as_bytes()) % count,
+        }
+    }
+
     /// A number for this counter and gateway, for a rendezvous among the gateways.
     pub(super) fn rank(&self, gateway: &str) -> u64 {
         let (high, low) = (self.key.0 >> 64, self.key.0 & u128::from(u64::MAX));
@@ -81,14 +94,35 @@ impl Name {
     }
 }
 
+/// The tag of what speaks for the whole store.
+pub(super) const WHOLE: &str = "all";
+
+/// Parts of a cluster that are watched one by one: ranges of 256 slots, which lie on one node as
+/// a rule.
+pub(super) const PARTS: usize = 64;
+
+/// The part of the slot that keys with this tag lie in.
+fn part_of(tag: &[u8]) -> usize {
+    usize::from(crc16::State::<crc16::XMODEM>::calculate(tag) % 16_384) / 256
+}
+
+/// Tags whose keys lie in each part.
+pub(super) fn part_tags() -> Vec<String> {
+    let tag_of = |part| {
+        let tags = (0_u32..).map(|n| format!("p{n}"));
+        tags.into_iter().find(|tag| part_of(tag.as_bytes()) == part)
+    };
+    (0..PARTS).filter_map(tag_of).collect()
+}
+
 /// The key of the epoch: what a store that came back empty no longer has.
-pub(super) fn epoch_key(prefix: &str) -> String {
-    format!("{prefix}:{VERSION}epoch")
+pub(super) fn epoch_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}epoch")
 }
 
 /// The key of the gateways that share the store.
-pub(super) fn peers_key(prefix: &str) -> String {
-    format!("{prefix}:{VERSION}gateways")
+pub(super) fn peers_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}gateways")
 }
 
 /// 32 bits spread owners over a cluster's 16,384 slots.
@@ -254,6 +288,24 @@ impl Item {
         }
     }
 
+    /// Whose counters these are: the first one's, which in a cluster are all on one node.
+    pub(super) fn name(&self) -> Option<Name> {
+        self.parts.first().map(|part| part.name)
+    }
+
+    /// The same for each owner of counters.
+    pub(super) fn by_owner(self) -> Vec<Self> {
+        let mut items: Vec<Self> = Vec::with_capacity(1);
+        for part in self.parts {
+            let same = |item: &&mut Self| item.name().is_some_and(|n| n.tag == part.name.tag);
+            match items.iter_mut().find(same) {
+                Some(item) => item.parts.push(part),
+                None => items.push(Self::of(self.what, &[part])),
+            }
+        }
+        items
+    }
+
     /// What undoes this decision after it was admitted. `None` when it took nothing.
     pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
         let Some(Verdict::Admitted(readings)) = &answer.verdict else {
@@ -373,7 +425,7 @@ impl Batch {
 
     /// Keys of the batch, in the order of their places.
     pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
-        let epoch = self.epoch.then(|| epoch_key(prefix));
+        let epoch = self.epoch.then(|| epoch_key(prefix, WHOLE));
         epoch
             .into_iter()
             .chain(self.keys.iter().map(move |name| name.text(prefix)))
