@@ -6,6 +6,11 @@
     reason = "tests"
 )]
 
+mod calls;
 mod checking;
+mod cluster;
 mod connecting;
+mod contract;
+mod leases;
 mod server;
+mod sharing;

@@ -9,8 +9,6 @@ mod health;
 mod lease;
 mod link;
 mod own;
-#[cfg(test)]
-mod tests;
 mod time;
 mod watch;
 mod wire;
