@@ -8,4 +8,10 @@
 
 mod checking;
 mod connecting;
+mod gateways;
+#[path = "../gateway/harness.rs"]
+#[expect(dead_code, reason = "written for the tests of one gateway")]
+mod harness;
+mod outage;
+mod proxy;
 mod server;
