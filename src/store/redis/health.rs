@@ -22,7 +22,7 @@ pub(super) struct Health {
     /// Wakes the watch before its time.
     pub(super) wake: Notify,
     epoch: RwLock<Option<Arc<str>>>,
-    /// Until then the store may lack what other gateways have taken; store time.
+    /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
     gateways: RwLock<Arc<[Box<str>]>>,
     min_gateways: u32,
@@ -94,8 +94,8 @@ impl Health {
     }
 
     /// Whether the store may still lack units that others have taken.
-    pub(super) fn is_seeding(&self, store_us: u64) -> bool {
-        store_us < self.seeding_until_us.load(Ordering::Acquire)
+    pub(super) fn is_seeding(&self, mono_us: u64) -> bool {
+        mono_us < self.seeding_until_us.load(Ordering::Acquire)
     }
 
     /// The gateways that the store last knew of.
@@ -103,8 +103,15 @@ impl Health {
         self.gateways.read().clone()
     }
 
-    pub(super) fn note_gateways(&self, gateways: Vec<Box<str>>) {
+    /// Notes the gateways that the store knows of. `too_few`: it may have forgotten some, and
+    /// those that were known share on.
+    pub(super) fn note_gateways(&self, mut gateways: Vec<Box<str>>, too_few: bool) {
         let known = self.gateways.read().clone();
+        if too_few {
+            gateways.extend(known.iter().cloned());
+            gateways.sort_unstable();
+            gateways.dedup();
+        }
         if *known != *gateways {
             *self.gateways.write() = gateways.into();
         }
@@ -143,7 +150,7 @@ mod tests {
                     .iter()
                     .map(|id| {
                         let health = Health::new(id, 3);
-                        health.note_gateways(ids.clone());
+                        health.note_gateways(ids.clone(), false);
                         health.share(&name, quota)
                     })
                     .sum();
@@ -155,10 +162,20 @@ mod tests {
     #[test]
     fn gateways_that_are_not_known_get_their_part_all_the_same() {
         let health = Health::new("a", 4);
-        health.note_gateways(vec!["a".into()]);
+        health.note_gateways(vec!["a".into()], false);
         let name = Name::plain(CounterKey(7), CounterKey(9));
         assert_eq!(health.share(&name, 103), 25);
         assert_eq!(health.share(&name, 3), 0);
+    }
+
+    #[test]
+    fn gateways_that_an_emptied_store_has_forgotten_share_on() {
+        let health = Health::new("a", 1);
+        health.note_gateways(vec!["b".into(), "a".into()], false);
+        health.note_gateways(vec!["a".into()], true);
+        assert_eq!(health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10), 5);
+        health.note_gateways(vec!["a".into()], false);
+        assert_eq!(health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10), 10);
     }
 
     #[test]

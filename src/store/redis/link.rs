@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,9 +48,28 @@ pub(super) struct Terms {
     pub(super) health: Health,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
+    /// Items that nobody waits for and that could not be sent: for when the store is back.
+    pub(super) unsent: Mutex<Vec<Item>>,
 }
 
 impl Terms {
+    /// Drops tickets unanswered: those who wait know at once.
+    fn drop_unsent(&self, tickets: &mut Vec<Ticket>) {
+        for ticket in tickets.drain(..) {
+            if ticket.answer.is_none() {
+                self.keep(ticket.item);
+            }
+        }
+    }
+
+    /// Keeps an item for later, if not too many are kept already.
+    pub(super) fn keep(&self, item: Item) {
+        let mut unsent = self.unsent.lock();
+        if unsent.len() < WAITING {
+            unsent.push(item);
+        }
+    }
+
     /// The SHA-1 of the script.
     pub(super) fn sha() -> String {
         redis::Script::new(SCRIPT).get_hash().to_owned()
@@ -136,12 +156,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                         Ok(link) => connection.insert(link).clone(),
                         Err(error) => {
                             terms.health.fail(&error.to_string());
-                            // Dropped unanswered: those who wait know at once.
-                            gathered.clear();
+                            terms.drop_unsent(&mut gathered);
                             tokio::time::sleep(PAUSE).await;
                             while let Ok(ticket) = waiting.try_recv() {
-                                drop(ticket);
+                                gathered.push(ticket);
                             }
+                            terms.drop_unsent(&mut gathered);
                             continue;
                         }
                     },

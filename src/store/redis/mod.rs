@@ -93,6 +93,7 @@ impl RedisStore {
                 timeout: options.timeout,
                 round_trips: AtomicU64::new(0),
                 items: AtomicU64::new(0),
+                unsent: parking_lot::Mutex::default(),
                 connector,
             }),
         }
@@ -147,12 +148,16 @@ impl RedisStore {
         }))
     }
 
-    /// Hands in an item that nobody waits for. Whether it will be sent.
-    fn tell_store(&self, item: Item, now: Moment) -> bool {
-        !self.health().is_open()
-            && self
-                .link()
-                .is_some_and(|link| link.tell(item, self.time.told_us(now)))
+    /// Hands in an item that nobody waits for: now, or when the store is back.
+    fn tell_store(&self, item: Item, now: Moment) {
+        let link = match self.health().is_open() {
+            true => None,
+            false => self.link(),
+        };
+        let told = link.is_some_and(|link| link.tell(item.clone(), self.time.told_us(now)));
+        if !told {
+            self.terms.keep(item);
+        }
     }
 
     /// A time of the store by the clock of this gateway's own counters.
@@ -190,12 +195,15 @@ impl RedisStore {
             let at_us = self.time.jumped_at_us()?;
             let windows = plan.charges.iter().map(|charge| match charge.span {
                 Span::Sliding { window_us } => window_us,
-                Span::Day { .. } | Span::Running => 0,
+                // Keyed by date.
+                Span::Day { .. } => 0,
+                // Until their owners have renewed them.
+                Span::Running => watch::SEEDING_US,
             });
             let longest_us = windows.max().unwrap_or(0);
             Some(now.mono_us < at_us.saturating_add(longest_us))
         };
-        self.health().is_seeding(self.time.expected_us(now)) || jumped().unwrap_or(false)
+        self.health().is_seeding(now.mono_us) || jumped().unwrap_or(false)
     }
 
     /// Asks the store.
@@ -271,21 +279,11 @@ impl RedisStore {
         match self.ask(&mut asked, now).await {
             Ok(decision) => {
                 // The store knows of these units now, and so they are not owed.
-                self.forget(plan);
+                self.give_back(plan, now, &|_| true);
                 *plan = asked;
                 Ok(decision)
             }
             Err(_) => Ok(by_share),
-        }
-    }
-
-    /// Takes back what was decided by share.
-    fn forget(&self, plan: &Plan) {
-        for charge in &plan.charges {
-            if let Some(taken) = charge.taken {
-                let name = Name::of(plan, charge);
-                self.own.give_back(name, charge, taken, true, &self.time);
-            }
         }
     }
 }
@@ -326,10 +324,8 @@ impl Store for RedisStore {
                 }
             }
         }
-        if let Some(item) = Item::give_back(&mut back, &|_| true)
-            && !self.tell_store(item, now)
-        {
-            tracing::debug!("could not give back: the units count until their window is over");
+        if let Some(item) = Item::give_back(&mut back, &|_| true) {
+            self.tell_store(item, now);
         }
     }
 
@@ -360,9 +356,7 @@ impl Store for RedisStore {
                 task: wire::task(task),
             };
             let item = Item::of(hold, &[Part::slot(name, slot, longest)]);
-            if !self.tell_store(item, now) {
-                tracing::debug!("a task's slot is held by this gateway alone");
-            }
+            self.tell_store(item, now);
         }
     }
 

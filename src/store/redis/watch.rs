@@ -1,6 +1,7 @@
 //! The watch over the store: gives this gateway's sign of life, probes a store that is out of
 //! use, and tells one that comes back what it missed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,7 @@ use super::connect::Connection;
 use super::link;
 use super::own::Due;
 use super::wire::{self, Batch, Item, Name, Part, What};
-use super::{RedisStore, own::Own};
-use crate::limit::Moment;
+use super::RedisStore;
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
@@ -20,9 +20,9 @@ const BEAT: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_millis(100);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
-/// A new epoch: so long do gateways have to say what they have taken, and only their shares
-/// hold meanwhile.
-const SEEDING_US: u64 = 2_000_000;
+/// The store is empty, or back: so long do gateways have to say what they have taken, and only
+/// their shares hold meanwhile.
+pub(super) const SEEDING_US: u64 = 1_500_000;
 /// Parts of a command that tells a store what it missed.
 const TOLD_AT_ONCE: usize = 500;
 
@@ -31,12 +31,30 @@ const TOLD_AT_ONCE: usize = 500;
 pub(super) struct Watch {
     connection: Option<Connection>,
     renewed_us: u64,
+    /// When the store's clock jumped for the last time that was looked after.
+    jumped_us: u64,
 }
 
 struct Sign {
     store_us: u64,
     epoch: Arc<str>,
     gateways: Vec<Box<str>>,
+}
+
+impl Sign {
+    /// How long other gateways may still have to say what they have taken.
+    fn seeding_left_us(&self, is_back: bool) -> u64 {
+        let began_us = self.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
+        // An epoch of the future: the clock has been put back since.
+        let age_us = self
+            .store_us
+            .checked_sub(began_us.unwrap_or(self.store_us))
+            .unwrap_or(SEEDING_US);
+        match is_back {
+            true => SEEDING_US,
+            false => SEEDING_US.saturating_sub(age_us),
+        }
+    }
 }
 
 impl RedisStore {
@@ -87,24 +105,64 @@ impl RedisStore {
         };
         let sign = self.in_time(self.sign(&mut connection)).await?;
         self.time.note(sent_us, sign.store_us);
-        self.health().note_gateways(sign.gateways.clone());
         let known = self.health().epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
         let is_back = self.health().is_open();
+        let jumped_us = self.time.jumped_at_us().unwrap_or(0);
+        let has_jumped = jumped_us != watch.jumped_us;
+        let unsettled_until_us = match jumped_us {
+            0 => 0,
+            at_us => at_us.saturating_add(GONE_US),
+        };
+        let too_few = is_new
+            || is_back
+            || self.health().is_seeding(sent_us)
+            || sent_us < unsettled_until_us;
+        self.health().note_gateways(sign.gateways.clone(), too_few);
+        let owes = self.own.owes() || !self.terms.unsent.lock().is_empty();
+        if is_new || is_back || has_jumped || owes {
+            let lost = is_new || has_jumped;
+            let told = self.settle(&mut connection, &sign, is_new, lost).await;
+            if told.is_err() {
+                self.own.owe_still();
+            }
+            told?;
+            (watch.renewed_us, watch.jumped_us) = (sent_us, jumped_us);
+        }
         if is_new || is_back {
-            self.tell(&mut connection, &sign, is_new).await?;
-            let began_us = sign.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
-            let seeding_until_us = began_us.unwrap_or(sign.store_us).saturating_add(SEEDING_US);
-            self.health().close(sign.epoch.clone(), seeding_until_us);
+            let left_us = sign.seeding_left_us(is_back);
+            self.health()
+                .close(sign.epoch.clone(), sent_us.saturating_add(left_us));
         }
         let lease_us = u64::try_from(self.slot_lease.as_micros()).unwrap_or(u64::MAX);
-        if is_new || is_back || sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3 {
-            self.renew(&mut connection, &sign, is_new || is_back)
-                .await?;
+        if sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3 {
+            self.renew(&mut connection, &sign, false).await?;
             watch.renewed_us = sent_us;
         }
         watch.connection = Some(connection);
         Ok(())
+    }
+
+    /// Brings the store up to date, before anybody here asks it again.
+    async fn settle(
+        &self,
+        connection: &mut Connection,
+        sign: &Sign,
+        everything: bool,
+        lost_tasks: bool,
+    ) -> RedisResult<()> {
+        self.tell(connection, sign, everything).await?;
+        let unsent = std::mem::take(&mut *self.terms.unsent.lock());
+        if lost_tasks {
+            self.tell_tasks(connection, sign).await?;
+        }
+        // A store that has lost all has been told all by now.
+        if !everything {
+            for some in unsent.chunks(TOLD_AT_ONCE) {
+                self.send(connection, sign, some).await?;
+            }
+        }
+        self.renew(connection, sign, true).await
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
@@ -156,27 +214,23 @@ impl RedisStore {
             self.send(connection, sign, &items).await?;
             some.iter().for_each(|due: &Due| self.own.told(due));
         }
-        if everything {
-            self.tell_tasks(connection, sign, at, &self.own).await?;
-        }
         Ok(())
     }
 
     /// Tasks that this gateway holds slots for.
-    async fn tell_tasks(
-        &self,
-        connection: &mut Connection,
-        sign: &Sign,
-        at: Moment,
-        own: &Own,
-    ) -> RedisResult<()> {
-        let items: Vec<Item> = own
+    async fn tell_tasks(&self, connection: &mut Connection, sign: &Sign) -> RedisResult<()> {
+        let at = self.framed(sign.store_us);
+        let mut times: HashMap<(Name, wire::Task), u64> = HashMap::new();
+        let items: Vec<Item> = self
+            .own
             .held()
             .into_iter()
-            .map(|(name, slot, task, until_us)| {
+            .map(|(name, _, task, until_us)| {
                 let left = Duration::from_micros(until_us.saturating_sub(at.mono_us));
                 let task = wire::task(&task);
-                Item::of(What::Hold { task }, &[Part::slot(name, slot, left)])
+                let time = times.entry((name, task)).or_default();
+                *time += 1;
+                Item::of(What::Keep { task }, &[Part::slot(name, *time, left)])
             })
             .collect();
         for some in items.chunks(TOLD_AT_ONCE) {
