@@ -15,3 +15,4 @@ mod harness;
 mod outage;
 mod proxy;
 mod server;
+mod shares;

@@ -173,9 +173,15 @@ mod tests {
         let health = Health::new("a", 1);
         health.note_gateways(vec!["b".into(), "a".into()], false);
         health.note_gateways(vec!["a".into()], true);
-        assert_eq!(health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10), 5);
+        assert_eq!(
+            health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10),
+            5
+        );
         health.note_gateways(vec!["a".into()], false);
-        assert_eq!(health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10), 10);
+        assert_eq!(
+            health.share(&Name::plain(CounterKey(7), CounterKey(9)), 10),
+            10
+        );
     }
 
     #[test]

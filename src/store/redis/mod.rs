@@ -6,6 +6,7 @@
 
 pub mod connect;
 mod health;
+mod lease;
 mod link;
 mod own;
 #[cfg(test)]
@@ -25,9 +26,9 @@ use tokio::sync::oneshot;
 use self::connect::Connector;
 use self::health::Health;
 use self::link::{Link, Terms};
-use self::own::Own;
+use self::own::{Leased, Own};
 use self::time::{JUMP_US, StoreTime};
-use self::wire::{Answer, Item, Name, Part, Reading, Verdict, What};
+use self::wire::{Answer, Item, Name, Part, Verdict, What};
 use super::{Store, StoreError, StoreGauges};
 use crate::limit::{Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Span, Taken};
 
@@ -41,6 +42,10 @@ pub struct RedisStore {
     own: Own,
     slot_lease: Duration,
     slots: AtomicU64,
+    /// Whether units are taken in advance.
+    leases: bool,
+    /// Decisions that leases made.
+    lease_hits: AtomicU64,
     /// Decisions that were made without the store.
     alone: AtomicU64,
     /// Number of this store in the process: links are kept by thread.
@@ -58,7 +63,9 @@ pub struct SharedGauges {
     pub round_trips: u64,
     /// Decisions and givings back in them.
     pub items: u64,
-    /// Decisions made without it.
+    /// Decisions made by leases, without a question.
+    pub lease_hits: u64,
+    /// Decisions made without it, while it was out of use.
     pub alone: u64,
     /// IDs of the gateways that share it, this one among them.
     pub gateways: Arc<[Box<str>]>,
@@ -83,6 +90,8 @@ impl RedisStore {
             own: Own::new(most, options.slot_lease),
             slot_lease: options.slot_lease,
             slots: AtomicU64::new(0),
+            leases: options.leases,
+            lease_hits: AtomicU64::new(0),
             alone: AtomicU64::new(0),
             number: STORES.fetch_add(1, Ordering::Relaxed),
             terms: Arc::new(Terms {
@@ -121,6 +130,7 @@ impl RedisStore {
             times_down: self.health().times_opened(),
             round_trips,
             items,
+            lease_hits: self.lease_hits.load(Ordering::Relaxed),
             alone: self.alone.load(Ordering::Relaxed),
             gateways: self.health().gateways(),
         }
@@ -149,12 +159,12 @@ impl RedisStore {
     }
 
     /// Hands in an item that nobody waits for: now, or when the store is back.
-    fn tell_store(&self, item: Item, now: Moment) {
+    fn tell_store(&self, item: Item, at_us: Option<u64>) {
         let link = match self.health().is_open() {
             true => None,
             false => self.link(),
         };
-        let told = link.is_some_and(|link| link.tell(item.clone(), self.time.told_us(now)));
+        let told = link.is_some_and(|link| link.tell(item.clone(), at_us));
         if !told {
             self.terms.keep(item);
         }
@@ -207,12 +217,17 @@ impl RedisStore {
     }
 
     /// Asks the store.
-    async fn ask(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+    async fn ask(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        wanted: &[u32],
+    ) -> Result<Decision, StoreError> {
         let link = self.link().ok_or(StoreError::Unavailable)?;
         // A plan is asked a second time at most: when it is another day there than here.
         for _ in 0..2 {
             let slot = self.next_slots(plan);
-            let item = Item::decide(plan, self.bounds(now), slot, self.slot_lease);
+            let item = Item::decide(plan, wanted, self.bounds(now), slot, self.slot_lease);
             let receiver = link
                 .ask(item.clone(), self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
@@ -239,15 +254,40 @@ impl RedisStore {
                 }
                 _ => return Err(StoreError::Unavailable),
             };
-            self.heard(plan, &readings, answer.store_us);
-            return decision.ok_or(StoreError::Unavailable);
+            let decision = decision.ok_or(StoreError::Unavailable)?;
+            let is_admitted = matches!(decision, Decision::Admit { .. });
+            let times = (now.mono_us, answer.store_us);
+            let at = self.framed(answer.store_us);
+            self.own.note(plan, &readings, is_admitted, times, at);
+            return Ok(decision);
         }
         Err(StoreError::Unavailable)
     }
 
-    /// Remembers what the store said and what was taken.
-    fn heard(&self, plan: &Plan, readings: &[Reading], store_us: u64) {
-        self.own.note(plan, readings, self.framed(store_us));
+    /// Decides by leases, or asks.
+    async fn decide_trusting(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        if !self.leases {
+            return self.ask(plan, now, &[]).await;
+        }
+        let at = self.framed(self.time.expected_us(now));
+        match self.own.decide_by_leases(plan, now.mono_us, at) {
+            Leased::Decided(decision) => {
+                self.lease_hits.fetch_add(1, Ordering::Relaxed);
+                Ok(decision)
+            }
+            Leased::Ask { wanted, over } => {
+                // In the same command, as a rule.
+                self.give_back_leases(&over, self.time.told_us(now));
+                self.ask(plan, now, &wanted).await
+            }
+        }
+    }
+
+    /// Gives back units that were leased and not used.
+    fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
+        if !over.is_empty() {
+            self.tell_store(Item::of(What::GiveBack, over), at_us);
+        }
     }
 
     /// Decides by each limit's `on_store_failure`.
@@ -276,7 +316,7 @@ impl RedisStore {
             return Ok(by_share);
         }
         let mut asked = plan.clone();
-        match self.ask(&mut asked, now).await {
+        match self.ask(&mut asked, now, &[]).await {
             Ok(decision) => {
                 // The store knows of these units now, and so they are not owed.
                 self.give_back(plan, now, &|_| true);
@@ -296,7 +336,7 @@ impl Store for RedisStore {
         if self.is_doubtful(plan, now) {
             return self.decide_doubtful(plan, now).await;
         }
-        match self.ask(plan, now).await {
+        match self.decide_trusting(plan, now).await {
             Ok(decision) => Ok(decision),
             Err(_) => self.decide_alone(plan, now),
         }
@@ -325,7 +365,7 @@ impl Store for RedisStore {
             }
         }
         if let Some(item) = Item::give_back(&mut back, &|_| true) {
-            self.tell_store(item, now);
+            self.tell_store(item, self.time.told_us(now));
         }
     }
 
@@ -356,7 +396,7 @@ impl Store for RedisStore {
                 task: wire::task(task),
             };
             let item = Item::of(hold, &[Part::slot(name, slot, longest)]);
-            self.tell_store(item, now);
+            self.tell_store(item, self.time.told_us(now));
         }
     }
 

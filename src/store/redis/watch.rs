@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
+use super::RedisStore;
 use super::connect::Connection;
 use super::link;
 use super::own::Due;
 use super::wire::{self, Batch, Item, Name, Part, What};
-use super::RedisStore;
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two probes of a store that is out of use.
 const PROBE: Duration = Duration::from_millis(100);
+/// Between two looks at the leases: a lease that nobody asks about is back after two of them.
+const LEASES: Duration = Duration::from_millis(20);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
 /// The store is empty, or back: so long do gateways have to say what they have taken, and only
@@ -61,6 +63,10 @@ impl RedisStore {
     /// Watches over the store for as long as it is polled. Without it, gateways do not know of
     /// each other, and a store that went out of use stays so.
     pub async fn watch(&self) {
+        tokio::join!(self.watch_over_health(), self.watch_over_leases());
+    }
+
+    async fn watch_over_health(&self) {
         let mut watch = Watch::default();
         loop {
             self.beat_once(&mut watch).await;
@@ -72,6 +78,21 @@ impl RedisStore {
                     tokio::time::sleep(PROBE / 10).await;
                 }
             }
+        }
+    }
+
+    /// Gives back what was leased and not used, where no later call has done so.
+    async fn watch_over_leases(&self) {
+        let Some(mut now_us) = self.time.mono_us() else {
+            return;
+        };
+        loop {
+            tokio::time::sleep(LEASES).await;
+            let over = self.own.leases_over(now_us);
+            for some in over.chunks(TOLD_AT_ONCE) {
+                self.give_back_leases(some, None);
+            }
+            now_us = self.time.mono_us().unwrap_or(now_us);
         }
     }
 
@@ -114,10 +135,8 @@ impl RedisStore {
             0 => 0,
             at_us => at_us.saturating_add(GONE_US),
         };
-        let too_few = is_new
-            || is_back
-            || self.health().is_seeding(sent_us)
-            || sent_us < unsettled_until_us;
+        let too_few =
+            is_new || is_back || self.health().is_seeding(sent_us) || sent_us < unsettled_until_us;
         self.health().note_gateways(sign.gateways.clone(), too_few);
         let owes = self.own.owes() || !self.terms.unsent.lock().is_empty();
         if is_new || is_back || has_jumped || owes {
@@ -151,6 +170,9 @@ impl RedisStore {
         everything: bool,
         lost_tasks: bool,
     ) -> RedisResult<()> {
+        if everything {
+            self.own.drop_leases();
+        }
         self.tell(connection, sign, everything).await?;
         let unsent = std::mem::take(&mut *self.terms.unsent.lock());
         if lost_tasks {

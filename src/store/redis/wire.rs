@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher as _;
+use std::iter;
 use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
@@ -131,6 +132,8 @@ pub(super) struct Part {
     report: bool,
     quota: u32,
     units: u32,
+    /// Wanted beyond the units.
+    more: u32,
     a: u64,
     b: u64,
 }
@@ -149,6 +152,7 @@ impl Part {
             report: false,
             quota: 0,
             units,
+            more: 0,
             a,
             b,
         }
@@ -175,25 +179,38 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// Asks for a plan. `slot` numbers the slots that it may take, from there on.
-    pub(super) fn decide(plan: &Plan, what: What, slot: u64, slot_lease: Duration) -> Self {
+    /// Asks for a plan, and for these units more of each of its counters. `slot` numbers the slots that it may take, from there on.
+    pub(super) fn decide(
+        plan: &Plan,
+        wanted: &[u32],
+        what: What,
+        slot: u64,
+        slot_lease: Duration,
+    ) -> Self {
+        let wanted = wanted.iter().copied().chain(iter::repeat(0));
         let lease_us = micros_of(slot_lease);
-        let parts = plan.charges.iter().zip(slot..).map(|(charge, slot)| {
-            let (kind, a, b) = match charge.span {
-                Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
-                Span::Day { start_us, end_us } => (1, start_us, end_us),
-                Span::Running => (2, lease_us, slot),
-            };
-            Part {
-                name: Name::of(plan, charge),
-                kind,
-                report: charge.report,
-                quota: charge.quota,
-                units: charge.cost,
-                a,
-                b,
-            }
-        });
+        let parts = plan
+            .charges
+            .iter()
+            .zip(slot..)
+            .zip(wanted)
+            .map(|((charge, slot), more)| {
+                let (kind, a, b) = match charge.span {
+                    Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
+                    Span::Day { start_us, end_us } => (1, start_us, end_us),
+                    Span::Running => (2, lease_us, slot),
+                };
+                Part {
+                    name: Name::of(plan, charge),
+                    kind,
+                    report: charge.report,
+                    quota: charge.quota,
+                    units: charge.cost,
+                    more,
+                    a,
+                    b,
+                }
+            });
         Self {
             what,
             parts: parts.collect(),
@@ -249,12 +266,16 @@ impl Item {
             .iter()
             .zip(readings)
             .filter(|(part, reading)| part.units > 0 && reading.time_us >= 0.0)
-            .map(|(part, _)| Part {
-                b: match part.kind {
-                    0 => answer.store_us / part.a.max(1),
-                    _ => part.b,
-                },
-                ..*part
+            .flat_map(|(part, reading)| {
+                let step = answer.store_us / part.a.max(1);
+                let at = |units, ahead| Part {
+                    units,
+                    b: if part.kind == 0 { step + ahead } else { part.b },
+                    ..*part
+                };
+                // What was granted beyond the cost lies a step ahead.
+                let more = (reading.granted > 0).then(|| at(reading.granted, 1));
+                iter::once(at(part.units, 0)).chain(more)
             })
             .collect();
         (!parts.is_empty()).then_some(Self {
@@ -322,7 +343,7 @@ impl Batch {
                     bytes.push(u8::from(part.report));
                     bytes.extend(part.quota.to_le_bytes());
                     bytes.extend(part.units.to_le_bytes());
-                    bytes.extend(0_u32.to_le_bytes());
+                    bytes.extend(part.more.to_le_bytes());
                 }
                 What::GiveBack | What::Put => {
                     bytes.push(part.kind);
@@ -379,9 +400,28 @@ fn put_time(bytes: &mut Vec<u8>, number: u64) {
 /// What the script found at one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Reading {
+    /// Units used before.
     pub(super) used: u32,
+    /// Units granted beyond the cost.
+    pub(super) granted: u32,
     /// As `counters.lua` says.
     time_us: f64,
+}
+
+impl Reading {
+    #[cfg(test)]
+    pub(super) fn new(used: u32, granted: u32, wait_us: u32) -> Self {
+        Self {
+            used,
+            granted,
+            time_us: wait_us.into(),
+        }
+    }
+
+    /// The time it tells, in microseconds; 0 when it tells none.
+    pub(super) fn wait_us(&self) -> u64 {
+        micros(self.time_us)
+    }
 }
 
 /// The script's reply to a decision.
@@ -406,9 +446,10 @@ impl Verdict {
             return None;
         }
         let readings = readings.iter().map(|bytes| {
-            let [a, b, c, d, _, _, _, _, time @ ..] = *bytes;
+            let [a, b, c, d, e, f, g, h, time @ ..] = *bytes;
             Reading {
                 used: u32::from_le_bytes([a, b, c, d]),
+                granted: u32::from_le_bytes([e, f, g, h]),
                 time_us: f64::from_le_bytes(time),
             }
         });
