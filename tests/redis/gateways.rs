@@ -57,7 +57,8 @@ pub(crate) fn with_routes(routes: &str, url: &str, args: &[&str]) -> Gateway {
     .start()
 }
 
-/// Waits until each of these gateways knows of all.
+/// Waits until each of these gateways knows of all, and believes a store that was found empty.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when it does")]
 pub(crate) fn acquainted(gateways: &[&Gateway]) {
     let all = f64::from(u32::try_from(gateways.len()).unwrap());
     for gateway in gateways {
@@ -65,6 +66,7 @@ pub(crate) fn acquainted(gateways: &[&Gateway]) {
             gateway.metric("floodgate_store_gateways", &[]) == all
         });
     }
+    std::thread::sleep(Duration::from_millis(1600));
 }
 
 pub(crate) fn is_up(gateway: &Gateway) -> bool {

@@ -16,3 +16,4 @@ mod outage;
 mod proxy;
 mod server;
 mod shares;
+mod slots;

@@ -131,6 +131,7 @@ struct Landing {
 /// Sends what has gathered whenever the way is free.
 async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     let mut connection: Option<Connection> = None;
+    let mut connected_after = 0;
     let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(BATCH);
     loop {
@@ -150,6 +151,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 if count == 0 {
                     break;
                 }
+                // A store that was gone meanwhile may be another one now, or know us no more.
+                let failures = terms.health.times_opened();
+                if failures != connected_after {
+                    connection = None;
+                }
+                connected_after = failures;
                 let link = match connection.clone() {
                     Some(link) => link,
                     None => match terms.connector.connect().await {

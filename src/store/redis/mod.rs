@@ -293,11 +293,10 @@ impl RedisStore {
     /// Decides by each limit's `on_store_failure`.
     fn decide_alone(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         self.alone.fetch_add(1, Ordering::Relaxed);
-        let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
-        if plan.charges.iter().any(denies) {
-            return Err(StoreError::Unavailable);
+        match denies_alone(plan) {
+            true => Err(StoreError::Unavailable),
+            false => Ok(self.decide_by_share(plan, now)),
         }
-        Ok(self.decide_by_share(plan, now))
     }
 
     fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
@@ -323,7 +322,14 @@ impl RedisStore {
                 *plan = asked;
                 Ok(decision)
             }
-            Err(_) => Ok(by_share),
+            Err(error) if denies_alone(plan) => {
+                self.give_back(plan, now, &|_| true);
+                Err(error)
+            }
+            Err(_) => {
+                self.alone.fetch_add(1, Ordering::Relaxed);
+                Ok(by_share)
+            }
         }
     }
 }
@@ -437,6 +443,12 @@ impl Store for RedisStore {
     fn gauges(&self) -> StoreGauges {
         self.own.gauges()
     }
+}
+
+/// Whether a limit of this plan admits nothing without the store.
+fn denies_alone(plan: &Plan) -> bool {
+    let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
+    plan.charges.iter().any(denies)
 }
 
 /// Moves the days of a plan to the store's.
