@@ -19,8 +19,9 @@ use super::wire::{Answer, Batch, Item, Name, Verdict};
 const SCRIPT: &str = include_str!("counters.lua");
 /// Items that go in one command: Redis does nothing else meanwhile.
 const BATCH: usize = 64;
-/// Commands that are on their way at the same time.
-const IN_FLIGHT: usize = 8;
+/// Commands that are on their way at the same time: while they are, more gathers for the next,
+/// and an item costs less the more go with it.
+const IN_FLIGHT: usize = 2;
 /// The same in a cluster, where each owner's counters take a command of their own, and a node
 /// that hangs must not hold up the others.
 const IN_FLIGHT_CLUSTER: usize = 512;
