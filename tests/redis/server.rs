@@ -119,7 +119,7 @@ impl Server {
         let common = "bind 127.0.0.1\ndaemonize no\nlogfile log\nloglevel notice";
         let data = match sentinel {
             true => "",
-            false => "save \"\"\nappendonly no\nrepl-diskless-sync-delay 0",
+            false => "save \"\"\nrepl-diskless-sync-delay 0",
         };
         let place = dir.path().display();
         let text = format!("{ports}\n{common}\n{data}\ndir {place}\n{lines}\n");
@@ -213,6 +213,12 @@ impl Server {
         self.signal("CONT");
     }
 
+    /// Back on the same port, with what it has kept on disk.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
     /// Back on the same port, with nothing in it. Whether it still runs or not.
     pub(crate) fn restart_empty(&mut self) {
         self.kill();
@@ -288,6 +294,12 @@ impl Watched {
         format!("redis-sentinel://{}/counters", hosts.join(","))
     }
 
+    /// The port of the master, as the nodes have it.
+    pub(crate) fn master_port_of_nodes(&self) -> u16 {
+        let is_master = |node: &&Server| node.cli(&["role"]).starts_with("master");
+        self.nodes.iter().find(is_master).unwrap().port()
+    }
+
     /// The port of the master, as a sentinel has it.
     pub(crate) fn master_port(&self) -> u16 {
         let answer = self.sentinels[0].cli(&["sentinel", "get-master-addr-by-name", "counters"]);
@@ -324,6 +336,21 @@ impl Cluster {
             })
         });
         Self { nodes }
+    }
+
+    /// The port of the master that serves a slot.
+    pub(crate) fn master_of(&self, slot: u16) -> u16 {
+        let nodes = self.nodes[0].cli(&["cluster", "nodes"]);
+        let serves = |line: &&str| {
+            line.split(' ').skip(8).any(|range| {
+                let (from, to) = range.split_once('-').unwrap_or((range, range));
+                let (from, to) = (from.parse::<u16>(), to.parse::<u16>());
+                from.is_ok_and(|from| from <= slot) && to.is_ok_and(|to| slot <= to)
+            })
+        };
+        let line = nodes.lines().find(serves).expect("a master of the slot");
+        let address = line.split([' ', '@']).nth(1).unwrap();
+        address.rsplit(':').next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn url(&self) -> String {
