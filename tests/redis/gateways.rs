@@ -93,6 +93,7 @@ pub(crate) fn calls(gateway: &Gateway, path: &str, count: usize) -> Tally {
     tally
 }
 
+#[expect(clippy::disallowed_methods, reason = "measures a real wait")]
 pub(crate) fn call(connection: &mut Connection, path: &str, tally: &mut Tally) {
     let start = Instant::now();
     let answer = connection.call("GET", path, &[], "");
@@ -111,6 +112,7 @@ pub(crate) fn call(connection: &mut Connection, path: &str, tally: &mut Tally) {
 
 /// Calls until there have been `all` admitted with those of before, and then for a while more:
 /// how many there were at last.
+#[expect(clippy::disallowed_methods, reason = "looks on for a while")]
 pub(crate) fn exhaust(gateways: &[&Gateway], path: &str, before: u32, all: u32) -> u32 {
     let mut sum = before;
     let mut round = || {
