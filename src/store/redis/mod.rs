@@ -7,6 +7,7 @@
 pub mod connect;
 mod health;
 mod link;
+mod news;
 mod own;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use self::wire::{Answer, Item, Name, Part, Reading, Verdict, What};
 use super::{Store, StoreError, StoreGauges};
 use crate::limit::{Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Span, Taken};
 
+pub use self::news::News;
 pub use self::time::TimeSource;
 
 /// Counters in Redis.
@@ -45,6 +47,7 @@ pub struct RedisStore {
     alone: AtomicU64,
     /// Number of this store in the process: links are kept by thread.
     number: u64,
+    heard: news::Heard,
 }
 
 /// What can be said of a shared store at a glance.
@@ -62,6 +65,10 @@ pub struct SharedGauges {
     pub alone: u64,
     /// IDs of the gateways that share it, this one among them.
     pub gateways: Arc<[Box<str>]>,
+    /// This gateway's ID.
+    pub gateway: Box<str>,
+    /// Of which data the store is: another one after it has lost all. `None`: not yet heard.
+    pub epoch: Option<Arc<str>>,
 }
 
 static STORES: AtomicU64 = AtomicU64::new(0);
@@ -85,6 +92,7 @@ impl RedisStore {
             slots: AtomicU64::new(0),
             alone: AtomicU64::new(0),
             number: STORES.fetch_add(1, Ordering::Relaxed),
+            heard: news::Heard::default(),
             terms: Arc::new(Terms {
                 sha: Terms::sha(),
                 health: Health::new(&gateway, options.min_gateways),
@@ -122,6 +130,8 @@ impl RedisStore {
             items,
             alone: self.alone.load(Ordering::Relaxed),
             gateways: self.health().gateways(),
+            gateway: self.terms.gateway.as_str().into(),
+            epoch: self.health().epoch(),
         }
     }
 
@@ -394,6 +404,10 @@ impl Store for RedisStore {
         self.own
             .finish(name, key, task, self.framed(answer.store_us));
         Ok(held)
+    }
+
+    async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
+        self.reset_for_all(plan, now).await
     }
 
     fn sweep(&self, now: Moment) {

@@ -8,6 +8,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 
 use super::connect::Connection;
 use super::link;
+use super::news::Exchanged;
 use super::own::Due;
 use super::wire::{self, Batch, Item, Name, Part, What};
 use super::{RedisStore, own::Own};
@@ -31,6 +32,7 @@ const TOLD_AT_ONCE: usize = 500;
 pub(super) struct Watch {
     connection: Option<Connection>,
     renewed_us: u64,
+    exchanged: Exchanged,
 }
 
 struct Sign {
@@ -41,11 +43,12 @@ struct Sign {
 
 impl RedisStore {
     /// Watches over the store for as long as it is polled. Without it, gateways do not know of
-    /// each other, and a store that went out of use stays so.
-    pub async fn watch(&self) {
+    /// each other, and a store that went out of use stays so. `news` is what this gateway tells
+    /// the others.
+    pub async fn watch(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
         let mut watch = Watch::default();
         loop {
-            self.beat_once(&mut watch).await;
+            self.beat_once(&mut watch, news).await;
             let pause = if self.health().is_open() { PROBE } else { BEAT };
             tokio::select! {
                 () = tokio::time::sleep(pause) => (),
@@ -60,11 +63,11 @@ impl RedisStore {
     /// The first beat, before calls come in: a gateway that starts without its store begins with
     /// its share.
     pub async fn greet(&self) {
-        self.beat_once(&mut Watch::default()).await;
+        self.beat_once(&mut Watch::default(), &Vec::new).await;
     }
 
-    async fn beat_once(&self, watch: &mut Watch) {
-        match self.beat(watch).await {
+    async fn beat_once(&self, watch: &mut Watch, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
+        match self.beat(watch, news).await {
             Ok(()) => self.health().answered(),
             Err(error) => {
                 watch.connection = None;
@@ -77,7 +80,11 @@ impl RedisStore {
         }
     }
 
-    async fn beat(&self, watch: &mut Watch) -> RedisResult<()> {
+    async fn beat(
+        &self,
+        watch: &mut Watch,
+        news: &(dyn Fn() -> Vec<u8> + Send + Sync),
+    ) -> RedisResult<()> {
         let mut connection = match watch.connection.take() {
             Some(connection) => connection,
             None => self.terms.connector.connect().await?,
@@ -103,11 +110,17 @@ impl RedisStore {
                 .await?;
             watch.renewed_us = sent_us;
         }
+        let times = (sent_us, sign.store_us);
+        self.exchange(&mut connection, &mut watch.exchanged, times, news)
+            .await?;
         watch.connection = Some(connection);
         Ok(())
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
         match tokio::time::timeout(self.terms.timeout, work).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),

@@ -70,6 +70,21 @@ impl Name {
         hasher.finish()
     }
 
+    /// Itself, for other gateways.
+    pub(super) fn to_word(self) -> String {
+        let Self { tag, key, day } = self;
+        format!("{tag:x}.{:x}.{day:x}", key.0)
+    }
+
+    /// Reads what [`Name::to_word`] has written.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        let mut parts = word.split('.');
+        let tag = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let key = CounterKey(u128::from_str_radix(parts.next()?, 16).ok()?);
+        let day = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { tag, key, day })
+    }
+
     /// The key: `{prefix}:{version}{{tag}}{counter}`, and the day.
     pub(super) fn text(&self, prefix: &str) -> String {
         let Self { tag, key, day } = self;
@@ -88,6 +103,16 @@ pub(super) fn epoch_key(prefix: &str) -> String {
 /// The key of the gateways that share the store.
 pub(super) fn peers_key(prefix: &str) -> String {
     format!("{prefix}:{VERSION}gateways")
+}
+
+/// The key of the resets that gateways may not have heard of.
+pub(super) fn resets_key(prefix: &str) -> String {
+    format!("{prefix}:{VERSION}resets")
+}
+
+/// The key of what a gateway has to say to whoever asks.
+pub(super) fn news_key(prefix: &str, gateway: &str) -> String {
+    format!("{prefix}:{VERSION}news.{gateway}")
 }
 
 /// 32 bits spread owners over a cluster's 16,384 slots.
@@ -111,6 +136,8 @@ pub(super) enum What {
     Hold { task: Task },
     /// The end of such a task.
     Finish { task: Task },
+    /// Counters to be empty.
+    Empty,
 }
 
 /// A task's name, hashed: names are callers' and of any length.
@@ -310,6 +337,7 @@ impl Batch {
             What::Renew { lost_too: true } => bytes.push(b'S'),
             What::Hold { .. } => bytes.push(b'H'),
             What::Finish { .. } => bytes.push(b'F'),
+            What::Empty => bytes.push(b'E'),
         }
         for part in &item.parts {
             bytes.extend(self.place(part.name).to_le_bytes());
@@ -326,6 +354,7 @@ impl Batch {
                     bytes.extend(part.units.to_le_bytes());
                 }
                 What::Renew { .. } | What::Hold { .. } => (),
+                What::Empty => continue,
                 What::Finish { task } => {
                     bytes.extend(task);
                     continue;
@@ -427,7 +456,7 @@ impl Verdict {
     clippy::cast_sign_loss,
     reason = "a cast from a double saturates"
 )]
-fn micros(time_us: f64) -> u64 {
+pub(super) fn micros(time_us: f64) -> u64 {
     time_us as u64
 }
 
