@@ -239,8 +239,9 @@ impl Sliding {
         self.newest
     }
 
-    /// Gives units back to the step from which they were taken, if that still counts.
-    pub fn give_back(&mut self, window_us: u64, step: u64, units: u32) {
+    /// Gives units back to the step from which they were taken, if that still counts. How many
+    /// there were.
+    pub fn give_back(&mut self, window_us: u64, step: u64, units: u32) -> u32 {
         let age = self.newest.checked_sub(step);
         if self.step_us == step_us(window_us) && age.is_some_and(|age| age < RING_STEPS) {
             let slot = slot_of(step);
@@ -250,7 +251,9 @@ impl Sliding {
                 self.steps.set(slot, there - back);
                 self.used -= back;
             }
+            return back;
         }
+        0
     }
 
     /// Microseconds until `cost` units fit into `quota`: at least 1, at most the window. `None`

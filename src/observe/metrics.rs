@@ -74,6 +74,7 @@ struct SharedMetrics {
     failures: IntCounter,
     round_trips: IntCounter,
     items: IntCounter,
+    lease_hits: IntCounter,
     alone: IntCounter,
 }
 
@@ -91,6 +92,7 @@ impl SharedMetrics {
             (&self.failures, now.times_down),
             (&self.round_trips, now.round_trips),
             (&self.items, now.items),
+            (&self.lease_hits, now.lease_hits),
             (&self.alone, now.alone),
         ] {
             counter.inc_by(value.saturating_sub(counter.get()));
@@ -208,6 +210,10 @@ impl Metrics {
                 items: counter(
                     "floodgate_store_items_total",
                     "Decisions and givings back in those commands: divided by them, the batch size.",
+                )?,
+                lease_hits: counter(
+                    "floodgate_store_lease_hits_total",
+                    "Decisions made by units taken in advance, or by a counter known to be empty, without a command.",
                 )?,
                 alone: counter(
                     "floodgate_store_local_decisions_total",

@@ -79,7 +79,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Sets the counters of this plan to empty, whatever its charges ask. Units and slots that
-    /// were taken before are forgotten.
+    /// were taken before are forgotten. Other gateways go by what they remember (leases, denials)
+    /// for a second and a half at most.
     ///
     /// # Errors
     /// When the store cannot be asked; nothing is known of the counters then.

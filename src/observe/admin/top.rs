@@ -187,7 +187,7 @@ fn row(shared: &Shared, hitter: &Hitter, left: Option<u32>) -> Value {
 pub(super) async fn peers(State(shared): State<Arc<Shared>>) -> Response {
     let Some(store) = shared.admission.store().shared() else {
         return Json(json!({
-            "store": "memory", "up": true, "times_down": 0, "epoch": null,
+            "store": "memory", "up": true, "times_down": 0, "epochs": [],
             "gateway": null, "gateways": [],
         }))
         .into_response();
@@ -197,7 +197,7 @@ pub(super) async fn peers(State(shared): State<Arc<Shared>>) -> Response {
         "store": "redis",
         "up": gauges.is_up,
         "times_down": gauges.times_down,
-        "epoch": gauges.epoch.as_deref(),
+        "epochs": gauges.epochs.iter().map(|epoch| epoch.as_deref()).collect::<Vec<_>>(),
         "gateway": gauges.gateway,
         "gateways": *gauges.gateways,
     }))

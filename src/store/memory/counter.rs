@@ -79,11 +79,11 @@ impl Counter {
         }
     }
 
-    /// Gives back what this charge took.
-    pub(in crate::store) fn give_back(&mut self, charge: &Charge, taken: Taken) {
+    /// Gives back what this charge took. How many units were there to be given back.
+    pub(in crate::store) fn give_back(&mut self, charge: &Charge, taken: Taken) -> u32 {
         match (self, taken, charge.span) {
             (Self::Sliding(sliding), Taken::Step(step), Span::Sliding { window_us }) => {
-                sliding.give_back(window_us, step, charge.cost);
+                return sliding.give_back(window_us, step, charge.cost);
             }
             (Self::Day(day), Taken::Day(end_us), _) => day.give_back(end_us, charge.cost),
             (Self::Slots(slots), Taken::Slot(id), _) => {
@@ -92,6 +92,7 @@ impl Counter {
             // The counter is of another kind now, which the units were not taken from.
             _ => {}
         }
+        charge.cost
     }
 
     /// Keeps a slot for a task.

@@ -93,7 +93,9 @@ impl Store for MemoryStore {
             if charge.taken.is_some() && which(charge) {
                 // Taken out: whoever comes next finds nothing to give back.
                 if let Some(taken) = charge.taken.take() {
-                    self.with_counter(charge, |counter| counter.give_back(charge, taken));
+                    self.with_counter(charge, |counter| {
+                        counter.give_back(charge, taken);
+                    });
                 }
             }
         }

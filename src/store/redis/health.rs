@@ -1,4 +1,5 @@
-//! Whether the store can be asked, who shares it, and since when it knows what it should.
+//! Whether a part of the store can be asked, since when it knows what it should, and who shares
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use super::wire::Name;
 /// Commands in a row that may time out before the store counts as gone.
 const TIMEOUTS: u32 = 3;
 
-/// State of the breaker, and what the last beat said.
+/// State of the breaker of one part of the store, and what the last beat said.
 #[derive(Debug)]
 pub(super) struct Health {
     /// The breaker: nothing is asked while it is open.
@@ -20,27 +21,29 @@ pub(super) struct Health {
     /// Times that the breaker opened.
     opened: AtomicU64,
     /// Wakes the watch before its time.
-    pub(super) wake: Notify,
+    wake: Arc<Notify>,
     epoch: RwLock<Option<Arc<str>>>,
     /// Until then the store may lack what other gateways have taken; store time.
     seeding_until_us: AtomicU64,
+}
+
+/// The gateways that share the store.
+#[derive(Debug)]
+pub(super) struct Peers {
     gateways: RwLock<Arc<[Box<str>]>>,
     min_gateways: u32,
     me: Box<str>,
 }
 
 impl Health {
-    pub(super) fn new(me: &str, min_gateways: u32) -> Self {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
         Self {
             open: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
             opened: AtomicU64::new(0),
-            wake: Notify::new(),
+            wake,
             epoch: RwLock::new(None),
             seeding_until_us: AtomicU64::new(0),
-            gateways: RwLock::new(Arc::new([])),
-            min_gateways,
-            me: me.into(),
         }
     }
 
@@ -97,6 +100,16 @@ impl Health {
     pub(super) fn is_seeding(&self, store_us: u64) -> bool {
         store_us < self.seeding_until_us.load(Ordering::Acquire)
     }
+}
+
+impl Peers {
+    pub(super) fn new(me: &str, min_gateways: u32) -> Self {
+        Self {
+            gateways: RwLock::new(Arc::new([])),
+            min_gateways,
+            me: me.into(),
+        }
+    }
 
     /// The gateways that the store last knew of.
     pub(super) fn gateways(&self) -> Arc<[Box<str>]> {
@@ -142,9 +155,9 @@ mod tests {
                 let sum: u32 = ids
                     .iter()
                     .map(|id| {
-                        let health = Health::new(id, 3);
-                        health.note_gateways(ids.clone());
-                        health.share(&name, quota)
+                        let peers = Peers::new(id, 3);
+                        peers.note_gateways(ids.clone());
+                        peers.share(&name, quota)
                     })
                     .sum();
                 assert_eq!(sum, quota);
@@ -154,16 +167,16 @@ mod tests {
 
     #[test]
     fn gateways_that_are_not_known_get_their_part_all_the_same() {
-        let health = Health::new("a", 4);
-        health.note_gateways(vec!["a".into()]);
+        let peers = Peers::new("a", 4);
+        peers.note_gateways(vec!["a".into()]);
         let name = Name::plain(CounterKey(7), CounterKey(9));
-        assert_eq!(health.share(&name, 103), 25);
-        assert_eq!(health.share(&name, 3), 0);
+        assert_eq!(peers.share(&name, 103), 25);
+        assert_eq!(peers.share(&name, 3), 0);
     }
 
     #[test]
     fn three_timeouts_in_a_row_open_the_breaker() {
-        let health = Health::new("a", 1);
+        let health = Health::new(Arc::default());
         health.timed_out();
         health.timed_out();
         health.answered();

@@ -12,13 +12,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connect::{Connection, Connector};
 use super::health::Health;
-use super::wire::{Answer, Batch, Item, Verdict};
+use super::time::StoreTime;
+use super::wire::{Answer, Batch, Item, Name, Verdict};
 
 const SCRIPT: &str = include_str!("counters.lua");
 /// Items that go in one command: Redis does nothing else meanwhile.
 const BATCH: usize = 64;
 /// Commands that are on their way at the same time.
 const IN_FLIGHT: usize = 8;
+/// The same in a cluster, where each owner's counters take a command of their own, and a node
+/// that hangs must not hold up the others.
+const IN_FLIGHT_CLUSTER: usize = 512;
 /// Items that may wait. More are refused at once.
 const WAITING: usize = 4096;
 /// Between two attempts to connect.
@@ -44,12 +48,28 @@ pub(super) struct Terms {
     pub(super) prefix: String,
     /// The longest that a command may take.
     pub(super) timeout: Duration,
-    pub(super) health: Health,
+    /// What is known of each part: of the one server, or of each range of a cluster's slots.
+    pub(super) parts: Box<[Part]>,
+    pub(super) is_cluster: bool,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
 }
 
+/// What is known of a part of the store.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) health: Health,
+    pub(super) time: StoreTime,
+}
+
 impl Terms {
+    /// The part that a counter belongs to.
+    pub(super) fn part(&self, name: Option<Name>) -> &Part {
+        let index = name.map_or(0, |name| name.part(self.parts.len()));
+        // There is always one.
+        self.parts.get(index).unwrap_or(&self.parts[0])
+    }
+
     /// The SHA-1 of the script.
     pub(super) fn sha() -> String {
         redis::Script::new(SCRIPT).get_hash().to_owned()
@@ -60,14 +80,19 @@ impl Terms {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     tickets: mpsc::Sender<Ticket>,
+    is_cluster: bool,
 }
 
 impl Link {
     /// A link that lives on the current runtime until it is dropped.
     pub(super) fn start(terms: Arc<Terms>) -> Self {
         let (tickets, waiting) = mpsc::channel(WAITING);
+        let is_cluster = terms.is_cluster;
         tokio::spawn(pump(terms, waiting));
-        Self { tickets }
+        Self {
+            tickets,
+            is_cluster,
+        }
     }
 
     /// Whether the runtime it lived on has ended.
@@ -83,7 +108,11 @@ impl Link {
 
     /// Hands in an item that nobody waits for. Whether there was room for it.
     pub(super) fn tell(&self, item: Item, at_us: Option<u64>) -> bool {
-        self.hand_in(item, at_us, None)
+        let tell = |item| self.hand_in(item, at_us, None);
+        match self.is_cluster {
+            true => item.by_owner().into_iter().map(tell).all(|told| told),
+            false => tell(item),
+        }
     }
 
     fn hand_in(
@@ -106,6 +135,7 @@ type Flight = Pin<Box<dyn Future<Output = Landing> + Send>>;
 struct Landing {
     tickets: Vec<Ticket>,
     reply: Option<Value>,
+    name: Option<Name>,
 }
 
 /// Sends what has gathered whenever the way is free.
@@ -113,20 +143,26 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     let mut connection: Option<Connection> = None;
     let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(BATCH);
+    let in_flight = match terms.is_cluster {
+        true => IN_FLIGHT_CLUSTER,
+        false => IN_FLIGHT,
+    };
     loop {
         tokio::select! {
             biased;
             Some(landing) = flights.next() => {
-                match (land(landing, &terms.health), &connection) {
+                match (land(landing, &terms), &connection) {
                     (Some(undone), Some(link)) if !undone.is_empty() => {
                         flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
                     }
                     (Some(_), _) => (),
+                    // The library keeps the connections to the other nodes, and mends this one.
+                    (None, _) if terms.is_cluster => (),
                     // Whatever is still on its way there must not be waited for.
                     (None, _) => connection = None,
                 }
             }
-            count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < IN_FLIGHT => {
+            count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < in_flight => {
                 if count == 0 {
                     break;
                 }
@@ -135,7 +171,8 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                     None => match terms.connector.connect().await {
                         Ok(link) => connection.insert(link).clone(),
                         Err(error) => {
-                            terms.health.fail(&error.to_string());
+                            let why = error.to_string();
+                            terms.parts.iter().for_each(|part| part.health.fail(&why));
                             // Dropped unanswered: those who wait know at once.
                             gathered.clear();
                             tokio::time::sleep(PAUSE).await;
@@ -146,7 +183,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                         }
                     },
                 };
-                for tickets in by_time(&mut gathered) {
+                for tickets in batches(&mut gathered, terms.is_cluster) {
                     flights.push(Box::pin(fly(terms.clone(), link.clone(), tickets)));
                 }
             }
@@ -154,7 +191,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     }
     // What was handed in before the end still goes: slots and units are given back.
     while let Some(landing) = flights.next().await {
-        if let (Some(undone), Some(link)) = (land(landing, &terms.health), &connection)
+        if let (Some(undone), Some(link)) = (land(landing, &terms), &connection)
             && !undone.is_empty()
         {
             flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
@@ -162,22 +199,35 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     }
 }
 
-/// One batch for each time; in production there is one, the server's own.
-fn by_time(gathered: &mut Vec<Ticket>) -> Vec<Vec<Ticket>> {
+/// One batch for each time, of which there is one in production, the server's own; in a cluster
+/// one for each owner of counters.
+fn batches(gathered: &mut Vec<Ticket>, is_cluster: bool) -> Vec<Vec<Ticket>> {
+    let tag = |ticket: &Ticket| ticket.item.name().map(|name| name.tag());
     let mut batches: Vec<Vec<Ticket>> = Vec::with_capacity(1);
     for ticket in gathered.drain(..) {
-        match batches.last_mut() {
-            Some(batch) if batch.last().is_some_and(|last| last.at_us == ticket.at_us) => {
-                batch.push(ticket);
-            }
-            _ => batches.push(vec![ticket]),
+        let fits = |batch: &&mut Vec<Ticket>| {
+            batch.last().is_some_and(|last| {
+                last.at_us == ticket.at_us && (!is_cluster || tag(last) == tag(&ticket))
+            })
+        };
+        let batch = match is_cluster {
+            true => batches.iter_mut().find(fits),
+            // In the order in which they came: a later time never goes first.
+            false => batches.last_mut().filter(|batch| fits(&batch)),
+        };
+        match batch {
+            Some(batch) => batch.push(ticket),
+            None => batches.push(vec![ticket]),
         }
     }
     batches
 }
 
 async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> Landing {
-    let epoch = terms.health.epoch();
+    let name = tickets.first().and_then(|ticket| ticket.item.name());
+    let health = &terms.part(name).health;
+    // In a cluster the epoch's key lies elsewhere, and the watch alone looks at it.
+    let epoch = health.epoch().filter(|_| !terms.is_cluster);
     let mut batch = Batch::new(epoch.is_some());
     for ticket in &tickets {
         batch.push(&ticket.item);
@@ -192,19 +242,23 @@ async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> L
     );
     let reply = match tokio::time::timeout(terms.timeout, asked).await {
         Ok(Ok(reply)) => {
-            terms.health.answered();
+            health.answered();
             Some(reply)
         }
         Ok(Err(error)) => {
-            terms.health.fail(&error.to_string());
+            health.fail(&error.to_string());
             None
         }
         Err(_) => {
-            terms.health.timed_out();
+            health.timed_out();
             None
         }
     };
-    Landing { tickets, reply }
+    Landing {
+        tickets,
+        reply,
+        name,
+    }
 }
 
 /// Runs the script on a batch.
@@ -255,7 +309,7 @@ async fn send(
 
 /// Hands out the answers, and says what must be undone, since nobody waits for it any more.
 /// `None` when there are no answers: the way is broken.
-fn land(landing: Landing, health: &Health) -> Option<Vec<Ticket>> {
+fn land(landing: Landing, terms: &Terms) -> Option<Vec<Ticket>> {
     let Some(Value::Array(values)) = landing.reply else {
         return None;
     };
@@ -265,6 +319,7 @@ fn land(landing: Landing, health: &Health) -> Option<Vec<Ticket>> {
         _ => None,
     })?;
     if values.len() == 0 {
+        let health = &terms.part(landing.name).health;
         health.fail("it has lost its counters");
         return Some(Vec::new());
     }

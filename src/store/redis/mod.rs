@@ -6,6 +6,7 @@
 
 pub mod connect;
 mod health;
+mod lease;
 mod link;
 mod news;
 mod own;
@@ -21,16 +22,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use smallvec::SmallVec;
+use tokio::sync::{Notify, oneshot};
 
 use self::connect::Connector;
-use self::health::Health;
+use self::health::{Health, Peers};
 use self::link::{Link, Terms};
-use self::own::Own;
+use self::own::{Leased, Own};
 use self::time::{JUMP_US, StoreTime};
-use self::wire::{Answer, Item, Name, Part, Reading, Verdict, What};
+use self::wire::{Answer, Item, Name, Part, Verdict, What};
 use super::{Store, StoreError, StoreGauges};
-use crate::limit::{Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Span, Taken};
+use crate::limit::plan::{reported_bit, smallest_share};
+use crate::limit::{
+    Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Room, Scope, Span, Taken,
+};
 
 pub use self::news::News;
 pub use self::time::TimeSource;
@@ -39,10 +44,19 @@ pub use self::time::TimeSource;
 #[derive(Debug)]
 pub struct RedisStore {
     terms: Arc<Terms>,
-    time: StoreTime,
+    time: TimeSource,
     own: Own,
+    peers: Peers,
+    /// Wakes the watch before its time.
+    wake: Arc<Notify>,
     slot_lease: Duration,
     slots: AtomicU64,
+    /// In a cluster, a tag for each part of it.
+    tags: Vec<String>,
+    /// Whether units are taken in advance.
+    leases: bool,
+    /// Decisions that leases made.
+    lease_hits: AtomicU64,
     /// Decisions that were made without the store.
     alone: AtomicU64,
     /// Number of this store in the process: links are kept by thread.
@@ -61,14 +75,17 @@ pub struct SharedGauges {
     pub round_trips: u64,
     /// Decisions and givings back in them.
     pub items: u64,
-    /// Decisions made without it.
+    /// Decisions made by leases, without a question.
+    pub lease_hits: u64,
+    /// Decisions made without it, while it was out of use.
     pub alone: u64,
     /// IDs of the gateways that share it, this one among them.
     pub gateways: Arc<[Box<str>]>,
     /// This gateway's ID.
     pub gateway: Box<str>,
-    /// Of which data the store is: another one after it has lost all. `None`: not yet heard.
-    pub epoch: Option<Arc<str>>,
+    /// Of which data each part of the store is: another one after it has lost all. `None`: not
+    /// yet heard.
+    pub epochs: Box<[Option<Arc<str>>]>,
 }
 
 static STORES: AtomicU64 = AtomicU64::new(0);
@@ -85,17 +102,34 @@ impl RedisStore {
     #[must_use]
     pub fn new(connector: Connector, gateway: String, most: usize, time: TimeSource) -> Self {
         let options = connector.options();
-        Self {
+        let is_cluster = connector.is_cluster();
+        let wake = Arc::new(Notify::new());
+        let part = |_| link::Part {
+            health: Health::new(wake.clone()),
             time: StoreTime::new(time),
+        };
+        Self {
+            wake: wake.clone(),
+            time,
             own: Own::new(most, options.slot_lease),
             slot_lease: options.slot_lease,
             slots: AtomicU64::new(0),
+            tags: match is_cluster {
+                true => wire::part_tags(),
+                false => Vec::new(),
+            },
+            leases: options.leases,
+            lease_hits: AtomicU64::new(0),
             alone: AtomicU64::new(0),
             number: STORES.fetch_add(1, Ordering::Relaxed),
+            peers: Peers::new(&gateway, options.min_gateways),
             heard: news::Heard::default(),
             terms: Arc::new(Terms {
                 sha: Terms::sha(),
-                health: Health::new(&gateway, options.min_gateways),
+                parts: (0..if is_cluster { wire::PARTS } else { 1 })
+                    .map(part)
+                    .collect(),
+                is_cluster,
                 gateway,
                 prefix: options.prefix.clone(),
                 timeout: options.timeout,
@@ -124,19 +158,34 @@ impl RedisStore {
     pub fn shared_gauges(&self) -> SharedGauges {
         let (round_trips, items) = self.round_trips();
         SharedGauges {
-            is_up: !self.health().is_open(),
-            times_down: self.health().times_opened(),
+            is_up: !self.is_any_open(),
+            times_down: self
+                .terms
+                .parts
+                .iter()
+                .map(|p| p.health.times_opened())
+                .sum(),
             round_trips,
             items,
+            lease_hits: self.lease_hits.load(Ordering::Relaxed),
             alone: self.alone.load(Ordering::Relaxed),
-            gateways: self.health().gateways(),
+            gateways: self.peers.gateways(),
             gateway: self.terms.gateway.as_str().into(),
-            epoch: self.health().epoch(),
+            epochs: self.terms.parts.iter().map(|p| p.health.epoch()).collect(),
         }
     }
 
-    fn health(&self) -> &Health {
-        &self.terms.health
+    fn is_any_open(&self) -> bool {
+        self.terms.parts.iter().any(|part| part.health.is_open())
+    }
+
+    /// The part of the store that this plan is decided in: all of it, outside a cluster.
+    fn part(&self, plan: &Plan) -> &link::Part {
+        let name = || plan.charges.first().map(|charge| Name::of(plan, charge));
+        match self.terms.is_cluster {
+            true => self.terms.part(name()),
+            false => self.terms.part(None),
+        }
     }
 
     fn new_epoch(&self) -> String {
@@ -159,18 +208,8 @@ impl RedisStore {
 
     /// Hands in an item that nobody waits for. Whether it will be sent.
     fn tell_store(&self, item: Item, now: Moment) -> bool {
-        !self.health().is_open()
-            && self
-                .link()
-                .is_some_and(|link| link.tell(item, self.time.told_us(now)))
-    }
-
-    /// A time of the store by the clock of this gateway's own counters.
-    fn framed(&self, store_us: u64) -> Moment {
-        Moment {
-            mono_us: self.time.framed_us(store_us),
-            unix_us: store_us,
-        }
+        self.link()
+            .is_some_and(|link| link.tell(item, self.time.told_us(now)))
     }
 
     fn next_slots(&self, plan: &Plan) -> u64 {
@@ -179,8 +218,8 @@ impl RedisStore {
     }
 
     /// Between which times of the store a script that is sent now may run.
-    fn bounds(&self, now: Moment) -> What {
-        let Some(expected_us) = self.time.known(now) else {
+    fn bounds(&self, time: &StoreTime, now: Moment) -> What {
+        let Some(expected_us) = time.known(now) else {
             return What::Decide {
                 earliest_us: 0,
                 latest_us: 1 << 53,
@@ -196,8 +235,9 @@ impl RedisStore {
     /// Whether the store alone may not be believed for this plan: it is still being told what it
     /// lost, or its clock jumped less than a window ago.
     fn is_doubtful(&self, plan: &Plan, now: Moment) -> bool {
+        let part = self.part(plan);
         let jumped = || {
-            let at_us = self.time.jumped_at_us()?;
+            let at_us = part.time.jumped_at_us()?;
             let windows = plan.charges.iter().map(|charge| match charge.span {
                 Span::Sliding { window_us } => window_us,
                 Span::Day { .. } | Span::Running => 0,
@@ -205,16 +245,22 @@ impl RedisStore {
             let longest_us = windows.max().unwrap_or(0);
             Some(now.mono_us < at_us.saturating_add(longest_us))
         };
-        self.health().is_seeding(self.time.expected_us(now)) || jumped().unwrap_or(false)
+        part.health.is_seeding(part.time.expected_us(now)) || jumped().unwrap_or(false)
     }
 
     /// Asks the store.
-    async fn ask(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+    async fn ask(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        wanted: &[u32],
+    ) -> Result<Decision, StoreError> {
         let link = self.link().ok_or(StoreError::Unavailable)?;
+        let time = &self.part(plan).time;
         // A plan is asked a second time at most: when it is another day there than here.
         for _ in 0..2 {
             let slot = self.next_slots(plan);
-            let item = Item::decide(plan, self.bounds(now), slot, self.slot_lease);
+            let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
             let receiver = link
                 .ask(item.clone(), self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
@@ -226,7 +272,7 @@ impl RedisStore {
             };
             let answer = waiting.answer(self.terms.timeout).await?;
             drop(waiting);
-            self.time.note(now.mono_us, answer.store_us);
+            time.note(now.mono_us, answer.store_us);
             let (decision, readings) = match answer.verdict {
                 Some(Verdict::Admitted(readings)) if readings.len() == plan.charges.len() => {
                     let decision = wire::admitted(plan, &readings, answer.store_us, slot);
@@ -241,15 +287,44 @@ impl RedisStore {
                 }
                 _ => return Err(StoreError::Unavailable),
             };
-            self.heard(plan, &readings, answer.store_us);
-            return decision.ok_or(StoreError::Unavailable);
+            let decision = decision.ok_or(StoreError::Unavailable)?;
+            let is_admitted = matches!(decision, Decision::Admit { .. });
+            let times = (now.mono_us, answer.store_us);
+            let at = time.framed(answer.store_us);
+            self.own.note(plan, &readings, is_admitted, times, at);
+            return Ok(decision);
         }
         Err(StoreError::Unavailable)
     }
 
-    /// Remembers what the store said and what was taken.
-    fn heard(&self, plan: &Plan, readings: &[Reading], store_us: u64) {
-        self.own.note(plan, readings, self.framed(store_us));
+    /// Decides by leases, or asks.
+    async fn decide_trusting(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        if !self.leases {
+            return self.ask(plan, now, &[]).await;
+        }
+        let time = &self.part(plan).time;
+        let at = time.framed(time.expected_us(now));
+        match self.own.decide_by_leases(plan, now.mono_us, at) {
+            Leased::Decided(decision) => {
+                self.lease_hits.fetch_add(1, Ordering::Relaxed);
+                Ok(decision)
+            }
+            Leased::Ask { wanted, over } => {
+                // In the same command, as a rule.
+                self.give_back_leases(&over, self.time.told_us(now));
+                self.ask(plan, now, &wanted).await
+            }
+        }
+    }
+
+    /// Gives back units that were leased and not used.
+    fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
+        if over.is_empty() {
+            return;
+        }
+        if let Some(link) = self.link() {
+            link.tell(Item::of(What::GiveBack, over), at_us);
+        }
     }
 
     /// Decides by each limit's `on_store_failure`.
@@ -263,12 +338,13 @@ impl RedisStore {
     }
 
     fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
-        let store_us = self.time.expected_us(now);
+        let time = &self.part(plan).time;
+        let store_us = time.expected_us(now);
         shift_days(plan, store_us);
         let slot = self.next_slots(plan);
-        let share = |name: &Name, quota| self.health().share(name, quota);
+        let share = |name: &Name, quota| self.peers.share(name, quota);
         self.own
-            .decide(plan, share, slot, self.framed(store_us), &self.time)
+            .decide(plan, share, slot, time.framed(store_us), time)
     }
 
     /// Decides by share and by the store, and admits what both admit.
@@ -278,7 +354,7 @@ impl RedisStore {
             return Ok(by_share);
         }
         let mut asked = plan.clone();
-        match self.ask(&mut asked, now).await {
+        match self.ask(&mut asked, now, &[]).await {
             Ok(decision) => {
                 // The store knows of these units now, and so they are not owed.
                 self.forget(plan);
@@ -294,28 +370,155 @@ impl RedisStore {
         for charge in &plan.charges {
             if let Some(taken) = charge.taken {
                 let name = Name::of(plan, charge);
-                self.own.give_back(name, charge, taken, true, &self.time);
+                let time = &self.terms.part(Some(name)).time;
+                self.own.give_back(name, charge, taken, true, time);
             }
+        }
+    }
+}
+
+impl RedisStore {
+    /// Decides a plan whose counters are all in one part of the store.
+    async fn decide_in_part(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        if self.part(plan).health.is_open() {
+            return self.decide_alone(plan, now);
+        }
+        if self.is_doubtful(plan, now) {
+            return self.decide_doubtful(plan, now).await;
+        }
+        match self.decide_trusting(plan, now).await {
+            Ok(decision) => Ok(decision),
+            Err(_) => self.decide_alone(plan, now),
+        }
+    }
+
+    /// Decides a plan by owner of its counters, which may be on different nodes: an address
+    /// first, an app last. What was taken before a denial or a failure is given back.
+    async fn decide_by_owner(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        let mut all = WholePlan::default();
+        for indices in owners(plan) {
+            let mut part = Plan {
+                charges: indices.iter().map(|index| plan.charges[*index]).collect(),
+                ..*plan
+            };
+            // Dropped half-way, this call has taken nothing.
+            let before = Reserved {
+                store: self,
+                plan,
+                now,
+                is_kept: false,
+            };
+            let decision = self.decide_in_part(&mut part, now).await;
+            for (index, charge) in indices.iter().zip(&part.charges) {
+                before.plan.charges[*index] = *charge;
+            }
+            match decision? {
+                Decision::Deny {
+                    charge,
+                    left,
+                    retry_after,
+                } => {
+                    return Ok(Decision::Deny {
+                        charge: indices[charge],
+                        left,
+                        retry_after,
+                    });
+                }
+                Decision::Admit { nearest, reported } => {
+                    all.add(&indices, nearest, reported);
+                    before.keep();
+                }
+            }
+        }
+        Ok(all.decision(plan))
+    }
+}
+
+/// The charges of each owner of counters, by their places in the plan: addresses first.
+fn owners(plan: &Plan) -> SmallVec<[SmallVec<[usize; 6]>; 2]> {
+    let mut owners: SmallVec<[(u64, SmallVec<[usize; 6]>); 2]> = SmallVec::new();
+    let is_address = |index: &usize| plan.charges[*index].scope == Scope::Ip;
+    let places = 0..plan.charges.len();
+    let addresses_first = places
+        .clone()
+        .filter(is_address)
+        .chain(places.filter(|index| !is_address(index)));
+    for index in addresses_first {
+        let tag = Name::of(plan, &plan.charges[index]).tag();
+        match owners.iter_mut().find(|(other, _)| *other == tag) {
+            Some((_, indices)) => indices.push(index),
+            None => owners.push((tag, SmallVec::from_slice(&[index]))),
+        }
+    }
+    owners.into_iter().map(|(_, indices)| indices).collect()
+}
+
+/// What the parts of a plan make together.
+#[derive(Default)]
+struct WholePlan {
+    nearest: SmallVec<[Room; 2]>,
+    reported: u64,
+}
+
+impl WholePlan {
+    fn add(&mut self, indices: &[usize], nearest: Option<Room>, reported: u64) {
+        self.nearest.extend(nearest.map(|room| Room {
+            charge: indices[room.charge],
+            ..room
+        }));
+        for (bit, index) in indices.iter().enumerate() {
+            if reported & reported_bit(bit) != 0 {
+                self.reported |= reported_bit(*index);
+            }
+        }
+    }
+
+    fn decision(&self, plan: &Plan) -> Decision {
+        let rooms = self.nearest.iter().map(|room| (room.charge, room.left));
+        let nearest = smallest_share(&plan.charges, rooms);
+        Decision::Admit {
+            nearest: nearest
+                .and_then(|(charge, _)| self.nearest.iter().find(|room| room.charge == charge))
+                .copied(),
+            reported: self.reported,
+        }
+    }
+}
+
+/// Charges that were taken for a plan that is not decided yet. Gives them back when dropped.
+struct Reserved<'a> {
+    store: &'a RedisStore,
+    plan: &'a mut Plan,
+    now: Moment,
+    is_kept: bool,
+}
+
+impl Reserved<'_> {
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.store.give_back(self.plan, self.now, &|_| true);
         }
     }
 }
 
 impl Store for RedisStore {
     async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        if self.health().is_open() {
-            return self.decide_alone(plan, now);
+        if self.terms.is_cluster {
+            for charge in &mut plan.charges {
+                charge.taken = None;
+            }
+            return self.decide_by_owner(plan, now).await;
         }
-        if self.is_doubtful(plan, now) {
-            return self.decide_doubtful(plan, now).await;
-        }
-        match self.ask(plan, now).await {
-            Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now),
-        }
+        self.decide_in_part(plan, now).await
     }
 
     fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&Charge) -> bool) {
-        let reachable = !self.health().is_open();
         let mut back = Plan {
             charges: smallvec::SmallVec::new(),
             ..*plan
@@ -328,10 +531,9 @@ impl Store for RedisStore {
             let charge = plan.charges[index];
             if let Some(taken) = plan.charges[index].taken.take() {
                 let name = Name::of(plan, &charge);
-                if self
-                    .own
-                    .give_back(name, &charge, taken, reachable, &self.time)
-                {
+                let part = self.terms.part(Some(name));
+                let is_up = !part.health.is_open();
+                if self.own.give_back(name, &charge, taken, is_up, &part.time) {
                     back.charges.push(charge);
                 }
             }
@@ -363,14 +565,15 @@ impl Store for RedisStore {
             plan.charges[index].taken = None;
             let name = Name::of(plan, &charge);
             let longest_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
-            let at = self.framed(self.time.expected_us(now));
+            let part = self.terms.part(Some(name));
+            let at = part.time.framed(part.time.expected_us(now));
             let until_us = at.mono_us.saturating_add(longest_us);
             self.own.hold(name, Taken::Slot(slot), task, until_us);
             let hold = What::Hold {
                 task: wire::task(task),
             };
             let item = Item::of(hold, &[Part::slot(name, slot, longest)]);
-            if !self.tell_store(item, now) {
+            if part.health.is_open() || !self.tell_store(item, now) {
                 tracing::debug!("a task's slot is held by this gateway alone");
             }
         }
@@ -384,7 +587,8 @@ impl Store for RedisStore {
         now: Moment,
     ) -> Result<bool, StoreError> {
         let name = Name::plain(app, key);
-        if self.health().is_open() {
+        let part = self.terms.part(Some(name));
+        if part.health.is_open() {
             return Err(StoreError::Unavailable);
         }
         let link = self.link().ok_or(StoreError::Unavailable)?;
@@ -402,7 +606,7 @@ impl Store for RedisStore {
             return Err(StoreError::Unavailable);
         };
         self.own
-            .finish(name, key, task, self.framed(answer.store_us));
+            .finish(name, key, task, part.time.framed(answer.store_us));
         Ok(held)
     }
 
@@ -411,7 +615,9 @@ impl Store for RedisStore {
     }
 
     fn sweep(&self, now: Moment) {
-        self.own.sweep(self.framed(self.time.expected_us(now)));
+        // In a cluster clocks differ a little, and what is swept is idle for long.
+        let time = &self.terms.parts[0].time;
+        self.own.sweep(time.framed(time.expected_us(now)));
     }
 
     fn gauges(&self) -> StoreGauges {

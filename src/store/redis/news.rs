@@ -8,19 +8,19 @@ use tokio::sync::Mutex;
 
 use super::connect::Connection;
 use super::link;
+use super::watch::BEAT;
 use super::wire::{self, Batch, Item, Name, Part, What};
 use super::{RedisStore, StoreError, shift_days};
 use crate::limit::{Moment, Plan};
 
-/// Says that counters were reset. The score is the time of saying so, not that of the reset: a
-/// gateway that has heard of a later one has heard of all before.
+/// Says that counters were reset. The score tells the resets of one counter apart.
 const ANNOUNCE: &str = "local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 for i = 1, #ARGV do redis.call('ZADD', KEYS[1], now, ARGV[i]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000000)
 return redis.call('PEXPIRE', KEYS[1], 60000)";
-/// Between two tellings of news.
-const TELL_EVERY_US: u64 = 2_000_000;
+/// News are told once in so many exchanges.
+const TELL_EVERY: u32 = 4;
 /// So long are news of a gateway that is gone still told, milliseconds.
 const NEWS_LIVE_MS: u64 = 10_000;
 /// What was heard less than this ago is not asked for again.
@@ -33,63 +33,86 @@ pub type News = Vec<(Box<str>, Vec<u8>)>;
 #[derive(Debug, Default)]
 pub(super) struct Heard(Mutex<Option<(u64, Arc<News>)>>);
 
-/// What a watch keeps between two exchanges.
-#[derive(Debug, Default)]
-pub(super) struct Exchanged {
-    told_us: Option<u64>,
-    /// Store time of the last reset that was heard of.
-    resets_us: Option<u64>,
-}
+/// Resets of the last minute, by counter and time.
+type Resets = Vec<(String, String)>;
 
 impl RedisStore {
-    /// Tells news, and forgets counters that another gateway has reset.
-    pub(super) async fn exchange(
+    /// Tells news, and forgets counters that another gateway has reset. A failure is the beat's
+    /// to judge.
+    pub(super) async fn exchange_news(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
+        let mut way = None;
+        let mut known: Option<Resets> = None;
+        for turn in (0..TELL_EVERY).cycle() {
+            if !self.is_any_open() {
+                let told = (turn == 0).then_some(news);
+                match self.exchange(&mut way, told).await {
+                    Ok(resets) => {
+                        self.forget_reset(known.as_deref(), &resets);
+                        known = Some(resets);
+                    }
+                    Err(error) => {
+                        way = None;
+                        tracing::debug!(%error, "no news");
+                    }
+                }
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    async fn exchange(
         &self,
-        connection: &mut Connection,
-        exchanged: &mut Exchanged,
-        (sent_us, store_us): (u64, u64),
-        news: &(dyn Fn() -> Vec<u8> + Send + Sync),
-    ) -> RedisResult<()> {
-        let is_due = |at: u64| sent_us.saturating_sub(at) >= TELL_EVERY_US;
-        if exchanged.told_us.is_none_or(is_due) {
+        way: &mut Option<Connection>,
+        news: Option<&(dyn Fn() -> Vec<u8> + Send + Sync)>,
+    ) -> RedisResult<Resets> {
+        let connection = match way {
+            Some(connection) => connection,
+            None => way.insert(self.terms.connector.connect().await?),
+        };
+        if let Some(news) = news {
             let mut set = redis::cmd("SET");
             set.arg(wire::news_key(&self.terms.prefix, &self.terms.gateway))
                 .arg(news())
                 .arg("PX")
                 .arg(NEWS_LIVE_MS);
             self.in_time(connection.send(&set)).await?;
-            exchanged.told_us = Some(sent_us);
         }
-        // Nothing from before the first beat is remembered here. A clock that went back has
-        // resets of its own.
-        let after_us = exchanged.resets_us.unwrap_or(store_us).min(store_us);
         let mut range = redis::cmd("ZRANGE");
         range
             .arg(wire::resets_key(&self.terms.prefix))
-            .arg(format!("({after_us}"))
-            .arg("+inf")
-            .arg("BYSCORE")
+            .arg(&[0, -1])
             .arg("WITHSCORES");
-        let heard = self.in_time(connection.send(&range)).await?;
-        let heard: Vec<(String, f64)> = redis::from_redis_value(heard)?;
-        exchanged.resets_us = Some(after_us);
-        for (word, at_us) in heard {
-            if let Some(name) = Name::of_word(&word) {
-                self.own.forget(name);
+        redis::from_redis_value(self.in_time(connection.send(&range)).await?).map_err(Into::into)
+    }
+
+    /// Forgets what has been reset since the resets that are known. Those from before the first
+    /// look are: nothing that is older is remembered here.
+    fn forget_reset(&self, known: Option<&[(String, String)]>, resets: &[(String, String)]) {
+        let Some(known) = known else {
+            return;
+        };
+        for reset in resets.iter().filter(|reset| !known.contains(reset)) {
+            match reset.0.split_once(' ') {
+                // Forgotten when it was done, and counted anew since.
+                Some((gateway, _)) if gateway == self.terms.gateway => (),
+                Some((_, word)) => {
+                    if let Some(name) = Name::of_word(word) {
+                        self.own.forget(name);
+                    }
+                }
+                None => (),
             }
-            let at_us = wire::micros(at_us);
-            exchanged.resets_us = exchanged.resets_us.max(Some(at_us));
         }
-        Ok(())
     }
 
     /// Empties counters in the store, here, and at the next beat of every other gateway.
     pub(super) async fn reset_for_all(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
-        if self.health().is_open() {
+        if self.is_any_open() {
             return Err(StoreError::Unavailable);
         }
         let mut plan = plan.clone();
-        shift_days(&mut plan, self.time.expected_us(now));
+        let store_us = self.part(&plan).time.expected_us(now);
+        shift_days(&mut plan, store_us);
         let names: Vec<Name> = plan.charges.iter().map(|c| Name::of(&plan, c)).collect();
         let done = async {
             let mut connection = self.terms.connector.connect().await?;
@@ -108,7 +131,7 @@ impl RedisStore {
                 .arg(1)
                 .arg(wire::resets_key(&self.terms.prefix));
             for name in &names {
-                announce.arg(name.to_word());
+                announce.arg(format!("{} {}", self.terms.gateway, name.to_word()));
             }
             self.in_time(connection.send(&announce)).await?;
             Ok::<(), RedisError>(())
@@ -131,10 +154,10 @@ impl RedisStore {
         {
             return Ok(news.clone());
         }
-        if self.health().is_open() {
+        if self.is_any_open() {
             return Err(StoreError::Unavailable);
         }
-        let gateways = self.health().gateways();
+        let gateways = self.peers.gateways();
         let asked = async {
             let mut connection = self.terms.connector.connect().await?;
             let mut news = News::new();

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::lease::{Held, Leases};
 use super::time::StoreTime;
 use super::wire::{Name, Part, Reading};
 use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
@@ -32,6 +33,8 @@ pub(super) struct Own {
     entries: AtomicUsize,
     most: usize,
     swept: AtomicUsize,
+    /// Counters with leases.
+    leased: Mutex<Vec<Name>>,
     /// How long a reading of running tasks is of use.
     slot_lease_us: u64,
 }
@@ -50,6 +53,21 @@ struct Entry {
     /// Units that the store does not know of, by step of the own counter; negative: that it
     /// still counts, though they were given back.
     owed: SmallVec<[(u64, i64); 1]>,
+    leases: Leases,
+    /// Whether it is among those whose leases are looked after.
+    is_leased: bool,
+}
+
+/// What the leases say to a plan.
+pub(super) enum Leased {
+    /// The decision.
+    Decided(Decision),
+    /// The store must be asked, and for these units more of each counter; these leases are over
+    /// meanwhile.
+    Ask {
+        wanted: SmallVec<[u32; 6]>,
+        over: Vec<Part>,
+    },
 }
 
 /// Units to tell the store of, and what of them was owed.
@@ -80,6 +98,8 @@ impl Entry {
             seen_us: 0,
             since: 0,
             owed: SmallVec::new(),
+            leases: Leases::default(),
+            is_leased: false,
         }
     }
 
@@ -113,6 +133,11 @@ fn place(taken: Taken) -> u64 {
     }
 }
 
+/// Units of a counter, where they were taken from.
+fn part(name: Name, span: Span, taken: Taken, units: u32) -> Part {
+    Part::new(name, span, units, place(taken))
+}
+
 impl Own {
     pub(super) fn new(most: usize, slot_lease: Duration) -> Self {
         Self {
@@ -120,6 +145,7 @@ impl Own {
             entries: AtomicUsize::new(0),
             most,
             swept: AtomicUsize::new(0),
+            leased: Mutex::default(),
             slot_lease_us: u64::try_from(slot_lease.as_micros()).unwrap_or(u64::MAX),
         }
     }
@@ -144,20 +170,154 @@ impl Own {
         Some(work(shard.entry(name).or_insert_with(fresh)))
     }
 
+    /// Decides by the leases, if they suffice. `at` is by the clock of the own counters,
+    /// `mono_us` is the process's.
+    pub(super) fn decide_by_leases(&self, plan: &mut Plan, mono_us: u64, at: Moment) -> Leased {
+        let mut own: SmallVec<[Option<Taken>; 6]> = SmallVec::new();
+        let mut rooms: SmallVec<[(u32, u64); 6]> = SmallVec::new();
+        let (mut decided, mut is_known) = (None, true);
+        for index in 0..plan.charges.len() {
+            let charge = plan.charges[index];
+            let name = Name::of(plan, &charge);
+            let found = self.with(name, None, |entry| {
+                let held = match is_known {
+                    true => entry.leases.take(&charge, mono_us),
+                    // The store must be asked, unless a counter is known to be full.
+                    false => entry.leases.full(&charge, mono_us).unwrap_or(Held::Unknown),
+                };
+                let Held::Room(taken) = held else {
+                    return (held, None, (0, 0));
+                };
+                let taken_here = taken.map(|_| {
+                    entry.advance(charge.span, at);
+                    entry.counter.take(&charge)
+                });
+                let left = charge.quota.saturating_sub(entry.seen) + entry.leases.left(mono_us);
+                let resets_us = match charge.span {
+                    Span::Day { end_us, .. } => end_us.saturating_sub(at.unix_us),
+                    Span::Sliding { .. } | Span::Running => entry.leases.resets_in_us(mono_us),
+                };
+                (held, taken_here, (left, resets_us))
+            });
+            let (held, taken_here, room) = found.unwrap_or((Held::Unknown, None, (0, 0)));
+            match held {
+                Held::Room(taken) => {
+                    plan.charges[index].taken = taken;
+                    own.push(taken_here);
+                    rooms.push(room);
+                }
+                Held::Full { left, wait_us } => {
+                    decided = Some(Decision::Deny {
+                        charge: index,
+                        left,
+                        retry_after: Some(Duration::from_micros(wait_us)),
+                    });
+                    break;
+                }
+                Held::Unknown => is_known = false,
+            }
+        }
+        if is_known && decided.is_none() {
+            let left = rooms
+                .iter()
+                .enumerate()
+                .map(|(index, (left, _))| (index, *left));
+            let enforced = left.filter(|(index, _)| !plan.charges[*index].report);
+            let nearest = smallest_share(&plan.charges, enforced).map(|(charge, left)| Room {
+                charge,
+                left,
+                resets_in: Duration::from_micros(rooms[charge].1),
+            });
+            return Leased::Decided(Decision::Admit {
+                nearest,
+                reported: 0,
+            });
+        }
+        for (index, taken_here) in own.into_iter().enumerate() {
+            let charge = plan.charges[index];
+            plan.charges[index].taken = None;
+            if let (Some(taken), Some(taken_here)) = (charge.taken, taken_here) {
+                self.with(Name::of(plan, &charge), None, |entry| {
+                    entry.leases.put_back(&charge, taken);
+                    entry.counter.give_back(&charge, taken_here);
+                });
+            }
+        }
+        if let Some(denied) = decided {
+            return Leased::Decided(denied);
+        }
+        let (mut wanted, mut over) = (SmallVec::new(), Vec::new());
+        for charge in &plan.charges {
+            let name = Name::of(plan, charge);
+            let more = self.with(name, None, |entry| {
+                let span = entry.span;
+                entry.leases.ended(mono_us, |taken, units| {
+                    over.push(part(name, span, taken, units))
+                });
+                let by_store = Moment { mono_us, ..at };
+                entry.leases.wanted(charge, by_store)
+            });
+            wanted.push(more.unwrap_or(0));
+        }
+        Leased::Ask { wanted, over }
+    }
+
+    /// The leases that have been over since `mono_us`.
+    pub(super) fn leases_over(&self, mono_us: u64) -> Vec<Part> {
+        let mut over = Vec::new();
+        let mut leased = self.leased.lock();
+        leased.retain(|name| {
+            let is_leased = self.with(*name, None, |entry| {
+                let span = entry.span;
+                entry.leases.ended(mono_us, |taken, units| {
+                    over.push(part(*name, span, taken, units))
+                });
+                entry.is_leased = !entry.leases.is_empty();
+                entry.is_leased
+            });
+            is_leased.unwrap_or(false)
+        });
+        over
+    }
+
     /// Notes what the store said to a plan: what is used there, and what was taken from it.
-    pub(super) fn note(&self, plan: &Plan, readings: &[Reading], at: Moment) {
+    /// `sent_us` is when it was asked, `at` and `store_us` when it answered.
+    pub(super) fn note(
+        &self,
+        plan: &Plan,
+        readings: &[Reading],
+        is_admitted: bool,
+        (sent_us, store_us): (u64, u64),
+        at: Moment,
+    ) {
+        let mut newly_leased: SmallVec<[Name; 6]> = SmallVec::new();
         for (charge, reading) in plan.charges.iter().zip(readings) {
             let fresh = Some((charge, at));
-            self.with(Name::of(plan, charge), fresh, |entry| {
+            let name = Name::of(plan, charge);
+            self.with(name, fresh, |entry| {
                 entry.advance(charge.span, at);
                 entry.seen = reading.used;
                 entry.seen_us = at.mono_us;
                 entry.since = 0;
                 if let Some(taken) = charge.taken {
-                    entry.seen = entry.seen.saturating_add(charge.cost);
+                    entry.seen = entry.seen.saturating_add(charge.cost + reading.granted);
                     entry.counter.take_as(charge, taken);
+                    entry.leases.used(charge, sent_us);
+                }
+                let (used, wait_us) = (entry.seen, reading.wait_us());
+                if is_admitted {
+                    let leases = &mut entry.leases;
+                    if leases.heard(charge, reading, used, sent_us, store_us) && !entry.is_leased {
+                        entry.is_leased = true;
+                        newly_leased.push(name);
+                    }
+                } else if wait_us > 0 && !charge.report {
+                    entry.leases.heard_full(charge, used, wait_us, sent_us);
                 }
             });
+        }
+        if !newly_leased.is_empty() {
+            self.leased.lock().extend(newly_leased);
         }
     }
 
@@ -309,7 +469,19 @@ impl Own {
             (taken, _) => taken,
         };
         let told = self.with(name, None, |entry| {
-            entry.counter.give_back(charge, taken);
+            entry.leases.freed();
+            let back = entry.counter.give_back(charge, taken);
+            if let Taken::Step(step) = taken
+                && back < charge.cost
+            {
+                // What was leased is counted a step before the store counts it.
+                let rest = Charge {
+                    cost: charge.cost - back,
+                    ..*charge
+                };
+                let before = Taken::Step(step.saturating_sub(1));
+                entry.counter.give_back(&rest, before);
+            }
             if matches!(taken, Taken::Slot(_)) {
                 return true;
             }
@@ -353,11 +525,17 @@ impl Own {
 
     /// What the store must be told: all that is owed, or, when it has lost all, everything
     /// that still counts.
-    pub(super) fn due(&self, everything: bool, at: Moment, time: &StoreTime) -> Vec<Due> {
+    pub(super) fn due(
+        &self,
+        concerns: impl Fn(&Name) -> bool,
+        everything: bool,
+        at: Moment,
+        time: &StoreTime,
+    ) -> Vec<Due> {
         let mut due = Vec::new();
         for shard in &self.shards {
             for (name, entry) in shard.lock().iter_mut() {
-                if !everything && entry.owed.is_empty() {
+                if !everything && entry.owed.is_empty() || !concerns(name) {
                     continue;
                 }
                 entry.advance(entry.span, at);
@@ -418,7 +596,7 @@ impl Own {
                     Span::Day { .. } | Span::Running => self.slot_lease_us,
                 };
                 let is_read = at.mono_us.saturating_sub(entry.seen_us) <= lasts_us;
-                is_read || !entry.counter.is_idle(at)
+                is_read || !entry.leases.is_empty() || !entry.counter.is_idle(at)
             });
             if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
                 shard.shrink_to_fit();

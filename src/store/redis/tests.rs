@@ -1,6 +1,8 @@
 //! Against a real redis-server: the same decisions as the embedded store, by a simulated clock;
 //! and never over from several gateways, by the server's own.
 
+mod leases;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -62,21 +64,36 @@ impl Server {
         }
     }
 
-    fn store(&self, prefix: &str, gateway: &str, time: TimeSource) -> RedisStore {
-        let url = format!("redis://127.0.0.1:{}", self.port);
+    fn store_with(
+        &self,
+        prefix: &str,
+        gateway: usize,
+        time: TimeSource,
+        leases: bool,
+    ) -> RedisStore {
         let options = RedisOptions {
+            leases,
+            ..self.options(prefix)
+        };
+        let connector = Connector::new(options).unwrap();
+        RedisStore::new(connector, format!("g{gateway}"), 100_000, time)
+    }
+
+    fn store(&self, prefix: &str, gateway: &str, time: TimeSource) -> RedisStore {
+        let connector = Connector::new(self.options(prefix)).unwrap();
+        RedisStore::new(connector, gateway.to_owned(), 100_000, time)
+    }
+
+    fn options(&self, prefix: &str) -> RedisOptions {
+        let url = format!("redis://127.0.0.1:{}", self.port);
+        RedisOptions {
             prefix: prefix.to_owned(),
             // The clock of these tests stands still meanwhile.
             timeout: Duration::from_secs(60),
             slot_lease: Duration::from_secs(86_400),
+            leases: false,
             ..RedisOptions::parse(&url).unwrap()
-        };
-        RedisStore::new(
-            Connector::new(options).unwrap(),
-            gateway.to_owned(),
-            100_000,
-            time,
-        )
+        }
     }
 }
 
@@ -250,53 +267,127 @@ fn most_in_a_window(admitted: &[(u64, u64, u32)], window_us: u64) -> u32 {
         .unwrap_or(0)
 }
 
-#[test]
-fn four_gateways_on_one_server_are_never_over_and_use_it_all() {
-    let server = Server::start();
+/// What one gateway of several saw.
+struct Seen {
+    /// Asked, answered, units.
+    admitted: Vec<(u64, u64, u32)>,
+    round_trips: u64,
+    lease_hits: u64,
+}
+
+/// Gateways of a thread each that call for `windows` windows, each call after a pause of
+/// `pause_us`.
+fn gateways(
+    server: &Server,
+    leases: bool,
+    count: usize,
+    ask: Ask,
+    windows: u64,
+    pause_us: u64,
+) -> Vec<Seen> {
     let clock = Clock::start();
-    let (quota, window_us) = (200_u32, 1_000_000_u64);
-    let threads: Vec<_> = (0..4)
+    let prefix = format!("f{leases}{count}");
+    let threads: Vec<_> = (0..count)
         .map(|gateway| {
-            let store = server.store("f-", &format!("g{gateway}"), TimeSource::Server(clock));
+            let store = server.store_with(&prefix, gateway, TimeSource::Server(clock), leases);
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
                     .unwrap();
-                runtime.block_on(async {
+                let calling = async {
+                    // Until a new store is believed.
+                    tokio::time::sleep(Duration::from_millis(2_200)).await;
                     let mut admitted = Vec::new();
                     let begun_us = clock.now().mono_us;
-                    while clock.now().mono_us < begun_us + 4 * window_us {
+                    let mut next_us = begun_us;
+                    while clock.now().mono_us < begun_us + windows * 1_000_000 {
                         let now = clock.now();
                         let mut plan = Plan::default();
-                        plan.charges.push(charge(
-                            Ask {
-                                counter: 0,
-                                quota,
-                                cost: 3,
-                                report: false,
-                            },
-                            now.unix_us,
-                        ));
+                        plan.charges.push(charge(ask, now.unix_us));
                         if let Decision::Admit { .. } = store.decide(&mut plan, now).await.unwrap()
                         {
-                            admitted.push((now.mono_us, clock.now().mono_us, 3));
+                            admitted.push((now.mono_us, clock.now().mono_us, ask.cost));
+                        }
+                        tokio::task::yield_now().await;
+                        next_us += pause_us;
+                        let pause_us = next_us.saturating_sub(clock.now().mono_us);
+                        if pause_us > 0 {
+                            tokio::time::sleep(Duration::from_micros(pause_us)).await;
                         }
                     }
                     admitted
-                })
+                };
+                let admitted = runtime.block_on(async {
+                    tokio::select! {
+                        admitted = calling => admitted,
+                        () = store.watch(&Vec::new) => unreachable!("it has no end"),
+                    }
+                });
+                let gauges = store.shared_gauges();
+                Seen {
+                    admitted,
+                    round_trips: gauges.round_trips,
+                    lease_hits: gauges.lease_hits,
+                }
             })
         })
         .collect();
-    let admitted: Vec<_> = threads
-        .into_iter()
-        .flat_map(|thread| thread.join().unwrap())
-        .collect();
-    let most = most_in_a_window(&admitted, window_us);
-    assert!(most <= quota, "{most} units in one window");
-    let sum: u32 = admitted.iter().map(|(.., units)| units).sum();
-    // Four windows and what the first one finds free; a machine that stands still gets less.
-    assert!(sum > 2 * quota, "{sum} units in four windows");
+    threads.into_iter().map(|t| t.join().unwrap()).collect()
+}
+
+#[test]
+fn several_gateways_on_one_server_are_never_over_and_use_it_all() {
+    let server = Server::start();
+    let ask = Ask {
+        counter: 0,
+        quota: 200,
+        cost: 3,
+        report: false,
+    };
+    for leases in [false, true] {
+        for count in [1, 2, 4] {
+            let seen = gateways(&server, leases, count, ask, 3, 0);
+            let admitted: Vec<_> = seen.iter().flat_map(|s| s.admitted.clone()).collect();
+            let most = most_in_a_window(&admitted, 1_000_000);
+            assert!(
+                most <= 200,
+                "{most} units in one window of {count}, leases {leases}"
+            );
+            let sum: u32 = admitted.iter().map(|(.., units)| units).sum();
+            // Three windows and what the first finds free; a machine that stands still gets less.
+            assert!(sum >= 400, "{sum} units, {count} gateways, leases {leases}");
+        }
+    }
+}
+
+#[test]
+fn leases_spare_round_trips_and_an_empty_counter_is_not_asked() {
+    let server = Server::start();
+    let roomy = Ask {
+        counter: 4,
+        quota: 4000,
+        cost: 1,
+        report: false,
+    };
+    // 2,000 a second asked of 4,000.
+    let seen = &gateways(&server, true, 1, roomy, 3, 500)[0];
+    let admitted = u64::try_from(seen.admitted.len()).unwrap();
+    assert!(seen.lease_hits > 0);
+    assert!(
+        seen.round_trips * 5 <= admitted,
+        "{} round trips for {admitted} admitted",
+        seen.round_trips
+    );
+    let full = Ask {
+        counter: 0,
+        quota: 20,
+        ..roomy
+    };
+    let seen = &gateways(&server, true, 1, full, 2, 100)[0];
+    // Each admitted call, each new attempt when units come free, and the watch.
+    assert!(seen.round_trips < 200, "{} round trips", seen.round_trips);
+    assert!(seen.lease_hits > 1000, "{} denials", seen.lease_hits);
 }
 
 #[test]
@@ -334,7 +425,7 @@ fn a_script_that_comes_too_late_does_nothing_and_a_decision_nobody_waits_for_is_
         };
         let mut plan = Plan::default();
         plan.charges.push(charge(ask, clock.now().unix_us));
-        assert!(store.ask(&mut plan, late).await.is_err());
+        assert!(store.ask(&mut plan, late, &[]).await.is_err());
 
         // Dropped while it waits: whatever came of it is given back.
         let mut gone = Plan::default();

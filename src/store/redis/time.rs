@@ -20,7 +20,22 @@ pub enum TimeSource {
     Caller,
 }
 
-/// The store's clock.
+impl TimeSource {
+    /// The time that a script is told, for a simulated clock.
+    pub(super) fn told_us(self, now: Moment) -> Option<u64> {
+        matches!(self, Self::Caller).then_some(now.mono_us)
+    }
+
+    /// This process's monotonic time; `None` for a simulated clock.
+    pub(super) fn mono_us(self) -> Option<u64> {
+        match self {
+            Self::Server(clock) => Some(clock.now().mono_us),
+            Self::Caller => None,
+        }
+    }
+}
+
+/// The clock of a part of the store.
 #[derive(Debug)]
 pub(super) struct StoreTime {
     source: TimeSource,
@@ -41,19 +56,6 @@ impl StoreTime {
             jumped_by_us: AtomicI64::new(0),
             jumped_at_us: AtomicU64::new(0),
             noting: Mutex::new(()),
-        }
-    }
-
-    /// The time that a script is told, for a simulated clock.
-    pub(super) fn told_us(&self, now: Moment) -> Option<u64> {
-        matches!(self.source, TimeSource::Caller).then_some(now.mono_us)
-    }
-
-    /// This process's monotonic time; `None` for a simulated clock.
-    pub(super) fn mono_us(&self) -> Option<u64> {
-        match self.source {
-            TimeSource::Server(clock) => Some(clock.now().mono_us),
-            TimeSource::Caller => None,
         }
     }
 
@@ -81,6 +83,14 @@ impl StoreTime {
     /// A time of the store by the clock of this gateway's own counters, which does not jump.
     pub(super) fn framed_us(&self, store_us: u64) -> u64 {
         store_us.saturating_add_signed(-self.jumped_by_us.load(Ordering::Relaxed))
+    }
+
+    /// A time of the store as a moment of the gateway's own counters.
+    pub(super) fn framed(&self, store_us: u64) -> Moment {
+        Moment {
+            mono_us: self.framed_us(store_us),
+            unix_us: store_us,
+        }
     }
 
     /// The step of the gateway's own counters for a step of the store's.

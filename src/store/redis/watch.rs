@@ -4,21 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 
+use super::RedisStore;
 use super::connect::Connection;
 use super::link;
-use super::news::Exchanged;
 use super::own::Due;
 use super::wire::{self, Batch, Item, Name, Part, What};
-use super::{RedisStore, own::Own};
 use crate::limit::Moment;
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
-const BEAT: Duration = Duration::from_millis(500);
+pub(super) const BEAT: Duration = Duration::from_millis(500);
 /// Between two probes of a store that is out of use.
 const PROBE: Duration = Duration::from_millis(100);
+/// Between two looks at the leases: a lease that nobody asks about is back after two of them.
+const LEASES: Duration = Duration::from_millis(20);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
 /// A new epoch: so long do gateways have to say what they have taken, and only their shares
@@ -32,7 +35,6 @@ const TOLD_AT_ONCE: usize = 500;
 pub(super) struct Watch {
     connection: Option<Connection>,
     renewed_us: u64,
-    exchanged: Exchanged,
 }
 
 struct Sign {
@@ -44,15 +46,23 @@ struct Sign {
 impl RedisStore {
     /// Watches over the store for as long as it is polled. Without it, gateways do not know of
     /// each other, and a store that went out of use stays so. `news` is what this gateway tells
-    /// the others.
+    /// whoever asks.
     pub async fn watch(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
+        tokio::join!(
+            self.watch_over_health(),
+            self.watch_over_leases(),
+            self.exchange_news(news)
+        );
+    }
+
+    async fn watch_over_health(&self) {
         let mut watch = Watch::default();
         loop {
-            self.beat_once(&mut watch, news).await;
-            let pause = if self.health().is_open() { PROBE } else { BEAT };
+            self.beat_once(&mut watch).await;
+            let pause = if self.is_any_open() { PROBE } else { BEAT };
             tokio::select! {
                 () = tokio::time::sleep(pause) => (),
-                () = self.health().wake.notified() => {
+                () = self.wake.notified() => {
                     // Not at once again and again, whatever calls find.
                     tokio::time::sleep(PROBE / 10).await;
                 }
@@ -60,61 +70,104 @@ impl RedisStore {
         }
     }
 
+    /// Gives back what was leased and not used, where no later call has done so.
+    async fn watch_over_leases(&self) {
+        let Some(mut now_us) = self.time.mono_us() else {
+            return;
+        };
+        loop {
+            tokio::time::sleep(LEASES).await;
+            let over = self.own.leases_over(now_us);
+            for some in over.chunks(TOLD_AT_ONCE) {
+                self.give_back_leases(some, None);
+            }
+            now_us = self.time.mono_us().unwrap_or(now_us);
+        }
+    }
+
     /// The first beat, before calls come in: a gateway that starts without its store begins with
     /// its share.
     pub async fn greet(&self) {
-        self.beat_once(&mut Watch::default(), &Vec::new).await;
+        self.beat_once(&mut Watch::default()).await;
     }
 
-    async fn beat_once(&self, watch: &mut Watch, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
-        match self.beat(watch, news).await {
-            Ok(()) => self.health().answered(),
+    /// A beat for each part of the store.
+    async fn beat_once(&self, watch: &mut Watch) {
+        let Some(sent_us) = self.time.mono_us() else {
+            return;
+        };
+        let connection = match watch.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.terms.connector.connect().await,
+        };
+        let connection = match connection {
+            Ok(connection) => connection,
             Err(error) => {
-                watch.connection = None;
                 tracing::debug!(%error, "no beat");
-                match error.is_timeout() {
-                    true => self.health().timed_out(),
-                    false => self.health().fail(&error.to_string()),
-                }
+                let why = error.to_string();
+                self.terms
+                    .parts
+                    .iter()
+                    .for_each(|part| part.health.fail(&why));
+                return;
             }
+        };
+        let lease_us = u64::try_from(self.slot_lease.as_micros()).unwrap_or(u64::MAX);
+        let is_due = sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3;
+        let beats = (0..self.terms.parts.len()).map(|index| {
+            let mut connection = connection.clone();
+            async move {
+                let beaten = self.beat(&mut connection, index, sent_us, is_due).await;
+                let health = &self.terms.parts[index].health;
+                match &beaten {
+                    Ok(()) => health.answered(),
+                    Err(error) if error.is_timeout() => health.timed_out(),
+                    Err(error) => health.fail(&error.to_string()),
+                }
+                beaten.is_ok()
+            }
+        });
+        let beaten = join_all(beats).await;
+        if is_due {
+            watch.renewed_us = sent_us;
+        }
+        // A cluster's connection is to all nodes, and mends itself.
+        if self.terms.is_cluster && beaten.contains(&true) || !beaten.contains(&false) {
+            watch.connection = Some(connection);
         }
     }
 
     async fn beat(
         &self,
-        watch: &mut Watch,
-        news: &(dyn Fn() -> Vec<u8> + Send + Sync),
+        connection: &mut Connection,
+        index: usize,
+        sent_us: u64,
+        is_due: bool,
     ) -> RedisResult<()> {
-        let mut connection = match watch.connection.take() {
-            Some(connection) => connection,
-            None => self.terms.connector.connect().await?,
-        };
-        let Some(sent_us) = self.time.mono_us() else {
-            return Ok(());
-        };
-        let sign = self.in_time(self.sign(&mut connection)).await?;
-        self.time.note(sent_us, sign.store_us);
-        self.health().note_gateways(sign.gateways.clone());
-        let known = self.health().epoch();
+        let part = &self.terms.parts[index];
+        let sign = self.in_time(self.sign(connection, index)).await?;
+        part.time.note(sent_us, sign.store_us);
+        self.peers.note_gateways(sign.gateways.clone());
+        let known = part.health.epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
-        let is_back = self.health().is_open();
+        let is_back = part.health.is_open();
         if is_new || is_back {
-            self.tell(&mut connection, &sign, is_new).await?;
+            self.tell(connection, index, &sign, is_new).await?;
             let began_us = sign.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
             let seeding_until_us = began_us.unwrap_or(sign.store_us).saturating_add(SEEDING_US);
-            self.health().close(sign.epoch.clone(), seeding_until_us);
+            part.health.close(sign.epoch.clone(), seeding_until_us);
         }
-        let lease_us = u64::try_from(self.slot_lease.as_micros()).unwrap_or(u64::MAX);
-        if is_new || is_back || sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3 {
-            self.renew(&mut connection, &sign, is_new || is_back)
+        if is_new || is_back || is_due {
+            self.renew(connection, index, &sign, is_new || is_back)
                 .await?;
-            watch.renewed_us = sent_us;
         }
-        let times = (sent_us, sign.store_us);
-        self.exchange(&mut connection, &mut watch.exchanged, times, news)
-            .await?;
-        watch.connection = Some(connection);
         Ok(())
+    }
+
+    /// Whether a counter is in this part of the store.
+    fn concerns(&self, index: usize) -> impl Fn(&Name) -> bool {
+        let count = self.terms.parts.len();
+        move |name| name.part(count) == index
     }
 
     pub(super) async fn in_time<T>(
@@ -127,13 +180,14 @@ impl RedisStore {
         }
     }
 
-    async fn sign(&self, connection: &mut Connection) -> RedisResult<Sign> {
+    async fn sign(&self, connection: &mut Connection, index: usize) -> RedisResult<Sign> {
+        let tag = self.tags.get(index).map_or(wire::WHOLE, String::as_str);
         let mut command = redis::cmd("EVAL");
         command
             .arg(SCRIPT)
             .arg(2)
-            .arg(wire::epoch_key(&self.terms.prefix))
-            .arg(wire::peers_key(&self.terms.prefix))
+            .arg(wire::epoch_key(&self.terms.prefix, tag))
+            .arg(wire::peers_key(&self.terms.prefix, tag))
             .arg(&self.terms.gateway)
             .arg(self.new_epoch())
             .arg(GONE_US);
@@ -157,11 +211,13 @@ impl RedisStore {
     async fn tell(
         &self,
         connection: &mut Connection,
+        index: usize,
         sign: &Sign,
         everything: bool,
     ) -> RedisResult<()> {
-        let at = self.framed(sign.store_us);
-        let due = self.own.due(everything, at, &self.time);
+        let time = &self.terms.parts[index].time;
+        let at = time.framed(sign.store_us);
+        let due = self.own.due(self.concerns(index), everything, at, time);
         for some in due.chunks(TOLD_AT_ONCE) {
             let puts: Vec<Part> = some.iter().filter_map(|due| due.put).collect();
             let backs: Vec<Part> = some.iter().filter_map(|due| due.back).collect();
@@ -170,7 +226,7 @@ impl RedisStore {
             some.iter().for_each(|due: &Due| self.own.told(due));
         }
         if everything {
-            self.tell_tasks(connection, sign, at, &self.own).await?;
+            self.tell_tasks(connection, index, sign, at).await?;
         }
         Ok(())
     }
@@ -179,13 +235,14 @@ impl RedisStore {
     async fn tell_tasks(
         &self,
         connection: &mut Connection,
+        index: usize,
         sign: &Sign,
         at: Moment,
-        own: &Own,
     ) -> RedisResult<()> {
-        let items: Vec<Item> = own
-            .held()
-            .into_iter()
+        let concerns = self.concerns(index);
+        let held = self.own.held().into_iter();
+        let items: Vec<Item> = held
+            .filter(|(name, ..)| concerns(name))
             .map(|(name, slot, task, until_us)| {
                 let left = Duration::from_micros(until_us.saturating_sub(at.mono_us));
                 let task = wire::task(&task);
@@ -202,10 +259,13 @@ impl RedisStore {
     async fn renew(
         &self,
         connection: &mut Connection,
+        index: usize,
         sign: &Sign,
         lost_too: bool,
     ) -> RedisResult<()> {
-        let running: Vec<(Name, u64)> = self.own.running();
+        let concerns = self.concerns(index);
+        let mut running: Vec<(Name, u64)> = self.own.running();
+        running.retain(|(name, _)| concerns(name));
         for some in running.chunks(TOLD_AT_ONCE) {
             let parts: Vec<Part> = some
                 .iter()
@@ -224,9 +284,30 @@ impl RedisStore {
         sign: &Sign,
         items: &[Item],
     ) -> RedisResult<()> {
-        let mut batch = Batch::new(true);
+        if !self.terms.is_cluster {
+            return self.send_one(connection, &sign.epoch, items).await;
+        }
+        let items = items.iter().cloned().flat_map(Item::by_owner);
+        let mut sent = futures_util::stream::iter(items.map(|item| {
+            let mut connection = connection.clone();
+            async move { self.send_one(&mut connection, "", &[item]).await }
+        }))
+        .buffer_unordered(TOLD_AT_ONCE);
+        while let Some(sent) = sent.next().await {
+            sent?;
+        }
+        Ok(())
+    }
+
+    async fn send_one(
+        &self,
+        connection: &mut Connection,
+        epoch: &str,
+        items: &[Item],
+    ) -> RedisResult<()> {
+        let mut batch = Batch::new(!epoch.is_empty());
         items.iter().for_each(|item| batch.push(item));
-        let sent = link::run(&self.terms, connection, &batch, None, &sign.epoch);
+        let sent = link::run(&self.terms, connection, &batch, None, epoch);
         match self.in_time(sent).await? {
             Value::Array(values) if values.len() > items.len() => Ok(()),
             _ => Err(odd()),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher as _;
+use std::iter;
 use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
@@ -61,6 +62,19 @@ impl Name {
         usize::try_from(self.key.0 % 0xFFFF_FFFB).unwrap_or(0) % count.max(1)
     }
 
+    /// Whose counters lie on one node.
+    pub(super) fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Which of `count` parts of the store it belongs to; see [`PARTS`].
+    pub(super) fn part(&self, count: usize) -> usize {
+        match count {
+            0 | 1 => 0,
+            _ => part_of(format!("{:x}", self.tag).as_bytes()) % count,
+        }
+    }
+
     /// A number for this counter and gateway, for a rendezvous among the gateways.
     pub(super) fn rank(&self, gateway: &str) -> u64 {
         let (high, low) = (self.key.0 >> 64, self.key.0 & u128::from(u64::MAX));
@@ -95,14 +109,35 @@ impl Name {
     }
 }
 
+/// The tag of what speaks for the whole store.
+pub(super) const WHOLE: &str = "all";
+
+/// Parts of a cluster that are watched one by one: ranges of 256 slots, which lie on one node as
+/// a rule.
+pub(super) const PARTS: usize = 64;
+
+/// The part of the slot that keys with this tag lie in.
+fn part_of(tag: &[u8]) -> usize {
+    usize::from(crc16::State::<crc16::XMODEM>::calculate(tag) % 16_384) / 256
+}
+
+/// Tags whose keys lie in each part.
+pub(super) fn part_tags() -> Vec<String> {
+    let tag_of = |part| {
+        let tags = (0_u32..).map(|n| format!("p{n}"));
+        tags.into_iter().find(|tag| part_of(tag.as_bytes()) == part)
+    };
+    (0..PARTS).filter_map(tag_of).collect()
+}
+
 /// The key of the epoch: what a store that came back empty no longer has.
-pub(super) fn epoch_key(prefix: &str) -> String {
-    format!("{prefix}:{VERSION}epoch")
+pub(super) fn epoch_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}epoch")
 }
 
 /// The key of the gateways that share the store.
-pub(super) fn peers_key(prefix: &str) -> String {
-    format!("{prefix}:{VERSION}gateways")
+pub(super) fn peers_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}gateways")
 }
 
 /// The key of the resets that gateways may not have heard of.
@@ -156,6 +191,8 @@ pub(super) struct Part {
     report: bool,
     quota: u32,
     units: u32,
+    /// Wanted beyond the units.
+    more: u32,
     a: u64,
     b: u64,
 }
@@ -174,6 +211,7 @@ impl Part {
             report: false,
             quota: 0,
             units,
+            more: 0,
             a,
             b,
         }
@@ -200,25 +238,38 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// Asks for a plan. `slot` numbers the slots that it may take, from there on.
-    pub(super) fn decide(plan: &Plan, what: What, slot: u64, slot_lease: Duration) -> Self {
+    /// Asks for a plan, and for these units more of each of its counters. `slot` numbers the slots that it may take, from there on.
+    pub(super) fn decide(
+        plan: &Plan,
+        wanted: &[u32],
+        what: What,
+        slot: u64,
+        slot_lease: Duration,
+    ) -> Self {
+        let wanted = wanted.iter().copied().chain(iter::repeat(0));
         let lease_us = micros_of(slot_lease);
-        let parts = plan.charges.iter().zip(slot..).map(|(charge, slot)| {
-            let (kind, a, b) = match charge.span {
-                Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
-                Span::Day { start_us, end_us } => (1, start_us, end_us),
-                Span::Running => (2, lease_us, slot),
-            };
-            Part {
-                name: Name::of(plan, charge),
-                kind,
-                report: charge.report,
-                quota: charge.quota,
-                units: charge.cost,
-                a,
-                b,
-            }
-        });
+        let parts = plan
+            .charges
+            .iter()
+            .zip(slot..)
+            .zip(wanted)
+            .map(|((charge, slot), more)| {
+                let (kind, a, b) = match charge.span {
+                    Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
+                    Span::Day { start_us, end_us } => (1, start_us, end_us),
+                    Span::Running => (2, lease_us, slot),
+                };
+                Part {
+                    name: Name::of(plan, charge),
+                    kind,
+                    report: charge.report,
+                    quota: charge.quota,
+                    units: charge.cost,
+                    more,
+                    a,
+                    b,
+                }
+            });
         Self {
             what,
             parts: parts.collect(),
@@ -264,6 +315,24 @@ impl Item {
         }
     }
 
+    /// Whose counters these are: the first one's, which in a cluster are all on one node.
+    pub(super) fn name(&self) -> Option<Name> {
+        self.parts.first().map(|part| part.name)
+    }
+
+    /// The same for each owner of counters.
+    pub(super) fn by_owner(self) -> Vec<Self> {
+        let mut items: Vec<Self> = Vec::with_capacity(1);
+        for part in self.parts {
+            let same = |item: &&mut Self| item.name().is_some_and(|n| n.tag == part.name.tag);
+            match items.iter_mut().find(same) {
+                Some(item) => item.parts.push(part),
+                None => items.push(Self::of(self.what, &[part])),
+            }
+        }
+        items
+    }
+
     /// What undoes this decision after it was admitted. `None` when it took nothing.
     pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
         let Some(Verdict::Admitted(readings)) = &answer.verdict else {
@@ -274,12 +343,16 @@ impl Item {
             .iter()
             .zip(readings)
             .filter(|(part, reading)| part.units > 0 && reading.time_us >= 0.0)
-            .map(|(part, _)| Part {
-                b: match part.kind {
-                    0 => answer.store_us / part.a.max(1),
-                    _ => part.b,
-                },
-                ..*part
+            .flat_map(|(part, reading)| {
+                let step = answer.store_us / part.a.max(1);
+                let at = |units, ahead| Part {
+                    units,
+                    b: if part.kind == 0 { step + ahead } else { part.b },
+                    ..*part
+                };
+                // What was granted beyond the cost lies a step ahead.
+                let more = (reading.granted > 0).then(|| at(reading.granted, 1));
+                iter::once(at(part.units, 0)).chain(more)
             })
             .collect();
         (!parts.is_empty()).then_some(Self {
@@ -347,7 +420,7 @@ impl Batch {
                     bytes.push(u8::from(part.report));
                     bytes.extend(part.quota.to_le_bytes());
                     bytes.extend(part.units.to_le_bytes());
-                    bytes.extend(0_u32.to_le_bytes());
+                    bytes.extend(part.more.to_le_bytes());
                 }
                 What::GiveBack | What::Put => {
                     bytes.push(part.kind);
@@ -381,7 +454,7 @@ impl Batch {
 
     /// Keys of the batch, in the order of their places.
     pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
-        let epoch = self.epoch.then(|| epoch_key(prefix));
+        let epoch = self.epoch.then(|| epoch_key(prefix, WHOLE));
         epoch
             .into_iter()
             .chain(self.keys.iter().map(move |name| name.text(prefix)))
@@ -405,9 +478,28 @@ fn put_time(bytes: &mut Vec<u8>, number: u64) {
 /// What the script found at one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Reading {
+    /// Units used before.
     pub(super) used: u32,
+    /// Units granted beyond the cost.
+    pub(super) granted: u32,
     /// As `counters.lua` says.
     time_us: f64,
+}
+
+impl Reading {
+    #[cfg(test)]
+    pub(super) fn new(used: u32, granted: u32, wait_us: u32) -> Self {
+        Self {
+            used,
+            granted,
+            time_us: wait_us.into(),
+        }
+    }
+
+    /// The time it tells, in microseconds; 0 when it tells none.
+    pub(super) fn wait_us(&self) -> u64 {
+        micros(self.time_us)
+    }
 }
 
 /// The script's reply to a decision.
@@ -432,9 +524,10 @@ impl Verdict {
             return None;
         }
         let readings = readings.iter().map(|bytes| {
-            let [a, b, c, d, _, _, _, _, time @ ..] = *bytes;
+            let [a, b, c, d, e, f, g, h, time @ ..] = *bytes;
             Reading {
                 used: u32::from_le_bytes([a, b, c, d]),
+                granted: u32::from_le_bytes([e, f, g, h]),
                 time_us: f64::from_le_bytes(time),
             }
         });
@@ -456,7 +549,7 @@ impl Verdict {
     clippy::cast_sign_loss,
     reason = "a cast from a double saturates"
 )]
-pub(super) fn micros(time_us: f64) -> u64 {
+fn micros(time_us: f64) -> u64 {
     time_us as u64
 }
 
