@@ -6,6 +6,10 @@
     reason = "tests"
 )]
 
+mod admin;
 mod checking;
 mod connecting;
+#[path = "../gateway/harness.rs"]
+#[expect(dead_code, reason = "written for the tests of one gateway")]
+mod harness;
 mod server;
