@@ -39,7 +39,7 @@ fn top(criterion: &mut Criterion) {
         .filter_map(|n| {
             let app = format!("org#app{n}");
             let ip = IpAddr::V4(Ipv4Addr::from_bits(n));
-            Foreign::new(&rules, &policy, "user-get", &app, None, Some(ip), 1).ok()
+            Foreign::new(&rules, &policy, "users-one-get", &app, None, Some(ip), 1).ok()
         })
         .collect();
     let spine = Admission::new(MemoryStore::new(MemoryOptions::default()));
