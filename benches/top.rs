@@ -62,7 +62,7 @@ fn top(criterion: &mut Criterion) {
                     n += 1;
                     us += 25;
                     let call = calls[n % callers].call();
-                    top.admitted(black_box(call), black_box(&plan), moment(us));
+                    top.admitted(black_box(call), black_box(&plan), 0, moment(us));
                 });
             },
         );

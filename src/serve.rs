@@ -369,7 +369,7 @@ impl BackgroundService for Housekeeping {
         tokio::spawn(async move {
             if let Some(store) = shared.admission.store().shared() {
                 let news = || shared.top.told(&shared.rules, shared.clock.now());
-                store.watch(&news).await;
+                tokio::join!(store.watch(), store.exchange_news(&news));
             }
         });
         let listener = self.admin.lock().take();

@@ -169,7 +169,12 @@ fn check(rules: &Ruleset, call: &Call, cost: u32) -> Result<(), ForeignError> {
         return Ok(());
     };
     let per_user = |id: &LimitId| rules.limit(*id).scope == Scope::User;
-    if call.caller.user.is_none() && call.limits(rules).iter().any(per_user) {
+    let has_user = call
+        .caller
+        .user
+        .as_deref()
+        .is_some_and(|user| !user.is_empty());
+    if !has_user && call.limits(rules).iter().any(per_user) {
         return Err(ForeignError::NoUser(route.name.clone()));
     }
     match (cost, route.max_recipients) {

@@ -152,7 +152,9 @@ impl Gateway {
                 ctx.verb = Some(Verb::Admit);
                 ctx.nearest = admitted.nearest;
                 shared.metrics.admit(call.target);
-                shared.top.admitted(call, &admitted.plan, now);
+                shared
+                    .top
+                    .admitted(call, &admitted.plan, admitted.reported, now);
                 for (i, charge) in admitted.plan.charges.iter().enumerate() {
                     if charge.taken.is_some() {
                         shared.metrics.charge(charge.limit, charge.cost);

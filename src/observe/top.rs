@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Call, Owner};
+use crate::limit::plan::reported_bit;
 use crate::limit::{LimitId, Moment, Plan, Scope};
 use crate::spec::Ruleset;
 
@@ -205,15 +206,21 @@ impl Top {
         }
     }
 
-    /// An admitted call.
-    pub fn admitted(&self, call: &Call, plan: &Plan, now: Moment) {
+    /// An admitted call. `reported` has a bit for each charge whose limit only reports and would
+    /// have denied.
+    pub fn admitted(&self, call: &Call, plan: &Plan, reported: u64, now: Moment) {
         let Some(times) = self.times(now) else {
             return;
         };
-        for charge in plan.charges.iter().filter(|charge| charge.taken.is_some()) {
+        for (index, charge) in plan.charges.iter().enumerate() {
+            let is_reported = reported & reported_bit(index) != 0;
+            if charge.taken.is_none() && !is_reported {
+                continue;
+            }
             if let Some(owner) = owner(charge.scope, call) {
-                let units = u64::from(charge.cost) * times;
-                self.note(charge.limit, owner, now, units, 0, units);
+                let asked = u64::from(charge.cost) * times;
+                let (units, denied) = if is_reported { (0, times) } else { (asked, 0) };
+                self.note(charge.limit, owner, now, units, denied, asked);
             }
         }
     }

@@ -338,6 +338,14 @@ fn top_says_who_hits_which_limit_and_what_is_left() {
                  "quota": 3, "used": 3, "left": 0 })
         ]
     );
+    for _ in 0..3 {
+        gateway.call("GET", "/o/a/t/report", "");
+    }
+    let reported = top("?limit=t-report:calls/60min:app");
+    assert_eq!(
+        (&reported[0]["units"], &reported[0]["denied"]),
+        (&json!(1), &json!(2))
+    );
     let users = top("?by=user");
     assert_eq!(users.len(), 1);
     assert_eq!(

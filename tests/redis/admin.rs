@@ -245,5 +245,8 @@ fn without_its_store_nothing_is_reset_and_peers_say_so() {
         &json!({ "app": "o#a" }),
     );
     assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(ask(&gateway, "GET", "/top", &Value::Null).status, 200);
+    gateway.call("GET", "/o/a/t/hour", "");
+    let top = ask(&gateway, "GET", "/top?by=app", &Value::Null).json();
+    assert_eq!(top["top"][0]["units"], 1);
+    assert_eq!(top["top"][0]["left"], Value::Null);
 }

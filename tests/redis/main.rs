@@ -7,9 +7,14 @@
 )]
 
 mod admin;
+mod calls;
 mod checking;
+mod cluster;
 mod connecting;
+mod contract;
 #[path = "../gateway/harness.rs"]
 #[expect(dead_code, reason = "written for the tests of one gateway")]
 mod harness;
+mod leases;
 mod server;
+mod sharing;

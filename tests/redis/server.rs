@@ -326,6 +326,21 @@ impl Cluster {
         Self { nodes }
     }
 
+    /// The port of the master that serves a slot.
+    pub(crate) fn master_of(&self, slot: u16) -> u16 {
+        let nodes = self.nodes[0].cli(&["cluster", "nodes"]);
+        let serves = |line: &&str| {
+            line.split(' ').skip(8).any(|range| {
+                let (from, to) = range.split_once('-').unwrap_or((range, range));
+                let (from, to) = (from.parse::<u16>(), to.parse::<u16>());
+                from.is_ok_and(|from| from <= slot) && to.is_ok_and(|to| slot <= to)
+            })
+        };
+        let line = nodes.lines().find(serves).expect("a master of the slot");
+        let address = line.split([' ', '@']).nth(1).unwrap();
+        address.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<_> = self.nodes.iter().map(host).collect();
         format!("redis-cluster://{}", hosts.join(","))

@@ -156,7 +156,7 @@ async fn one_charge(shared: &Shared, foreign: &Foreign, now: Moment) -> Value {
             reported,
         }) => {
             shared.metrics.admit(call.target);
-            shared.top.admitted(call, &plan, now);
+            shared.top.admitted(call, &plan, reported, now);
             for (i, charge) in plan.charges.iter().enumerate() {
                 if charge.taken.is_some() {
                     shared.metrics.charge(charge.limit, charge.cost);

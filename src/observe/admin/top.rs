@@ -112,16 +112,7 @@ pub(super) async fn top(
     let mut hitters = merge(all);
     by_pressure(&mut hitters, rules);
     hitters.truncate(asked.n * CANDIDATES);
-    let left = join_all(hitters.iter().map(|hitter| {
-        let admission = &shared.admission;
-        async move {
-            admission
-                .left(rules, hitter.limit, hitter.name.owner(), now)
-                .await
-                .ok()
-        }
-    }))
-    .await;
+    let left = look(&shared, &hitters).await;
     let mut rows: Vec<(Hitter, Option<u32>)> = hitters.into_iter().zip(left).collect();
     // Those that were denied come first; of the others those with the smallest share left.
     rows.sort_by(|(a, a_left), (b, b_left)| {
@@ -144,6 +135,23 @@ pub(super) async fn top(
         "top": rows,
     }))
     .into_response()
+}
+
+/// Units left in their counters. `None`: the store cannot be asked.
+async fn look(shared: &Shared, hitters: &[Hitter]) -> Vec<Option<u32>> {
+    let (rules, admission) = (&shared.rules, &shared.admission);
+    let store = admission.store().shared();
+    if store.is_some_and(|store| !store.shared_gauges().is_up) {
+        // A share of this gateway's would say little.
+        return vec![None; hitters.len()];
+    }
+    // The news may have taken their time.
+    let now = shared.clock.now();
+    let looks = hitters.iter().map(|hitter| async move {
+        let owner = hitter.name.owner();
+        admission.left(rules, hitter.limit, owner, now).await.ok()
+    });
+    join_all(looks).await
 }
 
 /// One entry for each limit's name and caller.

@@ -110,7 +110,7 @@ impl Link {
     pub(super) fn tell(&self, item: Item, at_us: Option<u64>) -> bool {
         let tell = |item| self.hand_in(item, at_us, None);
         match self.is_cluster {
-            true => item.by_owner().into_iter().map(tell).all(|told| told),
+            true => item.by_owner().into_iter().all(tell),
             false => tell(item),
         }
     }
@@ -213,7 +213,7 @@ fn batches(gathered: &mut Vec<Ticket>, is_cluster: bool) -> Vec<Vec<Ticket>> {
         let batch = match is_cluster {
             true => batches.iter_mut().find(fits),
             // In the order in which they came: a later time never goes first.
-            false => batches.last_mut().filter(|batch| fits(&batch)),
+            false => batches.last_mut().filter(|batch| fits(batch)),
         };
         match batch {
             Some(batch) => batch.push(ticket),

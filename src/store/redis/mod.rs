@@ -10,8 +10,6 @@ mod lease;
 mod link;
 mod news;
 mod own;
-#[cfg(test)]
-mod tests;
 mod time;
 mod watch;
 mod wire;

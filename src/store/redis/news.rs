@@ -37,9 +37,9 @@ pub(super) struct Heard(Mutex<Option<(u64, Arc<News>)>>);
 type Resets = Vec<(String, String)>;
 
 impl RedisStore {
-    /// Tells news, and forgets counters that another gateway has reset. A failure is the beat's
-    /// to judge.
-    pub(super) async fn exchange_news(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
+    /// Tells whoever asks what `news` says, and forgets counters that another gateway has reset,
+    /// for as long as it is polled. What fails is for the watch to judge.
+    pub async fn exchange_news(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
         let mut way = None;
         let mut known: Option<Resets> = None;
         for turn in (0..TELL_EVERY).cycle() {

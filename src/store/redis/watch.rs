@@ -45,14 +45,9 @@ struct Sign {
 
 impl RedisStore {
     /// Watches over the store for as long as it is polled. Without it, gateways do not know of
-    /// each other, and a store that went out of use stays so. `news` is what this gateway tells
-    /// whoever asks.
-    pub async fn watch(&self, news: &(dyn Fn() -> Vec<u8> + Send + Sync)) {
-        tokio::join!(
-            self.watch_over_health(),
-            self.watch_over_leases(),
-            self.exchange_news(news)
-        );
+    /// each other, and a store that went out of use stays so.
+    pub async fn watch(&self) {
+        tokio::join!(self.watch_over_health(), self.watch_over_leases());
     }
 
     async fn watch_over_health(&self) {

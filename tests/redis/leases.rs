@@ -1,6 +1,12 @@
 //! Leases by a simulated clock: four gateways on one server, against the slow exact count.
 
-use super::*;
+use floodgate::store::Store as _;
+use floodgate::store::redis::{RedisStore, TimeSource};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::calls::{Ask, DAY_US, START_US, is_admitted, moment, plan, runtime, store_with};
+use crate::server::Server;
 
 /// A counter of a second, of a minute, or of a day.
 const COUNTERS: [u8; 3] = [0, 1, 2];
@@ -14,14 +20,16 @@ fn window_us(counter: u8) -> u64 {
 }
 
 fn stores(server: &Server, prefix: &str, count: usize) -> Vec<RedisStore> {
-    let store = |gateway| server.store_with(prefix, gateway, TimeSource::Caller, true);
+    let store = |gateway: usize| {
+        store_with(
+            &server.url(),
+            prefix,
+            &format!("g{gateway}"),
+            TimeSource::Caller,
+            true,
+        )
+    };
     (0..count).map(store).collect()
-}
-
-fn plan(ask: Ask, now_us: u64) -> Plan {
-    let mut plan = Plan::default();
-    plan.charges.push(charge(ask, now_us));
-    plan
 }
 
 /// The most units that any window holds; for a day, the most of a day.
@@ -43,17 +51,6 @@ fn most(counter: u8, admitted: &[(u64, u32)]) -> u32 {
         })
         .max()
         .unwrap_or(0)
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-fn is_admitted(decision: &Decision) -> bool {
-    matches!(decision, Decision::Admit { .. })
 }
 
 /// (gateway, counter, cost, pause in thousandths of a step, given back at once). Much is asked
@@ -101,7 +98,7 @@ fn leases_of_four_gateways_are_never_over_whatever_the_trace() {
                         report: false,
                     };
                     let (store, now) = (&stores[gateway], moment(now_us));
-                    let mut plan = plan(ask, now_us);
+                    let mut plan = plan(&[ask], now_us);
                     if is_admitted(&store.decide(&mut plan, now).await.unwrap()) {
                         if back {
                             store.give_back(&mut plan, now, &|_| true);
@@ -136,7 +133,7 @@ fn an_even_pace_below_the_limit_is_never_denied_with_leases() {
                     report: false,
                 };
                 let gateway = usize::try_from(call).unwrap() % count;
-                let mut plan = plan(ask, now_us);
+                let mut plan = plan(&[ask], now_us);
                 let decision = stores[gateway].decide(&mut plan, moment(now_us)).await;
                 assert!(is_admitted(&decision.unwrap()), "{prefix}: call {call}");
             }
@@ -164,7 +161,7 @@ fn four_gateways_with_leases_give_a_limit_in_full() {
         for call in 0..4 * 4 * 1000_u64 {
             let now_us = START_US + call * 1_000_000 / 4000;
             let gateway = usize::try_from(call % 4).unwrap();
-            let mut plan = plan(ask, now_us);
+            let mut plan = plan(&[ask], now_us);
             let decision = stores[gateway].decide(&mut plan, moment(now_us)).await;
             if is_admitted(&decision.unwrap()) {
                 admitted.push((now_us, 1));
@@ -200,7 +197,7 @@ fn a_lease_that_is_used_at_the_end_of_its_life_is_never_over() {
                 cost: 1,
                 report: false,
             };
-            let mut plan = plan(ask, at_us);
+            let mut plan = plan(&[ask], at_us);
             let deciding = stores[gateway].decide(&mut plan, moment(at_us));
             let is_admitted = is_admitted(&runtime.block_on(deciding).unwrap());
             if is_admitted {

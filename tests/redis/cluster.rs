@@ -1,0 +1,181 @@
+//! Plans whose counters lie on several nodes of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodgate::clock::Clock;
+use floodgate::limit::{Charge, CounterKey, Decision, LimitId, OnStoreFailure, Plan, Scope, Span};
+use floodgate::store::Store as _;
+use floodgate::store::redis::connect::{Connector, RedisOptions};
+use floodgate::store::redis::{RedisStore, TimeSource};
+
+use crate::calls::{DAY_US, is_admitted, runtime};
+use crate::server::Cluster;
+
+fn charge(key: u128, scope: Scope, quota: u32, cost: u32, now_us: u64) -> Charge {
+    Charge {
+        limit: LimitId(0),
+        key: CounterKey(key),
+        overflow: CounterKey(1),
+        quota,
+        cost,
+        span: Span::Day {
+            start_us: now_us - now_us % DAY_US,
+            end_us: now_us - now_us % DAY_US + DAY_US,
+        },
+        scope,
+        report: false,
+        on_store_failure: OnStoreFailure::Local,
+        known: false,
+        taken: None,
+        shared: false,
+    }
+}
+
+const ADDRESS: u128 = 3 << 96;
+const APP: u128 = 0x1234_5678 << 96;
+
+/// An address' and an app's counter, which are on different nodes.
+fn call(app_quota: u32, cost: u32, now_us: u64) -> Plan {
+    let mut plan = Plan {
+        app: Some(CounterKey(APP)),
+        origin: Some(CounterKey(ADDRESS)),
+        ..Plan::default()
+    };
+    plan.charges
+        .push(charge(APP + 1, Scope::App, app_quota, cost, now_us));
+    plan.charges
+        .push(charge(ADDRESS + 1, Scope::Ip, 1_000_000, cost, now_us));
+    plan
+}
+
+/// What a look finds used of the two: address, app.
+async fn used(store: &RedisStore, clock: Clock, app_quota: u32) -> [u32; 2] {
+    let now = clock.now();
+    let mut used = [0; 2];
+    for (used, index) in used.iter_mut().zip([1, 0]) {
+        let whole = call(app_quota, 0, now.unix_us);
+        let mut plan = Plan {
+            charges: whole.charges[index..=index].into(),
+            ..whole
+        };
+        let quota = plan.charges[0].quota;
+        *used = quota
+            - match store.decide(&mut plan, now).await.unwrap() {
+                Decision::Admit { nearest, .. } => nearest.unwrap().left,
+                Decision::Deny { left, .. } => left,
+            };
+    }
+    used
+}
+
+/// Waits until both counters have these units: leases that were not used go back within a second.
+async fn settles(store: &RedisStore, clock: Clock, app_quota: u32, units: u32) {
+    let mut found = [0; 2];
+    for _ in 0..100 {
+        found = used(store, clock, app_quota).await;
+        if found == [units; 2] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(found, [units; 2]);
+}
+
+fn store(cluster: &Cluster, gateway: &str, clock: Clock, timeout: Duration) -> Arc<RedisStore> {
+    let options = RedisOptions {
+        timeout,
+        leases: false,
+        ..RedisOptions::parse(&cluster.url()).unwrap()
+    };
+    let connector = Connector::new(options).unwrap();
+    let time = TimeSource::Server(clock);
+    Arc::new(RedisStore::new(
+        connector,
+        gateway.to_owned(),
+        100_000,
+        time,
+    ))
+}
+
+/// Greets, and watches from then on, until the store is believed.
+async fn begin(store: &Arc<RedisStore>) {
+    store.greet().await;
+    assert!(store.shared_gauges().is_up);
+    let watched = store.clone();
+    tokio::spawn(async move { watched.watch().await });
+    tokio::time::sleep(Duration::from_millis(2_300)).await;
+}
+
+#[test]
+fn what_spans_nodes_leaks_nothing_whether_denied_or_dropped() {
+    let cluster = Cluster::start(0);
+    let clock = Clock::start();
+    runtime().block_on(async {
+        let store = store(&cluster, "me", clock, Duration::from_secs(20));
+        begin(&store).await;
+        let mut admitted = 0;
+        // The last fifty are denied by the app, after the address was charged.
+        for number in 0..200_u64 {
+            let now = clock.now();
+            let mut plan = call(400, 3, now.unix_us);
+            // Some callers leave, each at another time.
+            let patience = match number % 3 {
+                0 => Duration::from_micros(number * 7),
+                _ => Duration::from_secs(20),
+            };
+            tokio::select! {
+                decision = store.decide(&mut plan, now) => {
+                    admitted += 3 * u32::from(is_admitted(&decision.unwrap()));
+                }
+                () = tokio::time::sleep(patience) => (),
+            }
+        }
+        assert!((390..=400).contains(&admitted), "{admitted} units");
+        // What was dropped on its way is given back when the answer comes.
+        settles(&store, clock, 400, admitted).await;
+        assert_eq!(store.shared_gauges().alone, 0);
+    });
+}
+
+#[test]
+fn a_dead_node_is_no_affair_of_the_others_and_a_promoted_replica_goes_on() {
+    let mut cluster = Cluster::start(1);
+    let clock = Clock::start();
+    let timeout = Duration::from_millis(200);
+    runtime().block_on(async {
+        let store = store(&cluster, "me", clock, timeout);
+        begin(&store).await;
+        for _ in 0..20 {
+            let now = clock.now();
+            let decision = store.decide(&mut call(1000, 1, now.unix_us), now).await;
+            assert!(is_admitted(&decision.unwrap()));
+        }
+        settles(&store, clock, 1000, 20).await;
+        // Replicas have all: they acknowledge in their own time.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let key =
+            cluster.nodes[0].cli(&["-c", "cluster", "keyslot", &format!("{{{:x}}}", APP >> 96)]);
+        let port = cluster.master_of(key.trim().parse().unwrap());
+        let dead = cluster.nodes.iter_mut().find(|n| n.port() == port).unwrap();
+        dead.kill();
+        let mut admitted = 20;
+        let begun = clock.now().mono_us;
+        let mut back = None;
+        while back.is_none() && clock.now().mono_us - begun < 60_000_000 {
+            let now = clock.now();
+            let decision = store.decide(&mut call(1000, 1, now.unix_us), now).await;
+            assert!(is_admitted(&decision.unwrap()));
+            admitted += 1;
+            let took_us = clock.now().mono_us - now.mono_us;
+            // A timeout for each node, and what a busy machine adds.
+            assert!(took_us < 2 * 200_000 + 1_000_000, "{took_us} µs");
+            if store.shared_gauges().times_down > 0 && store.shared_gauges().is_up {
+                back = Some(clock.now().mono_us - begun);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(back.is_some(), "the promoted replica is not used");
+        settles(&store, clock, 1000, admitted).await;
+    });
+}

@@ -1,0 +1,176 @@
+//! The contract of a store: by a simulated clock, the same decisions as the embedded store.
+
+use std::time::Duration;
+
+use floodgate::clock::Clock;
+use floodgate::limit::{Decision, Moment, Plan};
+use floodgate::store::Store as _;
+use floodgate::store::memory::{MemoryOptions, MemoryStore};
+use floodgate::store::redis::TimeSource;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::calls::{Ask, START_US, charge, moment, plan, runtime, store};
+use crate::server::{Cluster, Server};
+
+/// What one step of a trace asks.
+#[derive(Clone, Debug)]
+enum Step {
+    Decide(u64, Vec<Ask>),
+    /// Gives back what is left of an earlier plan, by its number modulo those there are.
+    GiveBack(u64, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ask = (0_u8..8, 1_u32..30, 0_u32..7, prop::bool::weighted(0.15)).prop_map(
+        |(counter, quota, cost, report)| Ask {
+            counter,
+            quota,
+            cost,
+            report,
+        },
+    );
+    // Mostly within a step, sometimes within the window, now and then past it.
+    let pause = prop_oneof![
+        6 => 0_u64..15_000,
+        4 => 15_000_u64..300_000,
+        1 => 300_000_u64..5_000_000,
+    ];
+    let step = (
+        pause,
+        prop::collection::vec(ask, 1..5),
+        prop::bool::weighted(0.2),
+        any::<prop::sample::Index>(),
+    )
+        .prop_map(|(pause, asks, back, index)| {
+            if back {
+                Step::GiveBack(pause, index.index(1 << 16))
+            } else {
+                Step::Decide(pause, asks)
+            }
+        });
+    prop::collection::vec(step, 1..120)
+}
+
+#[test]
+fn the_same_trace_gets_the_same_decisions_as_in_memory() {
+    same_as_in_memory(&Server::start().url(), 96);
+}
+
+#[test]
+fn the_same_trace_gets_the_same_decisions_in_a_cluster() {
+    same_as_in_memory(&Cluster::start(0).url(), 24);
+}
+
+fn same_as_in_memory(url: &str, cases: u32) {
+    let runtime = runtime();
+    let traces = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    runner
+        .run(&steps(), |steps| {
+            traces.set(traces.get() + 1);
+            let redis = store(
+                url,
+                &format!("t{}-", traces.get()),
+                "me",
+                TimeSource::Caller,
+            );
+            let memory = MemoryStore::new(MemoryOptions::default());
+            runtime.block_on(async {
+                let mut now_us = START_US;
+                let mut plans: Vec<(Plan, Plan)> = Vec::new();
+                for step in &steps {
+                    match step {
+                        Step::Decide(pause, asks) => {
+                            now_us += pause;
+                            let mut here = plan(asks, now_us);
+                            let mut there = here.clone();
+                            let ours = memory.decide_now(&mut here, moment(now_us));
+                            let theirs = redis.decide(&mut there, moment(now_us)).await.unwrap();
+                            prop_assert_eq!(&ours, &theirs, "at {}", now_us);
+                            for (a, b) in here.charges.iter().zip(&there.charges) {
+                                prop_assert_eq!(a.taken.is_some(), b.taken.is_some());
+                            }
+                            plans.push((here, there));
+                        }
+                        Step::GiveBack(pause, index) => {
+                            now_us += pause;
+                            let count = plans.len().max(1);
+                            if let Some((here, there)) = plans.get_mut(index % count) {
+                                memory.give_back(here, moment(now_us), &|_| true);
+                                redis.give_back(there, moment(now_us), &|_| true);
+                                prop_assert!(there.charges.iter().all(|c| c.taken.is_none()));
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_script_that_comes_too_late_does_nothing_and_a_decision_nobody_waits_for_is_undone() {
+    let server = Server::start();
+    let clock = Clock::start();
+    let store = store(&server.url(), "l-", "me", TimeSource::Server(clock));
+    let runtime = runtime();
+    let ask = Ask {
+        counter: 2,
+        quota: 5,
+        cost: 2,
+        report: false,
+    };
+    let left = |decision: Decision| match decision {
+        Decision::Admit {
+            nearest: Some(room),
+            ..
+        } => room.left,
+        other => panic!("{other:?}"),
+    };
+    runtime.block_on(async {
+        let mut first = Plan::default();
+        first.charges.push(charge(ask, clock.now().unix_us));
+        let decision = store.decide(&mut first, clock.now()).await.unwrap();
+        assert_eq!(left(decision), 3);
+
+        // Sent an hour late, by the clock of its caller.
+        let late = Moment {
+            mono_us: clock.now().mono_us - 3_600_000_000,
+            ..clock.now()
+        };
+        let mut plan = Plan::default();
+        plan.charges.push(charge(ask, clock.now().unix_us));
+        store.decide(&mut plan, late).await.unwrap();
+        assert_eq!(store.shared_gauges().alone, 1, "the store did nothing");
+        store.give_back(&mut plan, clock.now(), &|_| true);
+
+        // Dropped while it waits: whatever came of it is given back.
+        let mut gone = Plan::default();
+        gone.charges.push(charge(ask, clock.now().unix_us));
+        tokio::select! {
+            biased;
+            _ = store.decide(&mut gone, clock.now()) => panic!("an answer in no time"),
+            () = tokio::task::yield_now() => (),
+        }
+
+        let mut last = Plan::default();
+        last.charges.push(charge(ask, clock.now().unix_us));
+        let mut asked = 0;
+        let decision = loop {
+            asked += 1;
+            assert!(asked < 1000, "the units are not given back");
+            // The giving back is on its way.
+            match store.decide(&mut last, clock.now()).await.unwrap() {
+                admitted @ Decision::Admit { .. } => break admitted,
+                Decision::Deny { .. } => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        assert_eq!(left(decision), 1);
+    });
+}
