@@ -45,7 +45,6 @@ fn gateway(url: &str) -> Gateway {
 }
 
 /// Two that know of each other, over a store that they believe.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when they do")]
 fn pair(url: &str) -> [Gateway; 2] {
     let pair = [gateway(url), gateway(url)];
     for gateway in &pair {
@@ -155,7 +154,6 @@ fn others_charge_and_reset_what_gateways_share_in_a_cluster() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "waits until news are told")]
 fn a_store_that_comes_back_empty_is_not_told_what_was_reset() {
     let mut server = Server::start();
     let [one, other] = pair(&server.url());

@@ -12,9 +12,14 @@ mod checking;
 mod cluster;
 mod connecting;
 mod contract;
+mod gateways;
 #[path = "../gateway/harness.rs"]
 #[expect(dead_code, reason = "written for the tests of one gateway")]
 mod harness;
 mod leases;
+mod outage;
+mod proxy;
 mod server;
-mod sharing;
+mod shares;
+mod slots;
+mod stores;

@@ -119,7 +119,7 @@ impl Server {
         let common = "bind 127.0.0.1\ndaemonize no\nlogfile log\nloglevel notice";
         let data = match sentinel {
             true => "",
-            false => "save \"\"\nappendonly no\nrepl-diskless-sync-delay 0",
+            false => "save \"\"\nrepl-diskless-sync-delay 0",
         };
         let place = dir.path().display();
         let text = format!("{ports}\n{common}\n{data}\ndir {place}\n{lines}\n");
@@ -213,6 +213,12 @@ impl Server {
         self.signal("CONT");
     }
 
+    /// Back on the same port, with what it has kept on disk.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
     /// Back on the same port, with nothing in it. Whether it still runs or not.
     pub(crate) fn restart_empty(&mut self) {
         self.kill();
@@ -286,6 +292,12 @@ impl Watched {
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(host).collect();
         format!("redis-sentinel://{}/counters", hosts.join(","))
+    }
+
+    /// The port of the master, as the nodes have it.
+    pub(crate) fn master_port_of_nodes(&self) -> u16 {
+        let is_master = |node: &&Server| node.cli(&["role"]).starts_with("master");
+        self.nodes.iter().find(is_master).unwrap().port()
     }
 
     /// The port of the master, as a sentinel has it.

@@ -16,6 +16,8 @@ end
 redis.call('SET', KEYS[1], epoch, 'PX', 172800000)
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
+-- Signs of the future: the clock has been put back since.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], now + ARGV[3], '+inf')
 redis.call('PEXPIRE', KEYS[2], 60000)
 local reply = redis.call('ZRANGE', KEYS[2], 0, -1)
 table.insert(reply, 1, epoch)

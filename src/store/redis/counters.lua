@@ -12,6 +12,7 @@
 --          R  renew slots, unless they have expired: (key, lease, number of the slot)
 --          S  set slots, whatever has become of them: the same
 --          H  hold a slot for a task: (key, longest time, number of the slot, hash of the task)
+--          K  keep a slot for a task, if it is unknown: the same, with the n-th of its name
 --          F  a task is finished: (key, hash of the task)
 --          E  empty counters: (key)
 --
@@ -327,6 +328,17 @@ local function hold(item)
   return ''
 end
 
+local function keep(item)
+  local index, longest_us, n, from = read('<I2dd', item, 2)
+  local key, name = KEYS[index], 't' .. sub(item, from) .. string.format('%.0f', n)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  if not redis.call('ZSCORE', key, name) then
+    set_slot(key, name, longest_us)
+  end
+  cells[index] = nil
+  return ''
+end
+
 local function finish(item)
   local index, from = read('<I2', item, 2)
   local key, task = KEYS[index], sub(item, from)
@@ -357,6 +369,7 @@ local WORK = {
   R = function(item) return renew(item, false) end,
   S = function(item) return renew(item, true) end,
   H = hold,
+  K = keep,
   F = finish,
   E = empty,
 }

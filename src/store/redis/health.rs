@@ -23,7 +23,7 @@ pub(super) struct Health {
     /// Wakes the watch before its time.
     wake: Arc<Notify>,
     epoch: RwLock<Option<Arc<str>>>,
-    /// Until then the store may lack what other gateways have taken; store time.
+    /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
 }
 
@@ -97,8 +97,8 @@ impl Health {
     }
 
     /// Whether the store may still lack units that others have taken.
-    pub(super) fn is_seeding(&self, store_us: u64) -> bool {
-        store_us < self.seeding_until_us.load(Ordering::Acquire)
+    pub(super) fn is_seeding(&self, mono_us: u64) -> bool {
+        mono_us < self.seeding_until_us.load(Ordering::Acquire)
     }
 }
 
@@ -116,8 +116,15 @@ impl Peers {
         self.gateways.read().clone()
     }
 
-    pub(super) fn note_gateways(&self, gateways: Vec<Box<str>>) {
+    /// Notes the gateways that the store knows of. `too_few`: it may have forgotten some, and
+    /// those that were known share on.
+    pub(super) fn note_gateways(&self, mut gateways: Vec<Box<str>>, too_few: bool) {
         let known = self.gateways.read().clone();
+        if too_few {
+            gateways.extend(known.iter().cloned());
+            gateways.sort_unstable();
+            gateways.dedup();
+        }
         if *known != *gateways {
             *self.gateways.write() = gateways.into();
         }
@@ -156,7 +163,7 @@ mod tests {
                     .iter()
                     .map(|id| {
                         let peers = Peers::new(id, 3);
-                        peers.note_gateways(ids.clone());
+                        peers.note_gateways(ids.clone(), false);
                         peers.share(&name, quota)
                     })
                     .sum();
@@ -168,10 +175,26 @@ mod tests {
     #[test]
     fn gateways_that_are_not_known_get_their_part_all_the_same() {
         let peers = Peers::new("a", 4);
-        peers.note_gateways(vec!["a".into()]);
+        peers.note_gateways(vec!["a".into()], false);
         let name = Name::plain(CounterKey(7), CounterKey(9));
         assert_eq!(peers.share(&name, 103), 25);
         assert_eq!(peers.share(&name, 3), 0);
+    }
+
+    #[test]
+    fn gateways_that_an_emptied_store_has_forgotten_share_on() {
+        let peers = Peers::new("a", 1);
+        peers.note_gateways(vec!["b".into(), "a".into()], false);
+        peers.note_gateways(vec!["a".into()], true);
+        assert_eq!(
+            peers.share(&Name::plain(CounterKey(7), CounterKey(9)), 10),
+            5
+        );
+        peers.note_gateways(vec!["a".into()], false);
+        assert_eq!(
+            peers.share(&Name::plain(CounterKey(7), CounterKey(9)), 10),
+            10
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -53,6 +54,8 @@ pub(super) struct Terms {
     pub(super) is_cluster: bool,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
+    /// Items that nobody waits for and that could not be sent: for when the store is back.
+    pub(super) unsent: Mutex<Vec<Item>>,
 }
 
 /// What is known of a part of the store.
@@ -70,6 +73,43 @@ impl Terms {
         self.parts.get(index).unwrap_or(&self.parts[0])
     }
 
+    /// Drops tickets unanswered: those who wait know at once.
+    fn drop_unsent(&self, tickets: &mut Vec<Ticket>) {
+        for ticket in tickets.drain(..) {
+            if ticket.answer.is_none() {
+                self.keep(ticket.item);
+            }
+        }
+    }
+
+    /// Whether anything is kept.
+    pub(super) fn is_unsent(&self) -> bool {
+        !self.unsent.lock().is_empty()
+    }
+
+    /// Takes out what was kept for the counters of a part of the store.
+    pub(super) fn take_unsent(&self, concerns: impl Fn(&Name) -> bool) -> Vec<Item> {
+        let mut unsent = self.unsent.lock();
+        let concerned = |item: &mut Item| item.name().is_none_or(|name| concerns(&name));
+        unsent.extract_if(.., concerned).collect()
+    }
+
+    /// Times that the breaker opened, of any part.
+    pub(super) fn times_opened(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|part| part.health.times_opened())
+            .sum()
+    }
+
+    /// Keeps an item for later, if not too many are kept already.
+    pub(super) fn keep(&self, item: Item) {
+        let mut unsent = self.unsent.lock();
+        if unsent.len() < WAITING {
+            unsent.push(item);
+        }
+    }
+
     /// The SHA-1 of the script.
     pub(super) fn sha() -> String {
         redis::Script::new(SCRIPT).get_hash().to_owned()
@@ -80,19 +120,14 @@ impl Terms {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     tickets: mpsc::Sender<Ticket>,
-    is_cluster: bool,
 }
 
 impl Link {
     /// A link that lives on the current runtime until it is dropped.
     pub(super) fn start(terms: Arc<Terms>) -> Self {
         let (tickets, waiting) = mpsc::channel(WAITING);
-        let is_cluster = terms.is_cluster;
         tokio::spawn(pump(terms, waiting));
-        Self {
-            tickets,
-            is_cluster,
-        }
+        Self { tickets }
     }
 
     /// Whether the runtime it lived on has ended.
@@ -108,11 +143,7 @@ impl Link {
 
     /// Hands in an item that nobody waits for. Whether there was room for it.
     pub(super) fn tell(&self, item: Item, at_us: Option<u64>) -> bool {
-        let tell = |item| self.hand_in(item, at_us, None);
-        match self.is_cluster {
-            true => item.by_owner().into_iter().all(tell),
-            false => tell(item),
-        }
+        self.hand_in(item, at_us, None)
     }
 
     fn hand_in(
@@ -141,6 +172,7 @@ struct Landing {
 /// Sends what has gathered whenever the way is free.
 async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     let mut connection: Option<Connection> = None;
+    let mut connected_after = 0;
     let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(BATCH);
     let in_flight = match terms.is_cluster {
@@ -166,6 +198,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 if count == 0 {
                     break;
                 }
+                // A store that was gone meanwhile may be another one now, or know us no more.
+                let failures = terms.times_opened();
+                if failures != connected_after && !terms.is_cluster {
+                    connection = None;
+                }
+                connected_after = failures;
                 let link = match connection.clone() {
                     Some(link) => link,
                     None => match terms.connector.connect().await {
@@ -173,12 +211,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                         Err(error) => {
                             let why = error.to_string();
                             terms.parts.iter().for_each(|part| part.health.fail(&why));
-                            // Dropped unanswered: those who wait know at once.
-                            gathered.clear();
+                            terms.drop_unsent(&mut gathered);
                             tokio::time::sleep(PAUSE).await;
                             while let Ok(ticket) = waiting.try_recv() {
-                                drop(ticket);
+                                gathered.push(ticket);
                             }
+                            terms.drop_unsent(&mut gathered);
                             continue;
                         }
                     },

@@ -133,6 +133,7 @@ impl RedisStore {
                 timeout: options.timeout,
                 round_trips: AtomicU64::new(0),
                 items: AtomicU64::new(0),
+                unsent: parking_lot::Mutex::default(),
                 connector,
             }),
         }
@@ -204,10 +205,25 @@ impl RedisStore {
         }))
     }
 
-    /// Hands in an item that nobody waits for. Whether it will be sent.
-    fn tell_store(&self, item: Item, now: Moment) -> bool {
-        self.link()
-            .is_some_and(|link| link.tell(item, self.time.told_us(now)))
+    /// Hands in an item that nobody waits for: now, or when the store is back.
+    fn tell_store(&self, item: Item, at_us: Option<u64>) {
+        if !self.terms.is_cluster {
+            return self.tell_part(item, at_us);
+        }
+        for item in item.by_owner() {
+            self.tell_part(item, at_us);
+        }
+    }
+
+    fn tell_part(&self, item: Item, at_us: Option<u64>) {
+        let link = match self.terms.part(item.name()).health.is_open() {
+            true => None,
+            false => self.link(),
+        };
+        let told = link.is_some_and(|link| link.tell(item.clone(), at_us));
+        if !told {
+            self.terms.keep(item);
+        }
     }
 
     fn next_slots(&self, plan: &Plan) -> u64 {
@@ -238,12 +254,15 @@ impl RedisStore {
             let at_us = part.time.jumped_at_us()?;
             let windows = plan.charges.iter().map(|charge| match charge.span {
                 Span::Sliding { window_us } => window_us,
-                Span::Day { .. } | Span::Running => 0,
+                // Keyed by date.
+                Span::Day { .. } => 0,
+                // Until their owners have renewed them.
+                Span::Running => watch::SEEDING_US,
             });
             let longest_us = windows.max().unwrap_or(0);
             Some(now.mono_us < at_us.saturating_add(longest_us))
         };
-        part.health.is_seeding(part.time.expected_us(now)) || jumped().unwrap_or(false)
+        part.health.is_seeding(now.mono_us) || jumped().unwrap_or(false)
     }
 
     /// Asks the store.
@@ -317,22 +336,18 @@ impl RedisStore {
 
     /// Gives back units that were leased and not used.
     fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
-        if over.is_empty() {
-            return;
-        }
-        if let Some(link) = self.link() {
-            link.tell(Item::of(What::GiveBack, over), at_us);
+        if !over.is_empty() {
+            self.tell_store(Item::of(What::GiveBack, over), at_us);
         }
     }
 
     /// Decides by each limit's `on_store_failure`.
     fn decide_alone(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         self.alone.fetch_add(1, Ordering::Relaxed);
-        let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
-        if plan.charges.iter().any(denies) {
-            return Err(StoreError::Unavailable);
+        match denies_alone(plan) {
+            true => Err(StoreError::Unavailable),
+            false => Ok(self.decide_by_share(plan, now)),
         }
-        Ok(self.decide_by_share(plan, now))
     }
 
     fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
@@ -352,24 +367,24 @@ impl RedisStore {
             return Ok(by_share);
         }
         let mut asked = plan.clone();
+        asked
+            .charges
+            .iter_mut()
+            .for_each(|charge| charge.taken = None);
         match self.ask(&mut asked, now, &[]).await {
             Ok(decision) => {
                 // The store knows of these units now, and so they are not owed.
-                self.forget(plan);
+                self.give_back(plan, now, &|_| true);
                 *plan = asked;
                 Ok(decision)
             }
-            Err(_) => Ok(by_share),
-        }
-    }
-
-    /// Takes back what was decided by share.
-    fn forget(&self, plan: &Plan) {
-        for charge in &plan.charges {
-            if let Some(taken) = charge.taken {
-                let name = Name::of(plan, charge);
-                let time = &self.terms.part(Some(name)).time;
-                self.own.give_back(name, charge, taken, true, time);
+            Err(error) if denies_alone(plan) => {
+                self.give_back(plan, now, &|_| true);
+                Err(error)
+            }
+            Err(_) => {
+                self.alone.fetch_add(1, Ordering::Relaxed);
+                Ok(by_share)
             }
         }
     }
@@ -536,10 +551,8 @@ impl Store for RedisStore {
                 }
             }
         }
-        if let Some(item) = Item::give_back(&mut back, &|_| true)
-            && !self.tell_store(item, now)
-        {
-            tracing::debug!("could not give back: the units count until their window is over");
+        if let Some(item) = Item::give_back(&mut back, &|_| true) {
+            self.tell_store(item, self.time.told_us(now));
         }
     }
 
@@ -571,9 +584,7 @@ impl Store for RedisStore {
                 task: wire::task(task),
             };
             let item = Item::of(hold, &[Part::slot(name, slot, longest)]);
-            if part.health.is_open() || !self.tell_store(item, now) {
-                tracing::debug!("a task's slot is held by this gateway alone");
-            }
+            self.tell_store(item, self.time.told_us(now));
         }
     }
 
@@ -621,6 +632,12 @@ impl Store for RedisStore {
     fn gauges(&self) -> StoreGauges {
         self.own.gauges()
     }
+}
+
+/// Whether a limit of this plan admits nothing without the store.
+fn denies_alone(plan: &Plan) -> bool {
+    let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
+    plan.charges.iter().any(denies)
 }
 
 /// Moves the days of a plan to the store's.

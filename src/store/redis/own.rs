@@ -2,7 +2,7 @@
 //! store, so that its share can be given when the store is gone, and so that a store that comes
 //! back can be told.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -37,6 +37,8 @@ pub(super) struct Own {
     leased: Mutex<Vec<Name>>,
     /// How long a reading of running tasks is of use.
     slot_lease_us: u64,
+    /// Whether something was taken or given back that the store has not been told.
+    owes: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,18 @@ impl Own {
             swept: AtomicUsize::new(0),
             leased: Mutex::default(),
             slot_lease_us: u64::try_from(slot_lease.as_micros()).unwrap_or(u64::MAX),
+            owes: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the store must be told something since this was last asked.
+    pub(super) fn owes(&self) -> bool {
+        self.owes.load(Ordering::Relaxed) && self.owes.swap(false, Ordering::AcqRel)
+    }
+
+    /// It could not be told.
+    pub(super) fn owe_still(&self) {
+        self.owes.store(true, Ordering::Release);
     }
 
     /// Works on the entry of a counter; on a new one, if there is room for it.
@@ -260,6 +273,18 @@ impl Own {
             wanted.push(more.unwrap_or(0));
         }
         Leased::Ask { wanted, over }
+    }
+
+    /// The store does not know of any lease: nothing may be taken from one, or given back.
+    pub(super) fn drop_leases(&self, concerns: impl Fn(&Name) -> bool) {
+        self.leased.lock().retain(|name| {
+            if concerns(name) {
+                self.with(*name, None, |entry| {
+                    (entry.leases, entry.is_leased) = (Leases::default(), false);
+                });
+            }
+            !concerns(name)
+        });
     }
 
     /// The leases that have been over since `mono_us`.
@@ -439,6 +464,7 @@ impl Own {
             if !matches!(taken, Taken::Slot(_)) {
                 entry.owe(place(taken), i64::from(charge.cost));
             }
+            self.owe_still();
             let left = left.saturating_sub(charge.cost);
             (Found::Room { left }, Some(taken))
         });
@@ -494,6 +520,7 @@ impl Own {
             if is_owed || !reachable {
                 entry.since = entry.since.saturating_sub(charge.cost);
                 entry.owe(at, -units);
+                self.owe_still();
             }
             !is_owed && reachable
         });
@@ -595,7 +622,13 @@ impl Own {
                     Span::Sliding { window_us } => window_us,
                     Span::Day { .. } | Span::Running => self.slot_lease_us,
                 };
-                let is_read = at.mono_us.saturating_sub(entry.seen_us) <= lasts_us;
+                // What others have used of a day, and what is owed to it, is of use until its end.
+                let is_day = match entry.span {
+                    Span::Day { end_us, .. } => at.unix_us < end_us,
+                    Span::Sliding { .. } | Span::Running => false,
+                };
+                let is_read = at.mono_us.saturating_sub(entry.seen_us) <= lasts_us
+                    || is_day && (entry.seen > 0 || !entry.owed.is_empty());
                 is_read || !entry.leases.is_empty() || !entry.counter.is_idle(at)
             });
             if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {

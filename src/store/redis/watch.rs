@@ -1,6 +1,7 @@
 //! The watch over the store: gives this gateway's sign of life, probes a store that is out of
 //! use, and tells one that comes back what it missed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use super::connect::Connection;
 use super::link;
 use super::own::Due;
 use super::wire::{self, Batch, Item, Name, Part, What};
-use crate::limit::Moment;
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
@@ -24,9 +24,9 @@ const PROBE: Duration = Duration::from_millis(100);
 const LEASES: Duration = Duration::from_millis(20);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
-/// A new epoch: so long do gateways have to say what they have taken, and only their shares
-/// hold meanwhile.
-const SEEDING_US: u64 = 2_000_000;
+/// The store is empty, or back: so long do gateways have to say what they have taken, and only
+/// their shares hold meanwhile.
+pub(super) const SEEDING_US: u64 = 1_500_000;
 /// Parts of a command that tells a store what it missed.
 const TOLD_AT_ONCE: usize = 500;
 
@@ -35,12 +35,41 @@ const TOLD_AT_ONCE: usize = 500;
 pub(super) struct Watch {
     connection: Option<Connection>,
     renewed_us: u64,
+    /// When all parts were last seen to; monotonic.
+    looked_us: u64,
+}
+
+/// What is to be looked after in a beat.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    /// Slots are due for renewal.
+    renews: bool,
+    /// The store must be told something.
+    owes: bool,
+    /// When all parts were last seen to; monotonic.
+    looked_us: u64,
 }
 
 struct Sign {
     store_us: u64,
     epoch: Arc<str>,
     gateways: Vec<Box<str>>,
+}
+
+impl Sign {
+    /// How long other gateways may still have to say what they have taken.
+    fn seeding_left_us(&self, is_back: bool) -> u64 {
+        let began_us = self.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
+        // An epoch of the future: the clock has been put back since.
+        let age_us = self
+            .store_us
+            .checked_sub(began_us.unwrap_or(self.store_us))
+            .unwrap_or(SEEDING_US);
+        match is_back {
+            true => SEEDING_US,
+            false => SEEDING_US.saturating_sub(age_us),
+        }
+    }
 }
 
 impl RedisStore {
@@ -108,11 +137,15 @@ impl RedisStore {
             }
         };
         let lease_us = u64::try_from(self.slot_lease.as_micros()).unwrap_or(u64::MAX);
-        let is_due = sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3;
+        let since = Since {
+            renews: sent_us.saturating_sub(watch.renewed_us) >= lease_us / 3,
+            owes: self.own.owes() || self.terms.is_unsent(),
+            looked_us: watch.looked_us,
+        };
         let beats = (0..self.terms.parts.len()).map(|index| {
             let mut connection = connection.clone();
             async move {
-                let beaten = self.beat(&mut connection, index, sent_us, is_due).await;
+                let beaten = self.beat(&mut connection, index, sent_us, since).await;
                 let health = &self.terms.parts[index].health;
                 match &beaten {
                     Ok(()) => health.answered(),
@@ -123,7 +156,12 @@ impl RedisStore {
             }
         });
         let beaten = join_all(beats).await;
-        if is_due {
+        if !beaten.contains(&false) {
+            watch.looked_us = sent_us;
+        } else if since.owes {
+            self.own.owe_still();
+        }
+        if since.renews {
             watch.renewed_us = sent_us;
         }
         // A cluster's connection is to all nodes, and mends itself.
@@ -137,24 +175,33 @@ impl RedisStore {
         connection: &mut Connection,
         index: usize,
         sent_us: u64,
-        is_due: bool,
+        since: Since,
     ) -> RedisResult<()> {
         let part = &self.terms.parts[index];
         let sign = self.in_time(self.sign(connection, index)).await?;
         part.time.note(sent_us, sign.store_us);
-        self.peers.note_gateways(sign.gateways.clone());
         let known = part.health.epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
         let is_back = part.health.is_open();
-        if is_new || is_back {
-            self.tell(connection, index, &sign, is_new).await?;
-            let began_us = sign.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
-            let seeding_until_us = began_us.unwrap_or(sign.store_us).saturating_add(SEEDING_US);
-            part.health.close(sign.epoch.clone(), seeding_until_us);
+        let jumped_us = part.time.jumped_at_us().unwrap_or(0);
+        let has_jumped = jumped_us > since.looked_us;
+        let unsettled_until_us = match jumped_us {
+            0 => 0,
+            at_us => at_us.saturating_add(GONE_US),
+        };
+        let too_few =
+            is_new || is_back || part.health.is_seeding(sent_us) || sent_us < unsettled_until_us;
+        self.peers.note_gateways(sign.gateways.clone(), too_few);
+        if is_new || is_back || has_jumped || since.owes {
+            let lost = is_new || has_jumped;
+            self.settle(connection, index, &sign, is_new, lost).await?;
+        } else if since.renews {
+            self.renew(connection, index, &sign, false).await?;
         }
-        if is_new || is_back || is_due {
-            self.renew(connection, index, &sign, is_new || is_back)
-                .await?;
+        if is_new || is_back {
+            let left_us = sign.seeding_left_us(is_back);
+            part.health
+                .close(sign.epoch.clone(), sent_us.saturating_add(left_us));
         }
         Ok(())
     }
@@ -163,6 +210,33 @@ impl RedisStore {
     fn concerns(&self, index: usize) -> impl Fn(&Name) -> bool {
         let count = self.terms.parts.len();
         move |name| name.part(count) == index
+    }
+
+    /// Brings a part of the store up to date, before anybody here asks it again.
+    async fn settle(
+        &self,
+        connection: &mut Connection,
+        index: usize,
+        sign: &Sign,
+        everything: bool,
+        lost_tasks: bool,
+    ) -> RedisResult<()> {
+        let concerns = self.concerns(index);
+        if everything {
+            self.own.drop_leases(&concerns);
+        }
+        self.tell(connection, index, sign, everything).await?;
+        let unsent = self.terms.take_unsent(&concerns);
+        if lost_tasks {
+            self.tell_tasks(connection, index, sign).await?;
+        }
+        // A store that has lost all has been told all by now.
+        if !everything {
+            for some in unsent.chunks(TOLD_AT_ONCE) {
+                self.send(connection, sign, some).await?;
+            }
+        }
+        self.renew(connection, index, sign, true).await
     }
 
     pub(super) async fn in_time<T>(
@@ -220,9 +294,6 @@ impl RedisStore {
             self.send(connection, sign, &items).await?;
             some.iter().for_each(|due: &Due| self.own.told(due));
         }
-        if everything {
-            self.tell_tasks(connection, index, sign, at).await?;
-        }
         Ok(())
     }
 
@@ -232,16 +303,19 @@ impl RedisStore {
         connection: &mut Connection,
         index: usize,
         sign: &Sign,
-        at: Moment,
     ) -> RedisResult<()> {
+        let at = self.terms.parts[index].time.framed(sign.store_us);
         let concerns = self.concerns(index);
+        let mut times: HashMap<(Name, wire::Task), u64> = HashMap::new();
         let held = self.own.held().into_iter();
         let items: Vec<Item> = held
             .filter(|(name, ..)| concerns(name))
-            .map(|(name, slot, task, until_us)| {
+            .map(|(name, _, task, until_us)| {
                 let left = Duration::from_micros(until_us.saturating_sub(at.mono_us));
                 let task = wire::task(&task);
-                Item::of(What::Hold { task }, &[Part::slot(name, slot, left)])
+                let time = times.entry((name, task)).or_default();
+                *time += 1;
+                Item::of(What::Keep { task }, &[Part::slot(name, *time, left)])
             })
             .collect();
         for some in items.chunks(TOLD_AT_ONCE) {

@@ -169,6 +169,8 @@ pub(super) enum What {
     Renew { lost_too: bool },
     /// A slot that outlives its call, as this task's.
     Hold { task: Task },
+    /// The same, unless the store knows of it: the slot's number says which of this name.
+    Keep { task: Task },
     /// The end of such a task.
     Finish { task: Task },
     /// Counters to be empty.
@@ -409,6 +411,7 @@ impl Batch {
             What::Renew { lost_too: false } => bytes.push(b'R'),
             What::Renew { lost_too: true } => bytes.push(b'S'),
             What::Hold { .. } => bytes.push(b'H'),
+            What::Keep { .. } => bytes.push(b'K'),
             What::Finish { .. } => bytes.push(b'F'),
             What::Empty => bytes.push(b'E'),
         }
@@ -426,7 +429,7 @@ impl Batch {
                     bytes.push(part.kind);
                     bytes.extend(part.units.to_le_bytes());
                 }
-                What::Renew { .. } | What::Hold { .. } => (),
+                What::Renew { .. } | What::Hold { .. } | What::Keep { .. } => (),
                 What::Empty => continue,
                 What::Finish { task } => {
                     bytes.extend(task);
@@ -435,7 +438,7 @@ impl Batch {
             }
             put_time(&mut bytes, part.a);
             put_time(&mut bytes, part.b);
-            if let What::Hold { task } = item.what {
+            if let What::Hold { task } | What::Keep { task } = item.what {
                 bytes.extend(task);
             }
         }

@@ -1,0 +1,237 @@
+//! What gateways admit while their store is away adds up: to the quota among all of them, to a
+//! share for one that is cut off alone; and the store is told all of it afterwards.
+
+use std::time::Duration;
+
+use crate::gateways::{acquainted, calls, exhaust, gateway, is_up};
+use crate::harness::{Connection, Gateway};
+use crate::proxy::Proxy;
+use crate::server::{Server, wait_until};
+
+/// Calls in turn, so that each gateway reads what all have used.
+fn in_turn(gateways: &[&Gateway], path: &str, rounds: usize) -> u32 {
+    let round = || gateways.iter().map(|g| calls(g, path, 1).admitted);
+    (0..rounds).flat_map(|_| round()).sum()
+}
+
+fn all_up(gateways: &[&Gateway], up: bool) {
+    for gateway in gateways {
+        wait_until("all have noticed", || is_up(gateway) == up);
+    }
+}
+
+/// Of a quota of ten an hour and of eleven a day, admitted before, during and after an outage:
+/// never more, and at last all.
+fn never_over_through(
+    mut server: Server,
+    fail: impl FnOnce(&mut Server),
+    back: impl FnOnce(&mut Server),
+) {
+    let (a, b) = (gateway(&server.url(), &[]), gateway(&server.url(), &[]));
+    let both = [&a, &b];
+    acquainted(&both);
+    let paths = [("/o/a/t/local", 10), ("/o/a/t/day", 11)];
+    let mut sums = paths.map(|(path, _)| in_turn(&both, path, 2));
+    assert_eq!(sums, [4, 4]);
+    fail(&mut server);
+    for (sum, (path, quota)) in sums.iter_mut().zip(paths) {
+        let meanwhile = [calls(&a, path, 12), calls(&b, path, 12)];
+        *sum += meanwhile.iter().map(|tally| tally.admitted).sum::<u32>();
+        assert!(*sum <= quota, "{path}: {meanwhile:?}");
+        assert!(
+            meanwhile.iter().all(|tally| tally.admitted >= 2),
+            "{path}: {meanwhile:?}"
+        );
+    }
+    all_up(&both, false);
+    back(&mut server);
+    for (sum, (path, quota)) in sums.into_iter().zip(paths) {
+        assert_eq!(exhaust(&both, path, sum, quota), quota, "{path}");
+    }
+}
+
+#[test]
+fn two_gateways_are_never_over_when_their_store_comes_back_empty() {
+    never_over_through(Server::start(), Server::kill, Server::restart_empty);
+}
+
+#[test]
+fn two_gateways_are_never_over_when_their_store_comes_back_with_its_data() {
+    let server = Server::with(&["appendonly yes", "appendfsync always"]);
+    never_over_through(server, Server::kill, Server::restart);
+}
+
+#[test]
+fn two_gateways_are_never_over_when_their_store_hangs() {
+    never_over_through(Server::start(), |s| s.freeze(), |s| s.thaw());
+}
+
+#[test]
+fn a_gateway_that_starts_without_the_store_has_its_share_and_no_more() {
+    let mut server = Server::start();
+    let url = server.url();
+    let flags = ["--min-gateways", "3"];
+    let (a, b) = (gateway(&url, &flags), gateway(&url, &flags));
+    acquainted(&[&a, &b]);
+    server.kill();
+    let c = gateway(&url, &flags);
+    let all = [&a, &b, &c];
+    let admitted = all.map(|gateway| calls(gateway, "/o/a/t/local", 12).admitted);
+    assert_eq!(admitted, [3, 3, 3]);
+    all_up(&all, false);
+    server.restart_empty();
+    assert_eq!(exhaust(&all, "/o/a/t/local", 9, 10), 10);
+}
+
+#[test]
+fn a_gateway_that_is_cut_off_alone_adds_its_share_at_most() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port());
+    let a = gateway(&server.url(), &[]);
+    let b = gateway(&proxy.url(), &[]);
+    acquainted(&[&a, &b]);
+    assert_eq!(in_turn(&[&a, &b], "/o/a/t/local", 1), 2);
+    proxy.cut();
+    let alone = calls(&b, "/o/a/t/local", 12);
+    assert!((1..=4).contains(&alone.admitted), "{alone:?}");
+    wait_until("it is given up", || !is_up(&b));
+    // The other one is as exact as before.
+    let other = calls(&a, "/o/a/t/local", 12);
+    assert_eq!(other.admitted, 8, "{other:?}");
+    proxy.heal();
+    wait_until("it is back", || is_up(&b));
+    for gateway in [&a, &b] {
+        assert_eq!(calls(gateway, "/o/a/t/local", 5).denied, 5);
+    }
+    assert_eq!(calls(&a, "/o/a/t/day", 2).admitted, 2);
+}
+
+#[test]
+fn what_one_cut_off_alone_has_admitted_counts_for_all_when_it_is_back() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port());
+    let a = gateway(&server.url(), &[]);
+    let b = gateway(&proxy.url(), &[]);
+    acquainted(&[&a, &b]);
+    proxy.cut();
+    let alone = calls(&b, "/o/a/t/day", 12).admitted;
+    assert!((5..=6).contains(&alone), "{alone}");
+    wait_until("it is given up", || !is_up(&b));
+    proxy.heal();
+    wait_until("it is back", || is_up(&b));
+    assert_eq!(calls(&a, "/o/a/t/day", 12).admitted, 11 - alone);
+}
+
+#[test]
+fn units_given_back_during_an_outage_are_free_afterwards() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port());
+    let a = gateway(&server.url(), &[]);
+    let b = gateway(&proxy.url(), &[]);
+    acquainted(&[&a, &b]);
+    let mut lost: Vec<_> = ["/o/a/t/local", "/o/a/t/day"]
+        .iter()
+        .map(|path| {
+            let mut connection = b.connect();
+            let wishes = ["x-standin-delay-ms: 2500", "x-standin-status: 401"];
+            connection.send_call("GET", path, &wishes, "");
+            connection
+        })
+        .collect();
+    wait_until("both calls run", || {
+        b.metric("floodgate_requests_in_flight", &[]) >= 2.0
+            && b.metric("floodgate_units_charged_total", &["t-day"]) >= 1.0
+    });
+    proxy.cut();
+    let deny = calls(&b, "/o/a/t/deny", 8);
+    assert_eq!(deny.unavailable, 8, "{deny:?}");
+    wait_until("it is given up", || !is_up(&b));
+    for connection in &mut lost {
+        assert_eq!(connection.read_answer("GET").status, 401);
+    }
+    proxy.heal();
+    wait_until("it is back", || is_up(&b));
+    // At the other one: in the store, not in the memory of the first.
+    assert_eq!(exhaust(&[&a], "/o/a/t/local", 0, 10), 10);
+    assert_eq!(exhaust(&[&a], "/o/a/t/day", 0, 11), 11);
+}
+
+#[test]
+fn a_slot_that_is_freed_or_held_during_an_outage_is_so_afterwards() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port());
+    // Longer than this test: nothing is freed by time.
+    let flags = ["--store-slot-lease", "60s"];
+    let a = gateway(&server.url(), &flags);
+    let b = gateway(&proxy.url(), &flags);
+    acquainted(&[&a, &b]);
+    let post = |gateway: &Gateway, path: &str| {
+        let mut connection = gateway.connect();
+        connection.send_call("POST", path, &["x-standin-delay-ms: 2500"], "{}");
+        connection
+    };
+    let mut slots = [post(&b, "/o/a/t/slot"), post(&b, "/o/a/t/slot")];
+    let mut task = post(&b, "/o/a/push/task");
+    wait_until("all slots are taken", || {
+        b.metric("floodgate_task_slots_in_use", &[]) == 3.0
+    });
+    assert_ne!(a.call("POST", "/o/a/t/slot", "{}").status, 200);
+    proxy.cut();
+    let deny = calls(&b, "/o/a/t/deny", 8);
+    assert_eq!(deny.unavailable, 8, "{deny:?}");
+    wait_until("it is given up", || !is_up(&b));
+    for connection in &mut slots {
+        assert_eq!(connection.read_answer("POST").status, 200);
+    }
+    let answer = task.read_answer("POST");
+    assert_eq!(answer.status, 200);
+    proxy.heal();
+    wait_until("it is back", || is_up(&b));
+    wait_until("the slots are free at the other one", || {
+        a.call("POST", "/o/a/t/slot", "{}").status == 200
+    });
+    assert_ne!(a.call("POST", "/o/a/push/task", "{}").status, 200);
+    let done = format!("/apps/o%23a/tasks/{}", answer.json()["data"]);
+    let report = |gateway: &Gateway| {
+        Connection::to(gateway.admin)
+            .call("DELETE", &done, &[], "")
+            .status
+    };
+    assert_eq!(report(&a), 200);
+    assert_eq!(report(&a), 404);
+    assert_eq!(a.call("POST", "/o/a/push/task", "{}").status, 200);
+}
+
+#[test]
+fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
+    let server = Server::start();
+    let flags = ["--store-slot-lease", "1s"];
+    let (a, b) = (
+        gateway(&server.url(), &flags),
+        gateway(&server.url(), &flags),
+    );
+    acquainted(&[&a, &b]);
+    let mut running = Vec::new();
+    for gateway in [&a, &b] {
+        let mut connection = gateway.connect();
+        connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 30000"], "{}");
+        running.push(connection);
+    }
+    for gateway in [&a, &b] {
+        wait_until("both slots are taken", || {
+            gateway.metric("floodgate_task_slots_in_use", &[]) == 1.0
+        });
+    }
+    server.freeze();
+    all_up(&[&a, &b], false);
+    // Their leases pass.
+    std::thread::sleep(Duration::from_millis(1500));
+    server.thaw();
+    wait_until("one of them is back", || is_up(&a) || is_up(&b));
+    for _ in 0..10 {
+        for gateway in [&a, &b] {
+            assert_ne!(gateway.call("POST", "/o/a/t/slot", "{}").status, 200);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
