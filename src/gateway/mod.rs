@@ -152,6 +152,9 @@ impl Gateway {
                 ctx.verb = Some(Verb::Admit);
                 ctx.nearest = admitted.nearest;
                 shared.metrics.admit(call.target);
+                shared
+                    .top
+                    .admitted(call, &admitted.plan, admitted.reported, now);
                 for (i, charge) in admitted.plan.charges.iter().enumerate() {
                     if charge.taken.is_some() {
                         shared.metrics.charge(charge.limit, charge.cost);
@@ -203,6 +206,8 @@ impl Gateway {
             Ok(admitted) => {
                 for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
                     shared.metrics.charge(charge.limit, charge.cost);
+                    let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                    shared.top.address(charge.limit, ip, false, now);
                 }
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
@@ -225,6 +230,19 @@ impl Gateway {
                 shared
                     .shield
                     .note_denial(prefix(ctx.ip, shared.policy.ipv6_prefix), now);
+                match &ctx.call {
+                    Some(call) => {
+                        let cost =
+                            admission::cost_of(shared.rules.limit(denied.limit).unit, ctx.cost);
+                        shared
+                            .top
+                            .denied(&shared.rules, call, denied.limit, cost, now);
+                    }
+                    None => {
+                        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                        shared.top.address(denied.limit, ip, true, now);
+                    }
+                }
                 let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
                 Reply::denied(shared.rules.limit(denied.limit), denied, app)
             }
