@@ -570,6 +570,19 @@ impl Own {
         });
     }
 
+    /// Sliding counters in use, with nothing to put there.
+    pub(super) fn sliding(&self, concerns: impl Fn(&Name) -> bool) -> Vec<Part> {
+        let mut sliding = Vec::new();
+        for shard in &self.shards {
+            for (name, entry) in shard.lock().iter() {
+                if matches!(entry.counter, Counter::Sliding(_)) && concerns(name) {
+                    sliding.push(Part::new(*name, entry.span, 0, 0));
+                }
+            }
+        }
+        sliding
+    }
+
     /// Slots of calls that still run.
     pub(super) fn running(&self) -> Vec<(Name, u64)> {
         let mut running = Vec::new();
