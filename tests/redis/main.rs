@@ -8,6 +8,7 @@
 
 mod calls;
 mod checking;
+mod clocks;
 mod cluster;
 mod connecting;
 mod contract;
@@ -16,7 +17,9 @@ mod gateways;
 #[expect(dead_code, reason = "written for the tests of one gateway")]
 mod harness;
 mod leases;
+mod load;
 mod outage;
+mod processes;
 mod proxy;
 mod server;
 mod shares;
