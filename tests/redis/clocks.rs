@@ -7,14 +7,14 @@ use crate::gateways::{acquainted, calls, exhaust, gateway, with_routes};
 use crate::load::{Call, during, most_in_a_window};
 use crate::server::{Server, Watched, wait_until};
 
-const WINDOW: Duration = Duration::from_secs(3);
+const WINDOW: Duration = Duration::from_secs(2);
 const QUOTA: u32 = 60;
 
 const ROUTES: &str = r#"
 [[route]]
 name = "t-window"
 calls = ["GET /t/window"]
-v3 = { limits = ["60/3s"], ip_copy = false }
+v3 = { limits = ["60/2s"], ip_copy = false }
 
 [[route]]
 name = "t-day"
@@ -39,7 +39,7 @@ fn holds_through_a_jump(url: &str, jump: impl FnOnce()) {
         std::thread::sleep(WINDOW + WINDOW / 2);
         jump();
         let jumped = start.elapsed();
-        std::thread::sleep(3 * WINDOW);
+        std::thread::sleep(2 * WINDOW + WINDOW / 2);
         jumped
     });
     let most = most_in_a_window(&admitted, WINDOW);
@@ -99,7 +99,7 @@ fn slots_of_running_calls_outlive_a_jump_of_an_hour() {
         let mut running: Vec<_> = (0..2)
             .map(|_| {
                 let mut connection = a.connect();
-                let delay = ["x-standin-delay-ms: 4000"];
+                let delay = ["x-standin-delay-ms: 3000"];
                 connection.send_call("POST", "/o/a/t/slot", &delay, "{}");
                 connection
             })
