@@ -368,7 +368,8 @@ impl BackgroundService for Housekeeping {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             if let Some(store) = shared.admission.store().shared() {
-                store.watch().await;
+                let news = || shared.top.told(&shared.rules, shared.clock.now());
+                tokio::join!(store.watch(), store.exchange_news(&news));
             }
         });
         let listener = self.admin.lock().take();

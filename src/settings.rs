@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::store::redis::connect::RedisOptions;
+use crate::store::redis::connect::{RedisOptions, Secret};
 
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,8 @@ pub struct Settings {
     pub upstream_ca: Option<PathBuf>,
     /// The admin listener: metrics, health, tasks.
     pub admin: SocketAddr,
+    /// The token that changing counters there asks for; `None`: nobody may.
+    pub admin_token: Option<Secret>,
     /// Route files, later ones over earlier ones; empty: the shipped table.
     pub routes: Vec<PathBuf>,
     /// The selected edition.

@@ -1,64 +1,17 @@
-//! Short texts made for each call: numbers and addresses, without the formatting machinery and,
-//! while they are short, without the heap.
+//! Short texts made for each call: numbers, addresses and JSON strings, without the formatting
+//! machinery.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
-use smallvec::SmallVec;
-
-/// A short text.
-#[derive(Clone, Debug, Default)]
-pub struct Text(SmallVec<[u8; 112]>);
-
-impl Text {
-    /// An empty one.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends text.
-    pub fn push(&mut self, text: &str) {
-        self.0.extend_from_slice(text.as_bytes());
-    }
-
-    /// Appends a number.
-    pub fn push_number(&mut self, number: u64) {
-        let mut buffer = [0; 20];
-        self.push(digits(number, &mut buffer));
-    }
-
-    /// Appends an address.
-    pub fn push_ip(&mut self, ip: IpAddr) {
-        match ip {
-            IpAddr::V4(v4) => {
-                let mut before = "";
-                for part in v4.octets() {
-                    self.push(before);
-                    self.push_number(u64::from(part));
-                    before = ".";
-                }
-            }
-            IpAddr::V6(v6) => self.push(&v6.to_string()),
-        }
-    }
-
-    /// As text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        // Only whole texts are ever appended.
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// As bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
+/// Appends a number.
+pub fn push_number(out: &mut Vec<u8>, number: u64) {
+    push_digits(out, number, 1);
 }
 
-/// A number's digits, in the end of this buffer.
-#[must_use]
-pub fn digits(number: u64, buffer: &mut [u8; 20]) -> &str {
+/// Appends a number, with zeros before it up to this many digits (at most 20).
+pub fn push_digits(out: &mut Vec<u8>, number: u64, least: usize) {
+    let mut buffer = [b'0'; 20];
     let mut rest = number;
     let mut first = buffer.len();
     for (at, digit) in buffer.iter_mut().enumerate().rev() {
@@ -69,8 +22,56 @@ pub fn digits(number: u64, buffer: &mut [u8; 20]) -> &str {
             break;
         }
     }
-    let written = buffer.get(first..).unwrap_or_default();
-    std::str::from_utf8(written).unwrap_or_default()
+    let first = first.min(buffer.len().saturating_sub(least));
+    out.extend_from_slice(buffer.get(first..).unwrap_or_default());
+}
+
+/// Appends an address.
+pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [first, rest @ ..] = v4.octets();
+            push_number(out, u64::from(first));
+            for part in rest {
+                out.push(b'.');
+                push_number(out, u64::from(part));
+            }
+        }
+        IpAddr::V6(v6) => {
+            // Writing to a vector does not fail.
+            let _ = write!(out, "{v6}");
+        }
+    }
+}
+
+/// Bytes that may not stand in a JSON string as they are.
+static SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut b = 0;
+    while b < 0x20 {
+        special[b] = true;
+        b += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
+/// Appends what stands between the quotes of a JSON string.
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    if !text.bytes().any(|b| SPECIAL[usize::from(b)]) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    for b in text.bytes() {
+        match b {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+            0..=0x1f => {
+                let _ = write!(out, "\\u{b:04x}");
+            }
+            b => out.push(b),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -79,15 +80,35 @@ mod tests {
 
     #[test]
     fn numbers_and_addresses_are_written_as_usual() {
+        let mut text = Vec::new();
         for number in [0, 7, 10, 429, 1_000_000, u64::MAX] {
-            let mut text = Text::new();
-            text.push_number(number);
-            assert_eq!(text.as_str(), number.to_string());
+            text.clear();
+            push_number(&mut text, number);
+            assert_eq!(text, number.to_string().into_bytes());
         }
         for ip in ["0.0.0.0", "127.0.0.1", "255.10.9.100", "::1", "2001:db8::5"] {
-            let mut text = Text::new();
-            text.push_ip(ip.parse().unwrap());
-            assert_eq!(text.as_str(), ip);
+            text.clear();
+            push_ip(&mut text, ip.parse().unwrap());
+            assert_eq!(text, ip.as_bytes());
+        }
+    }
+
+    #[test]
+    fn zeros_fill_a_number_up() {
+        for (number, least, written) in [(0, 6, "000000"), (42, 3, "042"), (1234, 3, "1234")] {
+            let mut text = Vec::new();
+            push_digits(&mut text, number, least);
+            assert_eq!(text, written.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_escaped_reads_back_as_it_was() {
+        for text in ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}x", "中\"文"] {
+            let mut json = vec![b'"'];
+            push_escaped(&mut json, text);
+            json.push(b'"');
+            assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 
 use crate::limit::{CounterKey, Moment};
@@ -16,7 +17,8 @@ const RENEW_US: u64 = 60_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct KnownApps {
-    noted: RwLock<HashMap<CounterKey, u64>>,
+    /// The keys are hashes with a secret already.
+    noted: RwLock<HashMap<CounterKey, u64, RandomState>>,
 }
 
 impl KnownApps {

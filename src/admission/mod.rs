@@ -6,6 +6,7 @@
 
 mod call;
 mod known;
+mod others;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use self::call::{Call, Target, screen};
+pub use self::others::{Foreign, ForeignError, Owner};
 pub use self::settle::Outcome;
 use crate::head::Head;
 use crate::identity;

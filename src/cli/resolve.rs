@@ -16,6 +16,7 @@ use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
+use crate::store::redis::connect::Secret;
 
 /// The word that stands for the compiled-in table among `routes`.
 pub(super) const SHIPPED: &str = "shipped";
@@ -187,6 +188,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
             false => Ok(admin),
         }
     });
+    let admin_token = admin_token(reader);
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let edition = reader.one("edition", |text| match text {
         "" => Err(ValueError::Empty),
@@ -240,6 +242,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         upstreams,
         upstream_ca,
         admin: admin?,
+        admin_token,
         routes,
         edition: edition?,
         store: store?,
@@ -265,6 +268,29 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         grace: grace?,
         max_in_flight: max_in_flight?,
     })
+}
+
+fn admin_token(reader: &mut Reader) -> Option<Secret> {
+    let file = reader.file("admin_token_file");
+    let (given, text) = match (reader.given("admin_token").pop(), file) {
+        (Some(given), _) => {
+            let text = given.text.clone();
+            (given, text)
+        }
+        (None, Some(path)) => {
+            // A mistake in the file names the file, and never what is in it.
+            let given = reader.given("admin_token_file").pop()?;
+            (given, store::secret_in(reader, path)?.expose().to_owned())
+        }
+        (None, None) => return None,
+    };
+    match value::token(&text) {
+        Ok(token) => Some(token),
+        Err(why) => {
+            reader.mistakes.push(Mistake::Value { given, why });
+            None
+        }
+    }
 }
 
 fn upstreams(reader: &mut Reader, purpose: Purpose) -> Vec<Upstream> {

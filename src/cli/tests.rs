@@ -85,6 +85,7 @@ fn a_flag_goes_over_the_environment_and_that_over_the_file() {
 fn every_setting_can_be_given_in_every_layer() {
     let other = |key: &str, default: Option<&str>, value: &str| match (key, default) {
         ("listen", _) => "127.0.0.1:1".to_owned(),
+        ("admin_token", _) => "sixteen-of-these".to_owned(),
         ("admin", _) => "127.0.0.1:2".to_owned(),
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
@@ -302,6 +303,41 @@ fn the_store_is_memory_unless_a_redis_is_named() {
         &[("FLOODGATE_STORE_PASSWORD_FILE", "/nowhere")],
         None,
     );
+    assert!(got[0].starts_with("cannot read /nowhere: "), "{got:?}");
+}
+
+#[test]
+fn the_admin_token_comes_from_a_file_too_and_is_never_printed() {
+    assert!(settings(&[], &[], None).admin_token.is_none());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let path = path.to_str().unwrap();
+    std::fs::write(path, "a-token-in-a-file\r\n").unwrap();
+    let token = |flags: &[&str]| {
+        let token = settings(flags, &[], None).admin_token.unwrap();
+        token.expose().to_owned()
+    };
+    assert_eq!(token(&["--admin-token-file", path]), "a-token-in-a-file");
+    let both = [
+        "--admin-token-file",
+        path,
+        "--admin-token",
+        "one-in-the-flags",
+    ];
+    assert_eq!(token(&both), "one-in-the-flags");
+    let got = mistakes(&[], &[("FLOODGATE_ADMIN_TOKEN", "secret")], None);
+    assert_eq!(
+        got,
+        ["FLOODGATE_ADMIN_TOKEN=***: not a token; write 16 visible ASCII characters or more"]
+    );
+    std::fs::write(path, "secret").unwrap();
+    let got = mistakes(&["--admin-token-file", path], &[], None);
+    let start = format!("--admin-token-file {path}: not a token; ");
+    assert!(
+        got[0].starts_with(&start) && !got[0].contains("secret"),
+        "{got:?}"
+    );
+    let got = mistakes(&["--admin-token-file", "/nowhere"], &[], None);
     assert!(got[0].starts_with("cannot read /nowhere: "), "{got:?}");
 }
 

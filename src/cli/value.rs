@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::store::redis::connect::UrlError;
+use crate::store::redis::connect::{Secret, UrlError};
 
 /// Why a value is refused, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,8 @@ pub(super) enum ValueError {
     Prefix,
     #[error("the callers' address too; choose another port")]
     AdminListens,
+    #[error("not a token; write 16 visible ASCII characters or more")]
+    Token,
     #[error("there twice")]
     Twice,
     #[error("empty")]
@@ -59,6 +61,12 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
         .filter(|(closeness, _)| *closeness >= 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)
+}
+
+/// A bearer token: what a header can carry, and nobody guesses.
+pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
+    let is_good = text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_good.then(|| Secret::new(text)).ok_or(ValueError::Token)
 }
 
 /// An address to listen on.

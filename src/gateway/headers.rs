@@ -8,15 +8,21 @@ use pingora::proxy::Session;
 
 use crate::identity::address;
 use crate::settings::Settings;
-use crate::text::Text;
+use crate::text::push_ip;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Names the request in both directions and in the log.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
+pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 /// pingora parses a name in any case, and copies one that is no literal.
-pub(super) const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: &str = "x-request-id";
+pub(super) static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+pub(super) static X_RATELIMIT_REMAINING: HeaderName =
+    HeaderName::from_static("x-ratelimit-remaining");
+pub(super) static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Headers of one hop (RFC 9110, 7.6.1), and those that would let a caller change the method
 /// behind our back.
@@ -44,6 +50,9 @@ pub(super) fn peer(session: &Session) -> Option<IpAddr> {
 
 /// The address to charge.
 pub(super) fn client_ip(session: &Session, settings: &Settings, peer: IpAddr) -> IpAddr {
+    if !is_trusted(settings, peer) {
+        return peer.to_canonical();
+    }
     let headers = &session.req_header().headers;
     let lines = headers
         .get_all(X_FORWARDED_FOR)
@@ -67,15 +76,16 @@ pub(super) fn has_bearer(request: &RequestHeader) -> bool {
     let (Some(value), None) = (values.next(), values.next()) else {
         return false;
     };
-    let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
+    let value = value.to_str().ok();
+    let Some((scheme, token)) = value.and_then(|v| v.split_at_checked("bearer ".len())) else {
         return false;
     };
-    scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()
+    scheme.eq_ignore_ascii_case("bearer ") && !token.trim().is_empty()
 }
 
 /// The caller's own request ID, if a trusted proxy brings a sane one.
 pub(super) fn request_id(request: &RequestHeader) -> Option<&HeaderValue> {
-    let id = request.headers.get(X_REQUEST_ID)?;
+    let id = request.headers.get(&X_REQUEST_ID)?;
     let sane = (1..=128).contains(&id.len())
         && id
             .as_bytes()
@@ -139,66 +149,59 @@ pub(super) fn prepare_upstream(
         _ => "http",
     };
 
-    let mut forwarded_for = Text::new();
-    forwarded_for.push_ip(peer);
-    let mut forwarded = Text::new();
-    let (open, close) = if peer.is_ipv6() {
-        ("\"[", "]\"")
+    let mut forwarded_for = Vec::with_capacity(40);
+    push_ip(&mut forwarded_for, peer);
+    let mut forwarded = Vec::with_capacity(128);
+    let (open, close): (&[u8], &[u8]) = if peer.is_ipv6() {
+        (b"for=\"[", b"]\";proto=")
     } else {
-        ("", "")
+        (b"for=", b";proto=")
     };
-    for part in [
-        "for=",
-        open,
-        forwarded_for.as_str(),
-        close,
-        ";proto=",
-        proto,
-    ] {
-        forwarded.push(part);
+    for part in [open, &forwarded_for, close, proto.as_bytes()] {
+        forwarded.extend_from_slice(part);
     }
-    let host = request.headers.get(header::HOST);
-    if let Some(host) = host.and_then(|h| h.to_str().ok()).filter(|h| {
-        h.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    let host = request.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    if let Some(host) = host.filter(|h| {
+        h.iter()
+            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b))
     }) {
-        for part in [";host=\"", host, "\""] {
-            forwarded.push(part);
+        for part in [&b";host=\""[..], host, b"\""] {
+            forwarded.extend_from_slice(part);
         }
     }
     if trusted {
         forwarded = appended(&request.headers, &FORWARDED, &forwarded);
         forwarded_for = appended(&request.headers, &X_FORWARDED_FOR, &forwarded_for);
     }
-    request.insert_header("x-forwarded-for", forwarded_for.as_bytes())?;
-    request.insert_header("forwarded", forwarded.as_bytes())?;
+    request.insert_header("x-forwarded-for", &forwarded_for[..])?;
+    request.insert_header("forwarded", &forwarded[..])?;
     request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto))?;
     request.insert_header(REQUEST_ID, id.clone())?;
     Ok(())
 }
 
 /// What trusted proxies have said of a call, and what we say.
-fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &Text) -> Text {
-    let mut all = Text::new();
+fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
     for said in headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
-        all.push(said);
-        all.push(", ");
+        all.extend_from_slice(said.as_bytes());
+        all.extend_from_slice(b", ");
     }
-    all.push(own.as_str());
+    all.extend_from_slice(own);
     all
 }
 
 fn is_end_to_end(name: &HeaderName) -> bool {
     [
-        header::HOST,
-        header::AUTHORIZATION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::CONTENT_TYPE,
-        FORWARDED,
-        X_FORWARDED_FOR,
-        X_FORWARDED_PROTO,
-        X_REQUEST_ID,
+        &header::HOST,
+        &header::AUTHORIZATION,
+        &header::CONTENT_LENGTH,
+        &header::TRANSFER_ENCODING,
+        &header::CONTENT_TYPE,
+        &FORWARDED,
+        &X_FORWARDED_FOR,
+        &X_FORWARDED_PROTO,
+        &X_REQUEST_ID,
     ]
-    .contains(name)
+    .contains(&name)
 }

@@ -152,6 +152,9 @@ impl Gateway {
                 ctx.verb = Some(Verb::Admit);
                 ctx.nearest = admitted.nearest;
                 shared.metrics.admit(call.target);
+                shared
+                    .top
+                    .admitted(call, &admitted.plan, admitted.reported, now);
                 for (i, charge) in admitted.plan.charges.iter().enumerate() {
                     if charge.taken.is_some() {
                         shared.metrics.charge(charge.limit, charge.cost);
@@ -203,6 +206,8 @@ impl Gateway {
             Ok(admitted) => {
                 for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
                     shared.metrics.charge(charge.limit, charge.cost);
+                    let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                    shared.top.address(charge.limit, ip, false, now);
                 }
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
@@ -225,6 +230,19 @@ impl Gateway {
                 shared
                     .shield
                     .note_denial(prefix(ctx.ip, shared.policy.ipv6_prefix), now);
+                match &ctx.call {
+                    Some(call) => {
+                        let cost =
+                            admission::cost_of(shared.rules.limit(denied.limit).unit, ctx.cost);
+                        shared
+                            .top
+                            .denied(&shared.rules, call, denied.limit, cost, now);
+                    }
+                    None => {
+                        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                        shared.top.address(denied.limit, ip, true, now);
+                    }
+                }
                 let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
                 Reply::denied(shared.rules.limit(denied.limit), denied, app)
             }
@@ -253,7 +271,7 @@ impl Gateway {
         let body = Bytes::from(reply.body(settings.answers, now.unix_us / 1000, took_ms));
         let mut parts = reply.head(settings.answers, body.len())?;
         self.common_fields(ctx, |name, value| {
-            parts.headers.insert(HeaderName::from_static(name), value);
+            parts.headers.insert(name, value);
             Ok(())
         })?;
         let response = ResponseHeader::from(parts);
@@ -291,9 +309,9 @@ impl Gateway {
     fn common_fields(
         &self,
         ctx: &Context,
-        mut insert: impl FnMut(&'static str, HeaderValue) -> pingora::Result<()>,
+        mut insert: impl FnMut(&'static HeaderName, HeaderValue) -> pingora::Result<()>,
     ) -> pingora::Result<()> {
-        insert(headers::REQUEST_ID, ctx.id.clone())?;
+        insert(&headers::X_REQUEST_ID, ctx.id.clone())?;
         let Some(nearest) = ctx.nearest else {
             return Ok(());
         };
@@ -301,17 +319,17 @@ impl Gateway {
         match self.shared.settings.ratelimit_headers {
             RateLimitHeaders::Draft11 => {
                 let (policy, name) = self.shared.limit_fields(nearest.limit);
-                insert("ratelimit-policy", policy.clone())?;
+                insert(&headers::RATELIMIT_POLICY, policy.clone())?;
                 insert(
-                    "ratelimit",
+                    &headers::RATELIMIT,
                     reply::limit_field(name, nearest.left, nearest.resets_in)?,
                 )
             }
             RateLimitHeaders::XRateLimit => {
-                insert("x-ratelimit-limit", limit.quota.get().into())?;
-                insert("x-ratelimit-remaining", nearest.left.into())?;
+                insert(&headers::X_RATELIMIT_LIMIT, limit.quota.get().into())?;
+                insert(&headers::X_RATELIMIT_REMAINING, nearest.left.into())?;
                 insert(
-                    "x-ratelimit-reset",
+                    &headers::X_RATELIMIT_RESET,
                     reply::whole_seconds(nearest.resets_in).into(),
                 )
             }
@@ -486,7 +504,10 @@ impl ProxyHttp for Gateway {
             ctx.answer = Some(Vec::new());
         }
         headers::remove_hop_by_hop(response);
-        self.common_fields(ctx, |name, value| response.insert_header(name, value))
+        // As a literal: pingora copies any other name.
+        self.common_fields(ctx, |name, value| {
+            response.insert_header(name.as_str(), value)
+        })
     }
 
     fn response_body_filter(
@@ -610,7 +631,8 @@ impl ProxyHttp for Gateway {
             let status = session
                 .response_written()
                 .map_or(0, |response| response.status.as_u16());
-            log::access(&log::Line {
+            let line = log::Line {
+                unix_us: end.unix_us,
                 id: ctx.id.to_str().unwrap_or_default(),
                 ip: ctx.ip,
                 method: session.req_header().method.as_str(),
@@ -624,7 +646,8 @@ impl ProxyHttp for Gateway {
                 own_us: ctx.own_us(),
                 upstream_us,
                 error: ctx.error,
-            });
+            };
+            log::access(&line, shared.settings.log);
         }
     }
 

@@ -9,13 +9,12 @@ use http::StatusCode;
 use http::header::{self, HeaderValue};
 use http::response::Parts;
 use pingora::{ErrorType, OrErr};
-use serde::Serialize;
 
 use crate::admission::{Denied, Reject};
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
-use crate::text::Text;
+use crate::text::{push_escaped, push_number};
 
 /// An answer of our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,33 +35,6 @@ pub struct Reply {
     pub retry_after: Option<u64>,
     /// `Allow`.
     pub allow: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Native<'a> {
-    error: &'a str,
-    exception: &'a str,
-    timestamp: u64,
-    duration: u64,
-    error_description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'a str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    error: &'a str,
-    timestamp: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app: Option<&'a str>,
 }
 
 /// Whole seconds, rounded up, at least 1.
@@ -326,40 +298,50 @@ impl Reply {
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.
     #[must_use]
     pub fn body(&self, form: AnswerForm, timestamp: u64, duration: u64) -> Vec<u8> {
-        let (limit, app) = (self.limit.as_deref(), self.app.as_deref());
         // One allocation for the usual answer.
         let mut json = Vec::with_capacity(384);
-        let written = match form {
-            AnswerForm::Native => Native {
-                error: self.error,
-                exception: self.exception,
-                timestamp,
-                duration,
-                error_description: &self.description,
-                limit,
-                app,
+        match form {
+            AnswerForm::Native => {
+                text(&mut json, b"{\"error\":\"", self.error);
+                text(&mut json, b",\"exception\":\"", self.exception);
+                number(&mut json, b",\"timestamp\":", timestamp);
+                number(&mut json, b",\"duration\":", duration);
+                text(&mut json, b",\"error_description\":\"", &self.description);
             }
-            .serialize(&mut serde_json::Serializer::new(&mut json)),
-            AnswerForm::Problem => Problem {
-                r#type: "about:blank",
-                title: StatusCode::from_u16(self.status)
+            AnswerForm::Problem => {
+                let title = StatusCode::from_u16(self.status)
                     .ok()
-                    .and_then(|status| status.canonical_reason())
-                    .unwrap_or("Error"),
-                status: self.status,
-                detail: &self.description,
-                error: self.error,
-                timestamp,
-                limit,
-                app,
+                    .and_then(|status| status.canonical_reason());
+                text(&mut json, b"{\"type\":\"", "about:blank");
+                text(&mut json, b",\"title\":\"", title.unwrap_or("Error"));
+                number(&mut json, b",\"status\":", self.status.into());
+                text(&mut json, b",\"detail\":\"", &self.description);
+                text(&mut json, b",\"error\":\"", self.error);
+                number(&mut json, b",\"timestamp\":", timestamp);
             }
-            .serialize(&mut serde_json::Serializer::new(&mut json)),
-        };
-        match written {
-            Ok(()) => json,
-            Err(_) => b"{}".to_vec(),
         }
+        if let Some(limit) = &self.limit {
+            text(&mut json, b",\"limit\":\"", limit);
+        }
+        if let Some(app) = &self.app {
+            text(&mut json, b",\"app\":\"", app);
+        }
+        json.push(b'}');
+        json
     }
+}
+
+/// A member of a JSON object: what stands before its text, the text, the closing quote.
+fn text(json: &mut Vec<u8>, before: &[u8], value: &str) {
+    json.extend_from_slice(before);
+    push_escaped(json, value);
+    json.push(b'"');
+}
+
+/// A member of a JSON object that is a number.
+fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
+    json.extend_from_slice(before);
+    push_number(json, value);
 }
 
 fn message_error(status: u16, description: impl Into<Cow<'static, str>>) -> Reply {
@@ -394,15 +376,15 @@ pub fn policy_field(limit: &Limit) -> String {
 /// # Errors
 /// When the name is no field value.
 pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> pingora::Result<HeaderValue> {
-    let mut field = Text::new();
-    field.push(name);
-    field.push(";r=");
-    field.push_number(left.into());
+    let mut field = Vec::with_capacity(96);
+    field.extend_from_slice(name.as_bytes());
+    field.extend_from_slice(b";r=");
+    push_number(&mut field, left.into());
     if !resets_in.is_zero() {
-        field.push(";t=");
-        field.push_number(whole_seconds(resets_in));
+        field.extend_from_slice(b";t=");
+        push_number(&mut field, whole_seconds(resets_in));
     }
-    HeaderValue::from_bytes(field.as_bytes()).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
+    HeaderValue::from_bytes(&field).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
 }
 
 /// A structured-field string (RFC 9651): printable ASCII, quoted.

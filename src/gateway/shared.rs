@@ -10,7 +10,9 @@ use super::shield::Shield;
 use crate::admission::{Admission, Call, Outcome, Policy};
 use crate::clock::Clock;
 use crate::limit::{LimitId, Moment, Plan};
+use crate::observe::admin::Receipts;
 use crate::observe::metrics::Metrics;
+use crate::observe::top::Top;
 use crate::settings::Settings;
 use crate::spec::Ruleset;
 use crate::store::{AnyStore, Store as _, StoreError, StoreGauges};
@@ -30,6 +32,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The clock.
     pub clock: Clock,
+    /// Who hits which limit.
+    pub top: Top,
+    /// What others have charged and may give back.
+    pub receipts: Receipts,
     pub(super) shield: Shield,
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
@@ -59,6 +65,7 @@ impl Shared {
                 (policy, reply::sf_string(&limit.name))
             })
             .collect();
+        let limits = rules.limits.len();
         Self {
             shield: Shield::new(&settings.shield),
             settings,
@@ -67,6 +74,8 @@ impl Shared {
             policy,
             metrics,
             clock,
+            top: Top::new(limits),
+            receipts: Receipts::default(),
             limit_fields,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -116,7 +125,11 @@ impl Shared {
 
     /// Drops idle counters, a part at a time.
     pub fn sweep(&self) {
-        self.admission.store().sweep(self.clock.now());
+        let now = self.clock.now();
+        self.admission.store().sweep(now);
+        for mut plan in self.receipts.expired(now) {
+            self.admission.end_foreign(&mut plan, now);
+        }
     }
 
     /// Forgets quiet addresses. Walks all of them: once a second is often enough.

@@ -129,6 +129,20 @@ impl Steps {
         }
     }
 
+    /// The age of the step that takes the last of these units along when it leaves, oldest first.
+    fn age_of_unit(&self, units: u32, newest: u64) -> Option<u64> {
+        match self {
+            Self::Few { slots, units: kept } => {
+                let newest = slot_of(newest);
+                let mut steps: [_; FEW] =
+                    std::array::from_fn(|i| (age_of(slots[i], newest), kept[i]));
+                steps.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
+                holder_of(units, steps.into_iter())
+            }
+            Self::Shorts(_) | Self::Words(_) => holder_of(units, self.oldest_first(newest)),
+        }
+    }
+
     /// Age and units of the steps that have any, oldest first.
     fn oldest_first(&self, newest: u64) -> impl Iterator<Item = (u64, u32)> {
         slots_from(newest.wrapping_add(1), RING_STEPS)
@@ -136,20 +150,15 @@ impl Steps {
             .map(|(slot, age)| (age, self.get(u8::try_from(slot).unwrap_or(0))))
             .filter(|(_, units)| *units > 0)
     }
+}
 
-    /// The age of the oldest step that has units.
-    fn oldest(&self, newest: u64) -> Option<u64> {
-        match self {
-            Self::Few { slots, units } => {
-                let newest = slot_of(newest);
-                let used = slots.iter().zip(units).filter(|(_, units)| **units > 0);
-                used.map(|(slot, _)| age_of(*slot, newest)).max()
-            }
-            Self::Shorts(_) | Self::Words(_) => {
-                self.oldest_first(newest).next().map(|(age, _)| age)
-            }
-        }
-    }
+/// The age of the step that holds the last of the first `units` units.
+fn holder_of(units: u32, mut oldest_first: impl Iterator<Item = (u64, u32)>) -> Option<u64> {
+    let mut left = units;
+    oldest_first.find_map(|(age, kept)| {
+        left = left.saturating_sub(kept);
+        (kept > 0 && left == 0).then_some(age)
+    })
 }
 
 /// The slots of `count` steps from `first` on.
@@ -261,17 +270,12 @@ impl Sliding {
     #[must_use]
     pub fn wait_us(&self, quota: u32, cost: u32, window_us: u64, now_us: u64) -> Option<u64> {
         let room_for = quota.checked_sub(cost.max(1))?;
-        let mut left = self.used;
-        for (age, units) in self.steps.oldest_first(self.newest) {
-            if left <= room_for {
-                break;
-            }
-            left = left.saturating_sub(units);
-            if left <= room_for {
-                return Some(self.free_in(age, window_us, now_us));
-            }
+        let too_many = self.used.saturating_sub(room_for);
+        if too_many == 0 {
+            return Some(1);
         }
-        Some(1)
+        let age = self.steps.age_of_unit(too_many, self.newest);
+        Some(age.map_or(1, |age| self.free_in(age, window_us, now_us)))
     }
 
     /// Microseconds until the oldest units come free; 0 when there are none.
@@ -281,7 +285,7 @@ impl Sliding {
             return 0;
         }
         self.steps
-            .oldest(self.newest)
+            .age_of_unit(1, self.newest)
             .map_or(0, |age| self.free_in(age, window_us, now_us))
     }
 

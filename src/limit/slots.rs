@@ -125,6 +125,11 @@ impl Slots {
         })
     }
 
+    /// Frees all slots.
+    pub fn clear(&mut self) {
+        self.free(|_| true);
+    }
+
     /// Whether this caller has a slot here.
     #[must_use]
     pub fn serves(&self, caller: CounterKey) -> bool {

@@ -194,7 +194,7 @@ pub fn split_app(path: &str) -> Option<(AppRef<'_>, &str)> {
     } else {
         AppRef {
             form: Form::AppKey,
-            name: Cow::Owned(format!("{first}#{second}")),
+            name: Cow::Owned([first, "#", second].concat()),
         }
     };
     Some((app, tail))

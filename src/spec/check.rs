@@ -138,7 +138,7 @@ impl Collector {
 }
 
 /// `; did you mean "x"?`, or the list of what there is.
-pub(super) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let near = known
         .iter()

@@ -70,6 +70,13 @@ impl Store for AnyStore {
         }
     }
 
+    async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(store) => store.reset(plan, now).await,
+            Self::Redis(store) => store.reset(plan, now).await,
+        }
+    }
+
     fn sweep(&self, now: Moment) {
         match self {
             Self::Memory(store) => store.sweep(now),

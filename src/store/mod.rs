@@ -78,6 +78,18 @@ pub trait Store: Send + Sync + 'static {
         now: Moment,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Sets the counters of this plan to empty, whatever its charges ask. Units and slots that
+    /// were taken before are forgotten. Other gateways go by what they remember (leases, denials)
+    /// for a second and a half at most.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; nothing is known of the counters then.
+    fn reset(
+        &self,
+        plan: &Plan,
+        now: Moment,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Drops idle counters, a part of the store at a time. Called a few times a second.
     fn sweep(&self, now: Moment);
 

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod admin;
 mod answers;
 mod bodies;
 mod harness;

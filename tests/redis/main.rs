@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod admin;
 mod calls;
 mod checking;
 mod clocks;

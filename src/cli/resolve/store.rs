@@ -64,7 +64,7 @@ fn text(reader: &mut Reader, key: &str) -> Option<String> {
     Some(given.text)
 }
 
-fn secret_in(reader: &mut Reader, path: PathBuf) -> Option<Secret> {
+pub(super) fn secret_in(reader: &mut Reader, path: PathBuf) -> Option<Secret> {
     match std::fs::read_to_string(&path) {
         Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
         Err(source) => {

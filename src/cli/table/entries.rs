@@ -64,8 +64,30 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "ADDR",
         default: Some("127.0.0.1:9090"),
         group: ADDRESSES,
-        help: "The admin listener: /metrics, /live, /ready, finished tasks",
-        more: "It asks for no credentials: keep it on an address that only operators reach.",
+        help: "The admin listener: /metrics, /live, /ready, /top, /peers, finished tasks, charges of others",
+        more: "All that changes counters asks for `admin_token`; nothing else asks for credentials: \
+               keep it on an address that only operators reach.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_token",
+        flag: "admin-token",
+        value: "TEXT",
+        secret: true,
+        group: ADDRESSES,
+        help: "The bearer token that /charge and /counters/reset of the admin listener ask for",
+        more: "16 visible ASCII characters or more. Without one, they answer 403. Every process on the host can \
+               read a flag: the environment and a file are better places.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_token_file",
+        flag: "admin-token-file",
+        value: "FILE",
+        group: ADDRESSES,
+        help: "A file that holds the token and nothing else",
+        more: "Read where `admin_token` is not given; a line's end after it does not count. In floodgate.toml, the \
+               path is relative to that file.",
         ..ONE
     },
     Setting {

@@ -2,7 +2,8 @@
 //! other one by `tracing-subscriber`'s formatter, in the same form.
 
 use std::cell::RefCell;
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
+use std::io::Write as _;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -10,8 +11,8 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{self, Format, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::clock;
-use crate::text::digits;
+use super::Line;
+use crate::text::{push_digits, push_escaped, push_ip, push_number};
 
 /// The access log's target.
 pub(super) const ACCESS: &str = "access";
@@ -46,67 +47,68 @@ where
         if event.metadata().target() != ACCESS {
             return self.others.format_event(ctx, writer, event);
         }
-        // The writer is behind a pointer: one call for the line, not one for every piece of it.
-        let mut line = String::with_capacity(512);
-        line.push_str("{\"timestamp\":\"");
-        push_time(&mut line, clock::unix_us());
-        line.push_str("\",\"level\":\"INFO\"");
-        event.record(&mut Members(&mut line));
-        line.push_str(",\"target\":\"access\"}\n");
-        writer.write_str(&line)
+        let mut written = Ok(());
+        event.record(&mut Whole(|line: &str| written = writer.write_str(line)));
+        written
     }
 }
 
-/// Writes each field as a member of the object.
-struct Members<'a>(&'a mut String);
+/// Takes the one field of the access log's events: a whole [`line`].
+struct Whole<F>(F);
 
-impl Members<'_> {
-    fn name(&mut self, field: &Field) {
-        // Field names are identifiers of our own: nothing to escape.
-        self.0.push_str(",\"");
-        self.0.push_str(field.name());
-        self.0.push_str("\":");
+impl<F: FnMut(&str)> Visit for Whole<F> {
+    fn record_str(&mut self, _field: &Field, value: &str) {
+        self.0(value);
     }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn Debug) {}
 }
 
-impl Visit for Members<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.name(field);
-        self.0.push('"');
-        push_escaped(self.0, value);
-        self.0.push('"');
+/// A line of the access log.
+pub(super) fn line(line: &Line<'_>) -> String {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    push_time(&mut out, line.unix_us);
+    // Each name closes the text before it.
+    out.extend_from_slice(b"\",\"level\":\"INFO\",\"id\":\"");
+    push_escaped(&mut out, line.id);
+    out.extend_from_slice(b"\",\"ip\":\"");
+    push_ip(&mut out, line.ip);
+    for (name, text) in [
+        ("\",\"method\":\"", line.method),
+        ("\",\"path\":\"", line.path),
+        ("\",\"route\":\"", line.route),
+        ("\",\"app\":\"", line.app),
+        ("\",\"verb\":\"", line.verb),
+        ("\",\"limit\":\"", line.limit),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        push_escaped(&mut out, text);
     }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.name(field);
-        self.0.push_str(digits(value, &mut [0; 20]));
+    out.push(b'"');
+    for (name, number) in [
+        (",\"cost\":", line.cost.into()),
+        (",\"status\":", line.status.into()),
+        (",\"own_us\":", line.own_us),
+        (",\"upstream_us\":", line.upstream_us),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        push_number(&mut out, number);
     }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.name(field);
-        self.0.push('"');
-        // Writing to a string does not fail.
-        let _ = write!(Escaped(self.0), "{value:?}");
-        self.0.push('"');
-    }
-}
-
-struct Escaped<'a>(&'a mut String);
-
-impl fmt::Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        push_escaped(self.0, text);
-        Ok(())
-    }
+    out.extend_from_slice(b",\"error\":\"");
+    push_escaped(&mut out, line.error);
+    out.extend_from_slice(b"\",\"target\":\"access\"}\n");
+    // Of texts and ASCII alone.
+    String::from_utf8(out).unwrap_or_default()
 }
 
 thread_local! {
     /// The last second that was written, and how.
-    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    static SECOND: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
 }
 
 /// Appends a Unix time in RFC 3339, to the microsecond.
-fn push_time(out: &mut String, unix_us: u64) {
+fn push_time(out: &mut Vec<u8>, unix_us: u64) {
     let (second, micros) = (unix_us / 1_000_000, unix_us % 1_000_000);
     SECOND.with_borrow_mut(|(known, text)| {
         if *known != second {
@@ -114,39 +116,17 @@ fn push_time(out: &mut String, unix_us: u64) {
                 .ok()
                 .and_then(|second| jiff::Timestamp::from_second(second).ok())
                 .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-            *text = time.to_string();
+            text.clear();
+            // Writing to a vector does not fail.
+            let _ = write!(text, "{time}");
             text.truncate("2026-01-01T00:00:00".len());
             *known = second;
         }
-        out.push_str(text);
+        out.extend_from_slice(text);
     });
-    out.push('.');
-    let mut buffer = [0; 20];
-    let written = digits(micros, &mut buffer);
-    out.extend(std::iter::repeat_n('0', 6 - written.len()));
-    out.push_str(written);
-    out.push('Z');
-}
-
-/// Appends text, with what may not stand in a JSON string escaped.
-fn push_escaped(out: &mut String, text: &str) {
-    let special = |b: u8| b < 0x20 || b == b'"' || b == b'\\';
-    if !text.bytes().any(special) {
-        out.push_str(text);
-        return;
-    }
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '\u{0}'..='\u{1f}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
+    out.push(b'.');
+    push_digits(out, micros, 6);
+    out.push(b'Z');
 }
 
 #[cfg(test)]
@@ -154,14 +134,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_escaped_reads_back_as_it_was() {
-        for text in ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}x", "中\"文"] {
-            let mut line = String::from("\"");
-            push_escaped(&mut line, text);
-            line.push('"');
-            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
-        }
+    fn a_line_is_json_whatever_callers_write() {
+        let asked = Line {
+            unix_us: 1_795_247_999_120_000,
+            id: "i",
+            ip: "2001:db8::1".parse().unwrap(),
+            method: "GET",
+            path: "/o/a/\"\\\u{1}中",
+            route: "r",
+            app: "o#\"a",
+            verb: "deny",
+            limit: "",
+            cost: 7,
+            status: 429,
+            own_us: 0,
+            upstream_us: u64::MAX,
+            error: "",
+        };
+        let written = line(&asked);
+        assert!(written.ends_with('\n'));
+        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(read["timestamp"], "2026-11-21T07:59:59.120000Z");
+        assert_eq!(read["path"], asked.path);
+        assert_eq!(read["app"], asked.app);
+        assert_eq!(read["ip"], "2001:db8::1");
+        assert_eq!(read["cost"], 7);
+        assert_eq!(read["upstream_us"], u64::MAX);
+        assert_eq!(read.as_object().unwrap().len(), 16);
     }
+
     #[test]
     fn times_are_written_in_full() {
         for (unix_us, text) in [
@@ -170,9 +171,9 @@ mod tests {
             (951_782_400_000_040, "2000-02-29T00:00:00.000040Z"),
             (1_795_247_999_120_000, "2026-11-21T07:59:59.120000Z"),
         ] {
-            let mut line = String::new();
+            let mut line = Vec::new();
             push_time(&mut line, unix_us);
-            assert_eq!(line, text);
+            assert_eq!(line, text.as_bytes());
         }
     }
 }

@@ -146,6 +146,15 @@ impl Counter {
         Duration::from_micros(wait_us)
     }
 
+    /// Forgets all units and slots.
+    pub(in crate::store) fn reset(&mut self, span: Span, now: Moment) {
+        match self {
+            // Numbers of slots go on: a call that ends later must not free another's.
+            Self::Slots(slots) => slots.clear(),
+            Self::Sliding(_) | Self::Day(_) => *self = Self::new(span, now),
+        }
+    }
+
     /// Whether the counter can go.
     pub(in crate::store) fn is_idle(&mut self, now: Moment) -> bool {
         match self {

@@ -136,6 +136,16 @@ impl Store for MemoryStore {
             || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now))
     }
 
+    async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
+        for charge in &plan.charges {
+            // What callers share in an overflow counter is nobody's to reset.
+            self.shard(charge.key)
+                .lock()
+                .with(charge.key, |counter| counter.reset(charge.span, now));
+        }
+        Ok(())
+    }
+
     fn sweep(&self, now: Moment) {
         let first = self.swept.fetch_add(SWEPT_AT_ONCE, Ordering::Relaxed);
         for index in first..first + SWEPT_AT_ONCE {

@@ -250,6 +250,35 @@ fn a_task_keeps_its_slot_past_the_call_until_it_is_done_or_over() {
 }
 
 #[test]
+fn a_reset_counter_is_empty_and_calls_of_before_free_nothing_of_others() {
+    let store = store(1000);
+    let charges = || {
+        plan([
+            charge(1, 1, 3, 3, PER_SECOND),
+            charge(2, 1, 3, 3, TODAY),
+            charge(3, 1, 1, 1, Span::Running),
+        ])
+    };
+    let mut before = charges();
+    assert!(admitted(&store.decide_now(&mut before, at(0))));
+    let mut other = plan([charge(1, 2, 3, 3, PER_SECOND)]);
+    assert!(admitted(&store.decide_now(&mut other, at(0))));
+    let counters = charges();
+    let reset = std::pin::pin!(store.reset(&counters, at(1)));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(reset.poll(&mut context).is_ready());
+    let mut after = charges();
+    assert!(admitted(&store.decide_now(&mut after, at(2))));
+    assert!(!admitted(&store.decide_now(&mut other.clone(), at(2))));
+    // The slot of before has another number.
+    store.give_back(&mut before, at(3), &|c| c.span == Span::Running);
+    for charge in charges().charges {
+        assert!(!admitted(&store.decide_now(&mut plan([charge]), at(3))));
+    }
+    assert_eq!(store.gauges().slots, 1);
+}
+
+#[test]
 fn idle_counters_go_and_live_ones_stay() {
     let store = store(100_000);
     for key in 0..5_000 {

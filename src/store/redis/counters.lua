@@ -14,6 +14,7 @@
 --          H  hold a slot for a task: (key, longest time, number of the slot, hash of the task)
 --          K  keep a slot for a task, if it is unknown: the same, with the n-th of its name
 --          F  a task is finished: (key, hash of the task)
+--          E  empty counters: (key)
 --
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
@@ -352,6 +353,16 @@ local function finish(item)
   return '0'
 end
 
+local function empty(item)
+  local from, index = 2, nil
+  while from <= #item do
+    index, from = read('<I2', item, from)
+    redis.call('DEL', KEYS[index])
+    cells[index], values[index] = nil, false
+  end
+  return ''
+end
+
 local WORK = {
   D = decide,
   B = function(item) return settle(item, -1) end,
@@ -361,6 +372,7 @@ local WORK = {
   H = hold,
   K = keep,
   F = finish,
+  E = empty,
 }
 
 for i = 4, #ARGV do

@@ -8,6 +8,7 @@ pub mod connect;
 mod health;
 mod lease;
 mod link;
+mod news;
 mod own;
 mod time;
 mod watch;
@@ -35,6 +36,7 @@ use crate::limit::{
     Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Room, Scope, Span, Taken,
 };
 
+pub use self::news::News;
 pub use self::time::TimeSource;
 
 /// Counters in Redis.
@@ -58,6 +60,7 @@ pub struct RedisStore {
     alone: AtomicU64,
     /// Number of this store in the process: links are kept by thread.
     number: u64,
+    heard: news::Heard,
 }
 
 /// What can be said of a shared store at a glance.
@@ -77,6 +80,11 @@ pub struct SharedGauges {
     pub alone: u64,
     /// IDs of the gateways that share it, this one among them.
     pub gateways: Arc<[Box<str>]>,
+    /// This gateway's ID.
+    pub gateway: Box<str>,
+    /// Of which data each part of the store is: another one after it has lost all. `None`: not
+    /// yet heard.
+    pub epochs: Box<[Option<Arc<str>>]>,
 }
 
 static STORES: AtomicU64 = AtomicU64::new(0);
@@ -114,6 +122,7 @@ impl RedisStore {
             alone: AtomicU64::new(0),
             number: STORES.fetch_add(1, Ordering::Relaxed),
             peers: Peers::new(&gateway, options.min_gateways),
+            heard: news::Heard::default(),
             terms: Arc::new(Terms {
                 sha: Terms::sha(),
                 parts: (0..if is_cluster { wire::PARTS } else { 1 })
@@ -161,6 +170,8 @@ impl RedisStore {
             lease_hits: self.lease_hits.load(Ordering::Relaxed),
             alone: self.alone.load(Ordering::Relaxed),
             gateways: self.peers.gateways(),
+            gateway: self.terms.gateway.as_str().into(),
+            epochs: self.terms.parts.iter().map(|p| p.health.epoch()).collect(),
         }
     }
 
@@ -617,6 +628,10 @@ impl Store for RedisStore {
         self.own
             .finish(name, key, task, part.time.framed(answer.store_us));
         Ok(held)
+    }
+
+    async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
+        self.reset_for_all(plan, now).await
     }
 
     fn sweep(&self, now: Moment) {

@@ -547,6 +547,17 @@ impl Own {
         self.with(name, None, |entry| entry.counter.finish(key, task, at));
     }
 
+    /// Forgets a counter that was reset.
+    pub(super) fn forget(&self, name: Name) {
+        if self.shards[name.shard(SHARDS)]
+            .lock()
+            .remove(&name)
+            .is_some()
+        {
+            self.entries.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// What the store must be told: all that is owed, or, when it has lost all, everything
     /// that still counts.
     pub(super) fn due(

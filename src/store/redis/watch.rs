@@ -17,7 +17,7 @@ use super::wire::{self, Batch, Item, Name, Part, What};
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
-const BEAT: Duration = Duration::from_millis(500);
+pub(super) const BEAT: Duration = Duration::from_millis(500);
 /// Between two probes of a store that is out of use.
 const PROBE: Duration = Duration::from_millis(100);
 /// Between two looks at the leases: a lease that nobody asks about is back after two of them.
@@ -246,7 +246,10 @@ impl RedisStore {
         self.renew(connection, index, sign, true).await
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
         match tokio::time::timeout(self.terms.timeout, work).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),

@@ -84,6 +84,21 @@ impl Name {
         hasher.finish()
     }
 
+    /// Itself, for other gateways.
+    pub(super) fn to_word(self) -> String {
+        let Self { tag, key, day } = self;
+        format!("{tag:x}.{:x}.{day:x}", key.0)
+    }
+
+    /// Reads what [`Name::to_word`] has written.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        let mut parts = word.split('.');
+        let tag = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let key = CounterKey(u128::from_str_radix(parts.next()?, 16).ok()?);
+        let day = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { tag, key, day })
+    }
+
     /// The key: `{prefix}:{version}{{tag}}{counter}`, and the day.
     pub(super) fn text(&self, prefix: &str) -> String {
         let Self { tag, key, day } = self;
@@ -125,6 +140,16 @@ pub(super) fn peers_key(prefix: &str, tag: &str) -> String {
     format!("{prefix}:{VERSION}{{{tag}}}gateways")
 }
 
+/// The key of the resets that gateways may not have heard of.
+pub(super) fn resets_key(prefix: &str) -> String {
+    format!("{prefix}:{VERSION}resets")
+}
+
+/// The key of what a gateway has to say to whoever asks.
+pub(super) fn news_key(prefix: &str, gateway: &str) -> String {
+    format!("{prefix}:{VERSION}news.{gateway}")
+}
+
 /// 32 bits spread owners over a cluster's 16,384 slots.
 fn tag(owner: CounterKey) -> u64 {
     u64::try_from(owner.0 >> 96).unwrap_or(0)
@@ -148,6 +173,8 @@ pub(super) enum What {
     Keep { task: Task },
     /// The end of such a task.
     Finish { task: Task },
+    /// Counters to be empty.
+    Empty,
 }
 
 /// A task's name, hashed: names are callers' and of any length.
@@ -386,6 +413,7 @@ impl Batch {
             What::Hold { .. } => bytes.push(b'H'),
             What::Keep { .. } => bytes.push(b'K'),
             What::Finish { .. } => bytes.push(b'F'),
+            What::Empty => bytes.push(b'E'),
         }
         for part in &item.parts {
             bytes.extend(self.place(part.name).to_le_bytes());
@@ -402,6 +430,7 @@ impl Batch {
                     bytes.extend(part.units.to_le_bytes());
                 }
                 What::Renew { .. } | What::Hold { .. } | What::Keep { .. } => (),
+                What::Empty => continue,
                 What::Finish { task } => {
                     bytes.extend(task);
                     continue;

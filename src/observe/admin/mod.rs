@@ -1,26 +1,46 @@
-//! The admin listener: metrics, health, tasks. Bound to loopback unless told otherwise.
+//! The admin listener: metrics, health, tasks, and what others do with the counters. Bound to
+//! loopback unless told otherwise.
+
+mod charge;
+mod guard;
+mod receipts;
+mod reset;
+mod top;
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::{delete, get};
-use axum::{Json, Router};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router, middleware};
 use serde_json::json;
 
+pub use self::receipts::Receipts;
 use crate::gateway::Shared;
 use crate::store::redis::RedisStore;
 
 /// The listener's routes.
 pub fn router(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/charge", post(charge::charge))
+        .route("/charge/give-back", post(charge::give_back))
+        .route("/counters/reset", post(reset::reset))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::token));
     Router::new()
+        .merge(guarded)
+        .route("/top", get(top::top))
+        .route("/peers", get(top::peers))
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/apps/{app}/tasks/{task}", delete(finish_task))
         .with_state(shared)
+}
+
+fn error(status: StatusCode, why: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": why.into() }))).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
