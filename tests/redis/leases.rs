@@ -102,6 +102,14 @@ fn leases_of_four_gateways_are_never_over_whatever_the_trace() {
                     if is_admitted(&store.decide(&mut plan, now).await.unwrap()) {
                         if back {
                             store.give_back(&mut plan, now, &|_| true);
+                            // Done before the clock moves on: nobody waits for a giving back.
+                            let look = Ask {
+                                counter: 8,
+                                cost: 0,
+                                ..ask
+                            };
+                            let mut look = crate::calls::plan(&[look], now_us);
+                            store.decide(&mut look, now).await.unwrap();
                         } else {
                             admitted[usize::from(counter)].push((now_us, cost));
                         }

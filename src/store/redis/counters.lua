@@ -209,12 +209,15 @@ local function take(charge)
   end
 end
 
+-- The charges of the item at hand; kept for the next, since a table costs more than its fields.
+local charges = {}
+
 local function decide(item)
   local earliest, latest, from = read('<dd', item, 2)
   if now < earliest or now > latest then
     return 'L'
   end
-  local charges, count = {}, 0
+  local count = 0
   while from <= #item do
     local index, kind, report, quota, cost, more, a, b
     index, kind, report, quota, cost, more, a, b, from = read('<I2BBI4I4I4dd', item, from)
@@ -223,10 +226,17 @@ local function decide(item)
     end
     local cell = open(index, kind, a)
     count = count + 1
-    charges[count] = {
-      index = index, cell = cell, report = report == 1, quota = quota, cost = cost, more = more,
-      a = a, b = b, seen = cell.used, granted = 0, needs = 0, time = 0,
-    }
+    local charge = charges[count]
+    if not charge then
+      charge = {
+        index = 0, cell = cell, report = false, quota = 0, cost = 0, more = 0, a = 0, b = 0,
+        seen = 0, granted = 0, needs = 0, time = 0,
+      }
+      charges[count] = charge
+    end
+    charge.index, charge.cell, charge.report = index, cell, report == 1
+    charge.quota, charge.cost, charge.more, charge.a, charge.b = quota, cost, more, a, b
+    charge.seen, charge.granted, charge.time = cell.used, 0, 0
     cell.asked = 0
   end
   for i = 1, count do

@@ -1,10 +1,11 @@
 //! What goes to the script and what comes back: `counters.lua` says what the bytes mean.
 
-use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::iter;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
@@ -379,7 +380,7 @@ pub(super) struct Batch {
     /// Whether the epoch's key goes before the others.
     epoch: bool,
     keys: Vec<Name>,
-    places: HashMap<Name, u16>,
+    places: HashMap<Name, u16, RandomState>,
     items: Vec<Vec<u8>>,
 }
 
@@ -389,7 +390,7 @@ impl Batch {
         Self {
             epoch,
             keys: Vec::new(),
-            places: HashMap::new(),
+            places: HashMap::default(),
             items: Vec::new(),
         }
     }
