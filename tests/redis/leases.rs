@@ -236,3 +236,30 @@ fn a_lease_that_is_used_at_the_end_of_its_life_is_never_over() {
         );
     }
 }
+
+#[test]
+fn a_call_that_must_ask_finds_what_its_gateway_holds() {
+    let server = Server::start();
+    let store = &stores(&server, "held", 1)[0];
+    let ask = |counter, quota, cost| Ask {
+        counter,
+        quota,
+        cost,
+        report: false,
+    };
+    runtime().block_on(async {
+        let mut now_us = START_US;
+        // Busy: units are held in advance.
+        for _ in 0..60 {
+            now_us += 500;
+            let mut plan = plan(&[ask(0, 100, 1)], now_us);
+            let decision = store.decide(&mut plan, moment(now_us)).await;
+            assert!(is_admitted(&decision.unwrap()));
+        }
+        assert!(store.shared_gauges().lease_hits > 0);
+        // A call with another counter, which is asked for, and as much as there is left of this.
+        let mut plan = plan(&[ask(0, 100, 40), ask(1, 1000, 1)], now_us);
+        let decision = store.decide(&mut plan, moment(now_us)).await;
+        assert!(is_admitted(&decision.unwrap()));
+    });
+}

@@ -12,6 +12,9 @@ const LONGEST_US: u64 = 1_000_000;
 /// Day units are not leased so close to midnight: clocks differ.
 const MIDNIGHT_US: u64 = 2_000_000;
 
+/// Quotas below this are decided exactly.
+const SMALL: u32 = 100;
+
 /// How long units of this window may be held in advance: a fiftieth of it at most.
 fn life_us(span: Span) -> u64 {
     match span {
@@ -149,6 +152,9 @@ impl Leases {
                 return 0;
             }
             Span::Day { .. } | Span::Sliding { .. } => (),
+        }
+        if charge.quota < SMALL {
+            return 0;
         }
         let valid = self.held.iter().filter(|l| at.mono_us < l.until_us);
         let held: u32 = valid.map(|lease| lease.left).sum();

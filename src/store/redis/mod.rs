@@ -324,8 +324,18 @@ impl RedisStore {
             }
             Leased::Ask { wanted, over } => {
                 // In the same command, as a rule.
-                self.give_back_leases(&over, self.time.told_us(now));
-                self.ask(plan, now, &wanted).await
+                let at_us = self.time.told_us(now);
+                self.give_back_leases(&over, at_us);
+                let decision = self.ask(plan, now, &wanted).await?;
+                if let Decision::Deny { .. } = decision {
+                    // What is held here must not be what is missing there.
+                    let held = self.own.end_leases(plan);
+                    if !held.is_empty() {
+                        self.give_back_leases(&held, at_us);
+                        return self.ask(plan, now, &[]).await;
+                    }
+                }
+                Ok(decision)
             }
         }
     }

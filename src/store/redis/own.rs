@@ -110,6 +110,20 @@ impl Entry {
         self.counter.advance(span, now);
     }
 
+    /// Takes out the leases that are over at `mono_us`: they go back, and so they are not among
+    /// what was read any more.
+    fn end_leases(&mut self, name: Name, mono_us: u64, over: &mut Vec<Part>) {
+        let (span, mut unused) = (self.span, 0_u32);
+        self.leases.ended(mono_us, |taken, units| {
+            unused = unused.saturating_add(units);
+            over.push(part(name, span, taken, units));
+        });
+        if unused > 0 {
+            self.seen = self.seen.saturating_sub(unused);
+            self.leases.freed();
+        }
+    }
+
     fn owe(&mut self, at: u64, units: i64) {
         match self.owed.iter_mut().find(|(step, _)| *step == at) {
             Some((_, owed)) => *owed += units,
@@ -263,20 +277,29 @@ impl Own {
         for charge in &plan.charges {
             let name = Name::of(plan, charge);
             let more = self.with(name, None, |entry| {
-                let span = entry.span;
-                let mut unused = 0_u32;
-                entry.leases.ended(mono_us, |taken, units| {
-                    unused = unused.saturating_add(units);
-                    over.push(part(name, span, taken, units));
-                });
-                // They go back, and so they are not among what was read any more.
-                entry.seen = entry.seen.saturating_sub(unused);
+                // Where room is scarce, a call that asks must find what is held here.
+                let room = charge.quota.saturating_sub(entry.seen);
+                let is_scarce = room < charge.cost.saturating_add(charge.quota / 5);
+                let until_us = if is_scarce { u64::MAX } else { mono_us };
+                entry.end_leases(name, until_us, &mut over);
                 let by_store = Moment { mono_us, ..at };
                 entry.leases.wanted(charge, by_store)
             });
             wanted.push(more.unwrap_or(0));
         }
         Leased::Ask { wanted, over }
+    }
+
+    /// Takes out all leases of this plan's counters.
+    pub(super) fn end_leases(&self, plan: &Plan) -> Vec<Part> {
+        let mut over = Vec::new();
+        for charge in &plan.charges {
+            let name = Name::of(plan, charge);
+            self.with(name, None, |entry| {
+                entry.end_leases(name, u64::MAX, &mut over)
+            });
+        }
+        over
     }
 
     /// The store does not know of any lease: nothing may be taken from one, or given back.
