@@ -5,6 +5,7 @@
 mod body;
 mod context;
 mod headers;
+mod leaver;
 pub mod reply;
 mod shared;
 mod shield;
@@ -19,7 +20,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use self::context::Admitted;
@@ -170,6 +171,7 @@ impl Gateway {
                 ctx.admitted = Some(Admitted {
                     plan: admitted.plan,
                     forwarded: false,
+                    whole: false,
                 });
                 Ok(None)
             }
@@ -337,6 +339,19 @@ impl Gateway {
         }
     }
 
+    /// Charges the call's address for a token that is none, or for leaving the call incomplete.
+    async fn charge_unauthorized(&self, ctx: &Context) {
+        let Some(call) = &ctx.call else { return };
+        let (admission, now) = (&self.shared.admission, self.shared.clock.now());
+        let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
+        match Box::pin(charging).await {
+            Ok(charged) => charged
+                .into_iter()
+                .for_each(|limit| self.shared.metrics.charge(limit, 1)),
+            Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
+        }
+    }
+
     /// Whether a slot of this call is held past its response.
     fn holds_task(&self, ctx: &Context) -> bool {
         ctx.admitted.as_ref().is_some_and(|admitted| {
@@ -407,9 +422,10 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
+        leaver::end_with_caller(session);
         let settings = &self.shared.settings;
         let all: usize = settings
             .upstreams
@@ -449,6 +465,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if let Some(admitted) = &mut ctx.admitted {
             admitted.forwarded = true;
+            admitted.whole = false;
         }
         if ctx.rewrite {
             let raw = session.req_header().raw_path();
@@ -477,6 +494,34 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        if end_of_stream && let Some(admitted) = &mut ctx.admitted {
+            admitted.whole = true;
+            if ctx.upstream_status.is_none() {
+                leaver::wait_without_caller(session);
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        if !response.status.is_informational() {
+            leaver::end_with_caller(session);
+        }
+        Ok(())
+    }
+
     async fn response_filter(
         &self,
         _session: &mut Session,
@@ -488,17 +533,8 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
-        if let (401, Some(call)) = (status, &ctx.call) {
-            let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-            let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
-            match Box::pin(charging).await {
-                Ok(charged) => {
-                    charged
-                        .into_iter()
-                        .for_each(|limit| self.shared.metrics.charge(limit, 1));
-                }
-                Err(error) => tracing::warn!(%error, "a 401 was not charged to its address"),
-            }
+        if status == 401 {
+            self.charge_unauthorized(ctx).await;
         }
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
@@ -604,16 +640,20 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         let shared = &self.shared;
-        let task = ctx.answer.take().and_then(|answer| task::id(&answer));
-        let failed = error.is_some();
-        // Half an answer names no task.
+        let task = ctx.answer.take().and_then(|answer| {
+            // Half an answer names no task, and one may run all the same.
+            task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
+        });
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
             Verb::Admit => shared.clock.since(ctx.verdict),
             Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
         };
         let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        ctx.settle(task.as_deref().filter(|_| !failed), end);
+        if ctx.is_incomplete() {
+            self.charge_unauthorized(ctx).await;
+        }
+        ctx.settle(task.as_deref(), end);
         let route = ctx
             .call
             .as_ref()
@@ -649,6 +689,17 @@ impl ProxyHttp for Gateway {
             };
             log::access(&line, shared.settings.log);
         }
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Box<Context>,
+        _error: &Error,
+        context: ProxyWarnLogContext,
+    ) -> bool {
+        // A caller that has gone, not a cache that fails.
+        context == ProxyWarnLogContext::DownstreamCache
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Context>, _error: &Error) -> bool {

@@ -224,3 +224,22 @@ fn h2c_is_served_where_it_is_switched_on() {
     });
     assert_eq!(statuses, [200, 403]);
 }
+
+#[test]
+fn a_304_and_a_5xx_pass_as_they_are() {
+    let gateway = start(&[]);
+    let mut connection = gateway.connect();
+    for status in [304, 503, 304, 200] {
+        let wishes = [
+            format!("x-standin-status: {status}"),
+            "If-None-Match: \"a\"".to_owned(),
+            "Range: bytes=0-1".to_owned(),
+        ];
+        let wishes: Vec<&str> = wishes.iter().map(String::as_str).collect();
+        let answer = connection.call("GET", "/o/a/users/x", &wishes, "");
+        assert_eq!(answer.status, status);
+        let seen = gateway.backend().requests().pop().expect("a request");
+        let has = |name: &str| seen.headers.iter().any(|(n, _)| n == name);
+        assert!(has("if-none-match") && has("range"), "{:?}", seen.headers);
+    }
+}
