@@ -120,7 +120,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Time between two writes to the upstream.
     pub write_timeout: Duration,
-    /// Time in which the body of a counted call must have arrived.
+    /// Time in which a request's body must have arrived; in each such time at least 1 KiB/s of a
+    /// body that is only forwarded and occupies no slot.
     pub body_timeout: Duration,
     /// How long an idle downstream connection is kept.
     pub keepalive: Duration,

@@ -23,6 +23,7 @@ use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
+use self::body::Pace;
 use self::context::Admitted;
 pub use self::context::Context;
 use self::reply::Reply;
@@ -339,6 +340,30 @@ impl Gateway {
         }
     }
 
+    /// Lets a body that is being forwarded go on, unless it takes too long.
+    fn pace(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        arrived: usize,
+    ) -> pingora::Result<()> {
+        let now = self.shared.clock.since(ctx.started);
+        let has_slot = ctx.admitted.as_ref().is_some_and(|admitted| {
+            let mut taken = admitted.plan.charges.iter().filter(|c| c.taken.is_some());
+            taken.any(|charge| self.shared.rules.limit(charge.limit).unit == Unit::Tasks)
+        });
+        let pace = ctx.pace.get_or_insert_with(|| Pace::new(now));
+        match pace.note(arrived, now, self.shared.settings.body_timeout, has_slot) {
+            // A chunk that never comes does not get here.
+            Some(left) => session.as_downstream_mut().set_read_timeout(Some(left)),
+            None => {
+                let slow = Error::explain(ErrorType::ReadTimedout, "the body came too slowly");
+                return Err(slow.into_down());
+            }
+        }
+        Ok(())
+    }
+
     /// Charges the call's address for a token that is none, or for leaving the call incomplete.
     async fn charge_unauthorized(&self, ctx: &Context) {
         let Some(call) = &ctx.call else { return };
@@ -478,6 +503,14 @@ impl ProxyHttp for Gateway {
             request.set_raw_path(&target)?;
         }
         headers::prepare_upstream(request, &self.shared.settings, ctx.peer, &ctx.id)?;
+        ctx.pace = None;
+        if request.headers.contains_key(header::EXPECT) {
+            // The backend may take its time to ask for the body.
+            let wait = self.shared.settings.read_timeout;
+            session.as_downstream_mut().set_read_timeout(Some(wait));
+        } else {
+            self.pace(session, ctx, 0)?;
+        }
         let counted = ctx
             .call
             .as_ref()
@@ -497,11 +530,15 @@ impl ProxyHttp for Gateway {
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if end_of_stream && let Some(admitted) = &mut ctx.admitted {
+        if !end_of_stream {
+            let bytes = body.as_ref().map_or(0, Bytes::len);
+            return self.pace(session, ctx, bytes);
+        }
+        if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
             if ctx.upstream_status.is_none() {
                 leaver::wait_without_caller(session);
@@ -524,12 +561,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
-            return Ok(());
+            // Asked for its body only now.
+            ctx.pace = None;
+            return self.pace(session, ctx, 0);
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);

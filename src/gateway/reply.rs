@@ -167,7 +167,7 @@ impl Reply {
         message_error(400, "message is too large")
     }
 
-    /// A counted body that did not arrive in time.
+    /// A body that did not arrive in time.
     #[must_use]
     pub fn body_timeout() -> Self {
         Self::new(
