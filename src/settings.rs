@@ -114,7 +114,7 @@ pub struct Settings {
     pub h2c: bool,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
-    /// Time to connect to the upstream.
+    /// Time to connect to the upstream, to one address after another if there are more.
     pub connect_timeout: Duration,
     /// Time between two reads from the upstream.
     pub read_timeout: Duration,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -45,6 +46,10 @@ pub struct Context {
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
     pub(super) attempts: usize,
+    /// When the latest of them began.
+    pub(super) connecting: Moment,
+    /// What is left of the time to connect.
+    pub(super) connect_left: Option<Duration>,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     /// The first upstream address of this call.
@@ -77,6 +82,8 @@ impl Context {
             verb: None,
             limit: None,
             attempts: 0,
+            connecting: started,
+            connect_left: None,
             pace: None,
             first_upstream: None,
             upstream_status: None,

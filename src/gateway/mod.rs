@@ -41,8 +41,8 @@ use crate::settings::RateLimitHeaders;
 const MAX_DRAINED_BODY: u64 = 1024 * 1024;
 /// How long that may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connection attempts for one call; each is to the next address.
-const MAX_ATTEMPTS: usize = 3;
+/// Connection attempts for one call; each is to the next address, none is asked twice.
+pub const MAX_ATTEMPTS: usize = 8;
 
 /// The adapter.
 #[derive(Debug)]
@@ -340,6 +340,12 @@ impl Gateway {
         }
     }
 
+    /// How many upstream addresses there are.
+    fn addresses(&self) -> usize {
+        let upstreams = self.shared.settings.upstreams.iter();
+        upstreams.map(|upstream| upstream.addrs.len()).sum()
+    }
+
     /// Lets a body that is being forwarded go on, unless it takes too long.
     fn pace(
         &self,
@@ -452,11 +458,12 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
         let settings = &self.shared.settings;
-        let all: usize = settings
-            .upstreams
-            .iter()
-            .map(|upstream| upstream.addrs.len())
-            .sum();
+        let all = self.addresses();
+        // All attempts share the time to connect: while there are more, half of what is left.
+        let left = *ctx.connect_left.get_or_insert(settings.connect_timeout);
+        let last = ctx.attempts + 1 >= all.min(MAX_ATTEMPTS);
+        let patience = if last { left } else { left / 2 };
+        ctx.connecting = self.shared.clock.since(ctx.started);
         // A retry goes to the next address, whatever other calls have drawn meanwhile.
         let first = *ctx
             .first_upstream
@@ -471,8 +478,8 @@ impl ProxyHttp for Gateway {
                     String::new()
                 };
                 let mut peer = HttpPeer::new(*addr, upstream.tls, server_name);
-                peer.options.connection_timeout = Some(settings.connect_timeout);
-                peer.options.total_connection_timeout = Some(settings.connect_timeout);
+                peer.options.connection_timeout = Some(patience);
+                peer.options.total_connection_timeout = Some(patience);
                 peer.options.read_timeout = Some(settings.read_timeout);
                 peer.options.write_timeout = Some(settings.write_timeout);
                 return Ok(Box::new(peer));
@@ -610,17 +617,11 @@ impl ProxyHttp for Gateway {
         if let Some(admitted) = &mut ctx.admitted {
             admitted.forwarded = false;
         }
-        error.set_retry(
-            ctx.attempts < MAX_ATTEMPTS
-                && self
-                    .shared
-                    .settings
-                    .upstreams
-                    .iter()
-                    .map(|u| u.addrs.len())
-                    .sum::<usize>()
-                    > 1,
-        );
+        let now = self.shared.clock.since(ctx.started);
+        let waited = Duration::from_micros(now.mono_us.saturating_sub(ctx.connecting.mono_us));
+        let left = ctx.connect_left.unwrap_or_default().saturating_sub(waited);
+        ctx.connect_left = Some(left);
+        error.set_retry(ctx.attempts < self.addresses().min(MAX_ATTEMPTS) && !left.is_zero());
         error
     }
 
@@ -639,6 +640,9 @@ impl ProxyHttp for Gateway {
         );
         let reply = match error.esource() {
             ErrorSource::Upstream if timed_out => Reply::gateway_timeout(),
+            ErrorSource::Upstream if ctx.admitted.as_ref().is_some_and(|a| a.forwarded) => {
+                Reply::broken_off()
+            }
             ErrorSource::Upstream => Reply::bad_gateway(),
             ErrorSource::Downstream if timed_out => Reply::body_timeout(),
             ErrorSource::Downstream => Reply::bad_request(),

@@ -395,6 +395,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("2s"),
         group: TIMES,
         help: "Time to connect to the upstream",
+        more: "Its addresses share it: up to eight are tried, each once.",
         ..ONE
     },
     Setting {
