@@ -35,6 +35,7 @@ enum Way {
     Incr,
     FixedWindow,
     Exact,
+    Leased,
 }
 
 struct Server(Child, u16);
@@ -110,9 +111,11 @@ async fn one(
             let (one, two, three) = (add(&keys[0]), add(&keys[1]), add(&keys[2]));
             let _ = tokio::join!(a.send(&one), b.send(&two), c.send(&three));
         }
-        Way::Exact => {
+        Way::Exact | Way::Leased => {
             let mut plan = plan(busy, number);
             store.decide(&mut plan, clock.now()).await.unwrap();
+            // A call that has not waited still leaves the others their turn.
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -170,19 +173,27 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let server = Server::start();
-    let options = RedisOptions {
+    let options = |leases| RedisOptions {
+        leases,
+        prefix: format!("bench-{leases}"),
         timeout: Duration::from_secs(5),
         ..RedisOptions::parse(&format!("redis://127.0.0.1:{}", server.1)).unwrap()
     };
-    let connector = Connector::new(options).unwrap();
-    let link = connector.connect().await.unwrap();
     let clock = Clock::start();
-    let store = Arc::new(RedisStore::new(
-        connector,
-        "bench".to_owned(),
-        100_000,
-        TimeSource::Server(clock),
-    ));
+    let store = |leases| {
+        let connector = Connector::new(options(leases)).unwrap();
+        let time = TimeSource::Server(clock);
+        Arc::new(RedisStore::new(
+            connector,
+            "bench".to_owned(),
+            100_000,
+            time,
+        ))
+    };
+    let link = Connector::new(options(false)).unwrap().connect().await;
+    let link = link.unwrap();
+    let (exact, leased) = (store(false), store(true));
+    let store_of = |way| if way == Way::Leased { &leased } else { &exact };
     println!("| busy counters | what | per s against INCR | Redis CPU, µs | calls per command |");
     println!("| --- | --- | --- | --- | --- |");
     for busy in [1, 10, 1000] {
@@ -190,24 +201,27 @@ async fn main() {
             (Way::Incr, "INCR (1 counter, no limit)"),
             (Way::FixedWindow, "MGET, then 3 INCRBY (never exact)"),
             (Way::Exact, "3 limits, exact"),
+            (Way::Leased, "3 limits, leases"),
         ];
         let mut measured = vec![Vec::new(); ways.len()];
-        let before = store.round_trips();
+        let before = [&exact, &leased].map(|store| store.round_trips());
         for _ in 0..ROUNDS {
             for (index, (way, _)) in ways.iter().enumerate() {
-                measured[index].push(round(*way, busy, &store, &link, clock).await);
+                measured[index].push(round(*way, busy, store_of(*way), &link, clock).await);
             }
         }
-        let (trips, items) = store.round_trips();
-        let per_trip = (items - before.1) as f64 / (trips - before.0) as f64;
+        let per_trip = |way| {
+            let before = before[usize::from(way == Way::Leased)];
+            let (trips, items) = store_of(way).round_trips();
+            (items - before.1) as f64 / (trips - before.0) as f64
+        };
         let rate = |rounds: &[(f64, f64)]| median(rounds.iter().map(|(rate, _)| *rate).collect());
         let base = rate(&measured[0]);
         for ((way, name), rounds) in ways.iter().zip(&measured) {
             let cpu = median(rounds.iter().map(|(_, cpu)| *cpu).collect());
-            let shared = if *way == Way::Exact {
-                format!("{per_trip:.1}")
-            } else {
-                String::new()
+            let shared = match way {
+                Way::Exact | Way::Leased => format!("{:.1}", per_trip(*way)),
+                Way::Incr | Way::FixedWindow => String::new(),
             };
             println!(
                 "| {busy} | {name} | {:.2} | {cpu:.1} | {shared} |",

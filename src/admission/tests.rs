@@ -350,3 +350,30 @@ fn recipients_beyond_the_cap_are_refused() {
         })))
     );
 }
+
+#[test]
+fn a_foreign_charge_that_nobody_gives_back_frees_its_slot_and_keeps_its_units() {
+    let world = World::new();
+    let foreign = |route: &str, ip: Option<&str>| {
+        let ip = ip.map(|ip| ip.parse().unwrap());
+        Foreign::new(&world.rules, &world.policy, route, "O#A", None, ip, 1).unwrap()
+    };
+    let admit =
+        |foreign: &Foreign| ready(world.spine.admit_foreign(&world.rules, foreign, world.now));
+    let mut task = admit(&foreign("run", None)).unwrap();
+    assert!(task.plan.charges.iter().all(|c| c.scope == Scope::App));
+    assert!(admit(&foreign("run", None)).is_err());
+    world.spine.end_foreign(&mut task.plan, world.now);
+    assert!(admit(&foreign("run", None)).is_ok());
+
+    let with_ip = foreign("token", Some("192.0.2.1"));
+    for _ in 0..5 {
+        let mut call = admit(&with_ip).unwrap();
+        assert!(call.plan.charges.iter().any(|c| c.scope == Scope::Ip));
+        world.spine.end_foreign(&mut call.plan, world.now);
+    }
+    assert_eq!(
+        world.denied_by("POST", "/o/a/token", 1),
+        "token:calls/s:app"
+    );
+}

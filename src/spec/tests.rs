@@ -455,6 +455,32 @@ v2 = { limits = [{ rate = "5/min", mode = "enforce" }, "50/day"] }
 }
 
 #[test]
+fn a_limits_own_on_store_failure_stands_before_its_routes_and_that_before_its_groups() {
+    use crate::limit::OnStoreFailure::{Allow, Deny, Local};
+    let layer = r#"
+[[group]]
+name = "pair"
+on_store_failure = "allow"
+[[route]]
+name = "one"
+on_store_failure = "deny"
+v2 = { limits = [{ rate = "5/min", on_store_failure = "local" }, "50/day"] }
+"#;
+    let rules = read(&[BASE, layer]).unwrap();
+    let failures = |route: usize, edition: usize| -> Vec<_> {
+        let ids = &rules.routes[route].editions[edition].limits;
+        ids.iter()
+            .map(|id| rules.limit(*id).on_store_failure)
+            .collect()
+    };
+    assert_eq!(failures(0, 1), [Local, Deny]);
+    assert_eq!(failures(0, 0), [Deny; 2]);
+    assert_eq!(failures(1, 0), [Allow; 2]);
+    let told = mistakes("[[route]]\nname = \"one\"\non_store_failure = \"pass\"\n");
+    assert!(told.contains("\"pass\""), "{told}");
+}
+
+#[test]
 fn a_limits_own_denial_stands_before_its_routes_and_that_before_its_groups() {
     let layer = r#"
 [[group]]

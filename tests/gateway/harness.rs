@@ -155,7 +155,7 @@ impl Gateway {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid().to_string();
         assert!(
             Command::new("kill")
                 .args([signal, &pid])
@@ -163,6 +163,10 @@ impl Gateway {
                 .expect("kill")
                 .success()
         );
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn wait(&mut self) -> Option<i32> {

@@ -9,6 +9,7 @@
 mod admin;
 mod calls;
 mod checking;
+mod clocks;
 mod cluster;
 mod connecting;
 mod contract;
@@ -17,7 +18,9 @@ mod gateways;
 #[expect(dead_code, reason = "written for the tests of one gateway")]
 mod harness;
 mod leases;
+mod load;
 mod outage;
+mod processes;
 mod proxy;
 mod server;
 mod shares;

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -91,10 +92,61 @@ pub(crate) struct Server {
     port: u16,
     tls: bool,
     sentinel: bool,
+    clock: Option<Clock>,
     dir: TempDir,
 }
 
+/// A server's clock that can be put forward and back: `clock.c`.
+struct Clock {
+    library: PathBuf,
+    /// Seconds from the time of the day to noon: then no jump of an hour is one to another day.
+    noon_s: i64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        static LIBRARY: OnceLock<TempDir> = OnceLock::new();
+        let dir = LIBRARY.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/redis/clock.c");
+            let output = Command::new("cc")
+                .args(["-shared", "-fPIC", "-O1", "-o"])
+                .arg(dir.path().join("clock.so"))
+                .arg(source)
+                .output()
+                .expect("a C compiler, which tests/run installs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            dir
+        });
+        let now_us = floodgate::clock::Clock::start().now().unix_us;
+        let of_day = i64::try_from(now_us / 1_000_000 % 86_400).unwrap();
+        Self {
+            library: dir.path().join("clock.so"),
+            noon_s: 43_200 - of_day,
+        }
+    }
+}
+
 impl Server {
+    /// With a clock of its own: [`Server::put_clock`].
+    pub(crate) fn with_clock(lines: &[&str]) -> Self {
+        let clock = Some(Clock::new());
+        Self::run(free_port(), false, false, clock, &lines.join("\n"))
+    }
+
+    /// Puts the clock so many seconds ahead of where it was in the beginning, at once.
+    pub(crate) fn put_clock(&self, ahead_s: i64) {
+        let clock = self.clock.as_ref().unwrap();
+        let ahead_s = clock.noon_s + ahead_s;
+        // In its place, in one piece: the server looks at it all the time.
+        let path = self.dir.path().join("clock");
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(path);
+        let all = file.unwrap().write(&ahead_s.to_ne_bytes()).unwrap();
+        assert_eq!(all, 8);
+    }
+
     /// With default settings.
     pub(crate) fn start() -> Self {
         Self::with(&[])
@@ -102,15 +154,15 @@ impl Server {
 
     /// With these lines in its configuration.
     pub(crate) fn with(lines: &[&str]) -> Self {
-        Self::run(free_port(), false, false, &lines.join("\n"))
+        Self::run(free_port(), false, false, None, &lines.join("\n"))
     }
 
     /// With TLS alone; asks for a client's certificate.
     pub(crate) fn tls(certificates: &Certificates) -> Self {
-        Self::run(free_port(), true, false, &certificates.lines())
+        Self::run(free_port(), true, false, None, &certificates.lines())
     }
 
-    fn run(port: u16, tls: bool, sentinel: bool, lines: &str) -> Self {
+    fn run(port: u16, tls: bool, sentinel: bool, clock: Option<Clock>, lines: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = match tls {
             true => format!("port 0\ntls-port {port}"),
@@ -129,6 +181,7 @@ impl Server {
             port,
             tls,
             sentinel,
+            clock,
             dir,
         };
         server.launch();
@@ -140,6 +193,12 @@ impl Server {
         command.arg(self.dir.path().join("redis.conf"));
         if self.sentinel {
             command.arg("--sentinel");
+        }
+        if let Some(clock) = &self.clock {
+            self.put_clock(0);
+            command
+                .env("LD_PRELOAD", &clock.library)
+                .env("CLOCK", self.dir.path().join("clock"));
         }
         let child = command
             .current_dir(self.dir.path())
@@ -261,15 +320,19 @@ pub(crate) struct Watched {
 impl Watched {
     pub(crate) fn start() -> Self {
         let master = Server::start();
+        let replica = Server::with(&[&format!("replicaof 127.0.0.1 {}", master.port())]);
+        Self::over(master, replica)
+    }
+
+    pub(crate) fn over(master: Server, replica: Server) -> Self {
         let port = master.port();
-        let replica = Server::with(&[&format!("replicaof 127.0.0.1 {port}")]);
         let lines = format!(
             "sentinel monitor counters 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds counters 500\n\
              sentinel failover-timeout counters 3000\n"
         );
         let sentinels: Vec<_> = (0..3)
-            .map(|_| Server::run(free_port(), false, true, &lines))
+            .map(|_| Server::run(free_port(), false, true, None, &lines))
             .collect();
         wait_until("the sentinels know each other and the replica", || {
             sentinels.iter().all(|sentinel| {

@@ -70,6 +70,7 @@ impl Counter {
     }
 
     /// Takes the cost of this charge as it was taken elsewhere.
+    #[cfg(feature = "gateway")]
     pub(in crate::store) fn take_as(&mut self, charge: &Charge, taken: Taken) {
         match (self, taken) {
             (Self::Slots(slots), Taken::Slot(id)) => slots.take_as(id, charge.key, charge.cost),

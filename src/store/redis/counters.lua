@@ -60,7 +60,8 @@ local function open_sliding(text, step_us)
   local newest, used = read('<dI4', text)
   if (newest - step) * step_us > SECOND then
     -- The clock has gone back: what counted counts as if taken now, and so for one window more.
-    cell.here, cell.used = used, used
+    -- Noted at once, or each denial would begin that window anew.
+    cell.here, cell.used, cell.dirty = used, used, true
   elseif step - newest <= RING + 1 then
     if newest > step then
       cell.step = newest

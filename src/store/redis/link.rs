@@ -199,6 +199,13 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 if count == 0 {
                     break;
                 }
+                // Calls that are ready to ask go first, and their questions with this command.
+                tokio::task::yield_now().await;
+                while gathered.len() < BATCH
+                    && let Ok(ticket) = waiting.try_recv()
+                {
+                    gathered.push(ticket);
+                }
                 // A store that was gone meanwhile may be another one now, or know us no more.
                 let failures = terms.times_opened();
                 if failures != connected_after && !terms.is_cluster {

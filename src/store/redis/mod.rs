@@ -31,6 +31,7 @@ use self::time::{JUMP_US, StoreTime};
 use self::wire::{Answer, Item, Name, Part, Verdict, What};
 use super::{Store, StoreError, StoreGauges};
 use crate::limit::plan::{reported_bit, smallest_share};
+use crate::limit::slots::TASK_WAIT;
 use crate::limit::{
     Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Room, Scope, Span, Taken,
 };
@@ -246,23 +247,18 @@ impl RedisStore {
         }
     }
 
-    /// Whether the store alone may not be believed for this plan: it is still being told what it
-    /// lost, or its clock jumped less than a window ago.
-    fn is_doubtful(&self, plan: &Plan, now: Moment) -> bool {
-        let part = self.part(plan);
-        let jumped = || {
-            let at_us = part.time.jumped_at_us()?;
-            let windows = plan.charges.iter().map(|charge| match charge.span {
-                Span::Sliding { window_us } => window_us,
-                // Keyed by date.
-                Span::Day { .. } => 0,
-                // Until their owners have renewed them.
-                Span::Running => watch::SEEDING_US,
-            });
-            let longest_us = windows.max().unwrap_or(0);
-            Some(now.mono_us < at_us.saturating_add(longest_us))
+    /// Whether this part of the store alone may not be believed for this charge: it is still
+    /// being told what it lost, or its clock jumped less than a window ago.
+    fn is_doubtful(part: &link::Part, charge: &Charge, now: Moment) -> bool {
+        let window_us = match charge.span {
+            Span::Sliding { window_us } => window_us,
+            // Keyed by date.
+            Span::Day { .. } => 0,
+            // Until their owners have renewed them.
+            Span::Running => watch::SEEDING_US,
         };
-        part.health.is_seeding(now.mono_us) || jumped().unwrap_or(false)
+        let has_jumped = |at_us: u64| now.mono_us < at_us.saturating_add(window_us);
+        part.health.is_seeding(now.mono_us) || part.time.jumped_at_us().is_some_and(has_jumped)
     }
 
     /// Asks the store.
@@ -350,7 +346,29 @@ impl RedisStore {
         }
     }
 
+    /// Denies a slot after a jump of the store's clock, until the slots that it ended have been
+    /// renewed: others may have more of them than their share.
+    fn hold_back(&self, plan: &Plan, now: Moment) -> Option<Decision> {
+        let jumped_us = self.part(plan).time.jumped_at_us()?;
+        let is_over = now.mono_us >= jumped_us.saturating_add(watch::SEEDING_US);
+        if is_over || self.peers.gateways().len() <= 1 {
+            return None;
+        }
+        let is_slot = |c: &Charge| {
+            let is_asked = c.cost > 0 && c.span == Span::Running && !c.report;
+            is_asked && c.on_store_failure != OnStoreFailure::Allow
+        };
+        Some(Decision::Deny {
+            charge: plan.charges.iter().position(is_slot)?,
+            left: 0,
+            retry_after: Some(TASK_WAIT),
+        })
+    }
+
     fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
+        if let Some(denied) = self.hold_back(plan, now) {
+            return denied;
+        }
         let time = &self.part(plan).time;
         let store_us = time.expected_us(now);
         shift_days(plan, store_us);
@@ -360,32 +378,23 @@ impl RedisStore {
             .decide(plan, share, slot, time.framed(store_us), time)
     }
 
-    /// Decides by share and by the store, and admits what both admit.
+    /// Decides by share, where that is in doubt, and by the store, and admits what both admit.
     async fn decide_doubtful(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        let by_share = self.decide_by_share(plan, now);
-        if let Decision::Deny { .. } = by_share {
-            return Ok(by_share);
+        let mut by_share = plan.clone();
+        for charge in &mut by_share.charges {
+            if !Self::is_doubtful(self.part(plan), charge, now) {
+                charge.on_store_failure = OnStoreFailure::Allow;
+            }
         }
-        let mut asked = plan.clone();
-        asked
-            .charges
-            .iter_mut()
-            .for_each(|charge| charge.taken = None);
-        match self.ask(&mut asked, now, &[]).await {
-            Ok(decision) => {
-                // The store knows of these units now, and so they are not owed.
-                self.give_back(plan, now, &|_| true);
-                *plan = asked;
-                Ok(decision)
-            }
-            Err(error) if denies_alone(plan) => {
-                self.give_back(plan, now, &|_| true);
-                Err(error)
-            }
-            Err(_) => {
-                self.alone.fetch_add(1, Ordering::Relaxed);
-                Ok(by_share)
-            }
+        if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now) {
+            return Ok(denied);
+        }
+        let asked = self.ask(plan, now, &[]).await;
+        // Either the store knows of these units now, or they are taken again.
+        self.give_back(&mut by_share, now, &|_| true);
+        match asked {
+            Ok(decision) => Ok(decision),
+            Err(_) => self.decide_alone(plan, now),
         }
     }
 }
@@ -393,10 +402,12 @@ impl RedisStore {
 impl RedisStore {
     /// Decides a plan whose counters are all in one part of the store.
     async fn decide_in_part(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        if self.part(plan).health.is_open() {
+        let part = self.part(plan);
+        if part.health.is_open() {
             return self.decide_alone(plan, now);
         }
-        if self.is_doubtful(plan, now) {
+        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
+        if plan.charges.iter().any(is_doubtful) {
             return self.decide_doubtful(plan, now).await;
         }
         match self.decide_trusting(plan, now).await {

@@ -264,9 +264,13 @@ impl Own {
             let name = Name::of(plan, charge);
             let more = self.with(name, None, |entry| {
                 let span = entry.span;
+                let mut unused = 0_u32;
                 entry.leases.ended(mono_us, |taken, units| {
-                    over.push(part(name, span, taken, units))
+                    unused = unused.saturating_add(units);
+                    over.push(part(name, span, taken, units));
                 });
+                // They go back, and so they are not among what was read any more.
+                entry.seen = entry.seen.saturating_sub(unused);
                 let by_store = Moment { mono_us, ..at };
                 entry.leases.wanted(charge, by_store)
             });
@@ -294,9 +298,13 @@ impl Own {
         leased.retain(|name| {
             let is_leased = self.with(*name, None, |entry| {
                 let span = entry.span;
+                let mut unused = 0_u32;
                 entry.leases.ended(mono_us, |taken, units| {
-                    over.push(part(*name, span, taken, units))
+                    unused = unused.saturating_add(units);
+                    over.push(part(*name, span, taken, units));
                 });
+                // They go back, and so they are not among what was read any more.
+                entry.seen = entry.seen.saturating_sub(unused);
                 entry.is_leased = !entry.leases.is_empty();
                 entry.is_leased
             });
@@ -579,6 +587,19 @@ impl Own {
                 entry.owe(due.step, -due.owed);
             }
         });
+    }
+
+    /// Sliding counters in use, with nothing to put there.
+    pub(super) fn sliding(&self, concerns: impl Fn(&Name) -> bool) -> Vec<Part> {
+        let mut sliding = Vec::new();
+        for shard in &self.shards {
+            for (name, entry) in shard.lock().iter() {
+                if matches!(entry.counter, Counter::Sliding(_)) && concerns(name) {
+                    sliding.push(Part::new(*name, entry.span, 0, 0));
+                }
+            }
+        }
+        sliding
     }
 
     /// Slots of calls that still run.

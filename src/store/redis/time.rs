@@ -97,7 +97,10 @@ impl StoreTime {
     pub(super) fn framed_step(&self, step: u64, step_us: u64) -> u64 {
         match self.jumped_by_us.load(Ordering::Relaxed) {
             0 => step,
-            _ => self.framed_us(step.saturating_mul(step_us)) / step_us.max(1),
+            // Rounded up, as the way there rounds down: so that it leads back to where it began.
+            _ => self
+                .framed_us(step.saturating_mul(step_us))
+                .div_ceil(step_us.max(1)),
         }
     }
 
@@ -185,6 +188,22 @@ mod tests {
         assert!(after >= before && after - before < JUMP_US);
         let step = time.framed_step(11 * hour_us / 20_000, 20_000);
         assert!(step.abs_diff(10 * hour_us / 20_000) <= 50);
+    }
+
+    #[test]
+    fn a_step_of_ours_is_the_same_after_a_way_to_the_store_and_back() {
+        let clock = Clock::start();
+        for by_us in [3_600_012_345, 5_000_001] {
+            let time = StoreTime::new(TimeSource::Server(clock));
+            time.note(clock.now().mono_us, 10_000_000_000);
+            assert!(time.note(clock.now().mono_us, 10_000_000_000 + by_us));
+            for step_us in [20_000, 60_000, 1_200_000] {
+                for step in 10_000..10_050 {
+                    let there = time.store_step(step, step_us);
+                    assert_eq!(time.framed_step(there, step_us), step);
+                }
+            }
+        }
     }
 
     #[test]

@@ -193,8 +193,8 @@ impl RedisStore {
             is_new || is_back || part.health.is_seeding(sent_us) || sent_us < unsettled_until_us;
         self.peers.note_gateways(sign.gateways.clone(), too_few);
         if is_new || is_back || has_jumped || since.owes {
-            let lost = is_new || has_jumped;
-            self.settle(connection, index, &sign, is_new, lost).await?;
+            self.settle(connection, index, &sign, is_new, has_jumped)
+                .await?;
         } else if since.renews {
             self.renew(connection, index, &sign, false).await?;
         }
@@ -219,7 +219,7 @@ impl RedisStore {
         index: usize,
         sign: &Sign,
         everything: bool,
-        lost_tasks: bool,
+        has_jumped: bool,
     ) -> RedisResult<()> {
         let concerns = self.concerns(index);
         if everything {
@@ -227,7 +227,14 @@ impl RedisStore {
         }
         self.tell(connection, index, sign, everything).await?;
         let unsent = self.terms.take_unsent(&concerns);
-        if lost_tasks {
+        if has_jumped {
+            // Whatever waits for its window to be over: the window begins now.
+            for some in self.own.sliding(&concerns).chunks(TOLD_AT_ONCE) {
+                let look = Item::of(What::Put, some);
+                self.send(connection, sign, &[look]).await?;
+            }
+        }
+        if everything || has_jumped {
             self.tell_tasks(connection, index, sign).await?;
         }
         // A store that has lost all has been told all by now.
