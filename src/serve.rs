@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
 use crate::clock::Clock;
-use crate::gateway::{Gateway, Shared};
+use crate::gateway::{Gateway, MAX_ATTEMPTS, Shared};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Settings, StoreSettings};
 use crate::spec::Ruleset;
@@ -215,7 +215,7 @@ impl Prepared {
             grace_period_seconds: Some(settings.grace.as_secs().saturating_add(1)),
             graceful_shutdown_timeout_seconds: Some(0),
             upstream_keepalive_pool_size: 1024,
-            max_retries: 3,
+            max_retries: MAX_ATTEMPTS,
             ca_file: settings
                 .upstream_ca
                 .as_ref()

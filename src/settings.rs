@@ -114,13 +114,14 @@ pub struct Settings {
     pub h2c: bool,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
-    /// Time to connect to the upstream.
+    /// Time to connect to the upstream, to one address after another if there are more.
     pub connect_timeout: Duration,
     /// Time between two reads from the upstream.
     pub read_timeout: Duration,
     /// Time between two writes to the upstream.
     pub write_timeout: Duration,
-    /// Time in which the body of a counted call must have arrived.
+    /// Time in which a request's body must have arrived; in each such time at least 1 KiB/s of a
+    /// body that is only forwarded and occupies no slot.
     pub body_timeout: Duration,
     /// How long an idle downstream connection is kept.
     pub keepalive: Duration,

@@ -13,8 +13,14 @@ use crate::store::{Store, StoreError};
 pub enum Outcome<'t> {
     /// It never reached the upstream: everything is given back.
     NotForwarded,
+    /// It ended before the upstream had its body as a whole, and before an answer: what may have
+    /// come of it nobody is to pay for but its address.
+    Incomplete,
     /// It was sent, and no answer came.
-    NoAnswer,
+    NoAnswer {
+        /// Names what may be running, for slots that are held past the response.
+        task: &'t str,
+    },
     /// The upstream answered.
     Answered {
         /// The status.
@@ -36,12 +42,15 @@ impl<S: Store> Admission<S> {
         outcome: Outcome<'_>,
         now: Moment,
     ) -> Vec<(LimitId, u32)> {
+        let refunds_on =
+            |charge: &Charge, status| rules.limit(charge.limit).refund_on.contains(&status);
         let refunds = |charge: &Charge| match outcome {
             Outcome::NotForwarded => true,
-            Outcome::NoAnswer => false,
-            Outcome::Answered { status, .. } => {
-                rules.limit(charge.limit).refund_on.contains(&status)
-            }
+            // Nobody knows whether its token is good: whoever breaks off must not take more of
+            // an app than a 401 would.
+            Outcome::Incomplete => refunds_on(charge, 401),
+            Outcome::NoAnswer { .. } => false,
+            Outcome::Answered { status, .. } => refunds_on(charge, status),
         };
         let given_back = plan
             .charges
@@ -52,7 +61,8 @@ impl<S: Store> Admission<S> {
             .filter(|charge| refunds(charge))
             .map(|charge| (charge.limit, charge.cost))
             .collect();
-        if let Outcome::Answered {
+        if let Outcome::NoAnswer { task }
+        | Outcome::Answered {
             status: 200..=299,
             task: Some(task),
         } = outcome
@@ -87,7 +97,8 @@ impl<S: Store> Admission<S> {
         given_back
     }
 
-    /// Charges the address for a 401 of the upstream's. A full counter stays full.
+    /// Charges the address for a 401 of the upstream's, or for a call that it left incomplete. A
+    /// full counter stays full.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -190,7 +190,7 @@ fn other_answers_have_cost_their_units() {
             status: 500,
             task: None,
         },
-        Outcome::NoAnswer,
+        Outcome::NoAnswer { task: "c1" },
     ] {
         let (call, mut admitted) = world.admit("POST", "/o/a/send/alice", 5).unwrap();
         assert_eq!(
@@ -273,7 +273,7 @@ fn a_failed_task_frees_its_slot() {
             status: 200,
             task: None,
         },
-        Outcome::NoAnswer,
+        Outcome::Incomplete,
         Outcome::NotForwarded,
     ] {
         let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
@@ -282,6 +282,39 @@ fn a_failed_task_frees_its_slot() {
             .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
     }
     assert!(world.admit("POST", "/o/a/run", 1).is_ok());
+}
+
+#[test]
+fn a_task_that_nobody_heard_of_holds_its_slot_for_its_longest_time() {
+    let mut world = World::new();
+    let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
+    let outcome = Outcome::NoAnswer { task: "t1" };
+    world
+        .spine
+        .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    assert_eq!(world.denied_by("POST", "/o/a/run", 1), "run:tasks:app");
+    world.now.mono_us += 61_000_000;
+    assert!(world.admit("POST", "/o/a/run", 1).is_ok());
+}
+
+#[test]
+fn an_incomplete_call_gives_back_what_a_401_does() {
+    let world = World::new();
+    let back = [
+        Outcome::Incomplete,
+        Outcome::Answered {
+            status: 401,
+            task: None,
+        },
+    ]
+    .map(|outcome| {
+        let (call, mut admitted) = world.admit("POST", "/o/a/send/alice", 4).unwrap();
+        world
+            .spine
+            .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now)
+    });
+    assert_eq!(back[0].len(), 3);
+    assert_eq!(back[0], back[1]);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Reading the body of a counted call: whole, bounded, before the decision. pingora replays it
 //! to the upstream byte for byte.
 
+use std::time::Duration;
+
 use http::header;
 use pingora::proxy::Session;
 
 use super::reply::Reply;
+use crate::limit::Moment;
 use crate::route::pricing::MAX_COUNTED_BODY;
 use crate::settings::Settings;
 
@@ -73,5 +76,47 @@ pub(super) async fn read(session: &mut Session, settings: &Settings) -> Result<V
             Err(BodyError::Refused(Reply::body_too_large()))
         }
         Ok(Ok(true)) => Ok(body),
+    }
+}
+
+/// How fast a body must arrive that is only forwarded, bytes a second.
+const SLOWEST: u64 = 1024;
+
+/// The pace of a body that is being forwarded: each stretch of `body_timeout` brings its share.
+/// So a large upload on a slow line passes, and nobody holds a call by dripping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// When this stretch began, monotonic microseconds.
+    began_us: u64,
+    /// What it has brought.
+    bytes: u64,
+}
+
+impl Pace {
+    /// A body that may begin now.
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            began_us: now.mono_us,
+            bytes: 0,
+        }
+    }
+
+    /// Notes what has arrived: how long what comes next may take. `None` when it has taken too
+    /// long. A body that occupies a slot has one stretch in all, as one that is counted.
+    pub(super) fn note(
+        &mut self,
+        bytes: usize,
+        now: Moment,
+        stretch: Duration,
+        has_slot: bool,
+    ) -> Option<Duration> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        // What came in while the backend was slow counts before the time does.
+        let share = SLOWEST.saturating_mul(stretch.as_secs().max(1));
+        if !has_slot && self.bytes >= share {
+            *self = Self::new(now);
+        }
+        let taken = Duration::from_micros(now.mono_us.saturating_sub(self.began_us));
+        stretch.checked_sub(taken).filter(|left| !left.is_zero())
     }
 }

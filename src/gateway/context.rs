@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
 use super::Shared;
+use super::body::Pace;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -16,6 +18,8 @@ pub(super) struct Admitted {
     pub(super) plan: Plan,
     /// Whether the request has begun to go out: from then on its units may have bought something.
     pub(super) forwarded: bool,
+    /// Whether the whole request has gone out.
+    pub(super) whole: bool,
 }
 
 /// One call.
@@ -42,6 +46,12 @@ pub struct Context {
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
     pub(super) attempts: usize,
+    /// When the latest of them began.
+    pub(super) connecting: Moment,
+    /// What is left of the time to connect.
+    pub(super) connect_left: Option<Duration>,
+    /// Of the body that is being forwarded.
+    pub(super) pace: Option<Pace>,
     /// The first upstream address of this call.
     pub(super) first_upstream: Option<usize>,
     /// Status of the upstream's answer.
@@ -72,6 +82,9 @@ impl Context {
             verb: None,
             limit: None,
             attempts: 0,
+            connecting: started,
+            connect_left: None,
+            pace: None,
             first_upstream: None,
             upstream_status: None,
             answer: None,
@@ -92,15 +105,35 @@ impl Context {
             .saturating_sub(self.started.mono_us + self.body_us)
     }
 
+    /// Stands for a task whose name has not become known.
+    pub(super) fn unnamed_task(&self) -> String {
+        format!("call:{}", self.id.to_str().unwrap_or_default())
+    }
+
+    /// Whether the call ended with neither a whole request nor an answer.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.upstream_status.is_none()
+            && self
+                .admitted
+                .as_ref()
+                .is_some_and(|admitted| admitted.forwarded && !admitted.whole)
+    }
+
     /// Settles the call, once.
     pub(super) fn settle(&mut self, task: Option<&str>, now: Moment) {
+        let incomplete = self.is_incomplete();
         let (Some(mut admitted), Some(call)) = (self.admitted.take(), self.call.as_ref()) else {
             return;
         };
+        let unnamed;
         let outcome = match self.upstream_status {
             Some(status) => Outcome::Answered { status, task },
-            None if admitted.forwarded => Outcome::NoAnswer,
-            None => Outcome::NotForwarded,
+            None if !admitted.forwarded => Outcome::NotForwarded,
+            None if incomplete => Outcome::Incomplete,
+            None => {
+                unnamed = self.unnamed_task();
+                Outcome::NoAnswer { task: &unnamed }
+            }
         };
         self.shared.settle(call, &mut admitted.plan, outcome, now);
     }

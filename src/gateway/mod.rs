@@ -5,6 +5,7 @@
 mod body;
 mod context;
 mod headers;
+mod leaver;
 pub mod reply;
 mod shared;
 mod shield;
@@ -19,9 +20,10 @@ use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
+use self::body::Pace;
 use self::context::Admitted;
 pub use self::context::Context;
 use self::reply::Reply;
@@ -39,8 +41,8 @@ use crate::settings::RateLimitHeaders;
 const MAX_DRAINED_BODY: u64 = 1024 * 1024;
 /// How long that may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connection attempts for one call; each is to the next address.
-const MAX_ATTEMPTS: usize = 3;
+/// Connection attempts for one call; each is to the next address, none is asked twice.
+pub const MAX_ATTEMPTS: usize = 8;
 
 /// The adapter.
 #[derive(Debug)]
@@ -170,6 +172,7 @@ impl Gateway {
                 ctx.admitted = Some(Admitted {
                     plan: admitted.plan,
                     forwarded: false,
+                    whole: false,
                 });
                 Ok(None)
             }
@@ -337,6 +340,49 @@ impl Gateway {
         }
     }
 
+    /// How many upstream addresses there are.
+    fn addresses(&self) -> usize {
+        let upstreams = self.shared.settings.upstreams.iter();
+        upstreams.map(|upstream| upstream.addrs.len()).sum()
+    }
+
+    /// Lets a body that is being forwarded go on, unless it takes too long.
+    fn pace(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        arrived: usize,
+    ) -> pingora::Result<()> {
+        let now = self.shared.clock.since(ctx.started);
+        let has_slot = ctx.admitted.as_ref().is_some_and(|admitted| {
+            let mut taken = admitted.plan.charges.iter().filter(|c| c.taken.is_some());
+            taken.any(|charge| self.shared.rules.limit(charge.limit).unit == Unit::Tasks)
+        });
+        let pace = ctx.pace.get_or_insert_with(|| Pace::new(now));
+        match pace.note(arrived, now, self.shared.settings.body_timeout, has_slot) {
+            // A chunk that never comes does not get here.
+            Some(left) => session.as_downstream_mut().set_read_timeout(Some(left)),
+            None => {
+                let slow = Error::explain(ErrorType::ReadTimedout, "the body came too slowly");
+                return Err(slow.into_down());
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges the call's address for a token that is none, or for leaving the call incomplete.
+    async fn charge_unauthorized(&self, ctx: &Context) {
+        let Some(call) = &ctx.call else { return };
+        let (admission, now) = (&self.shared.admission, self.shared.clock.now());
+        let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
+        match Box::pin(charging).await {
+            Ok(charged) => charged
+                .into_iter()
+                .for_each(|limit| self.shared.metrics.charge(limit, 1)),
+            Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
+        }
+    }
+
     /// Whether a slot of this call is held past its response.
     fn holds_task(&self, ctx: &Context) -> bool {
         ctx.admitted.as_ref().is_some_and(|admitted| {
@@ -407,15 +453,17 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
+        leaver::end_with_caller(session);
         let settings = &self.shared.settings;
-        let all: usize = settings
-            .upstreams
-            .iter()
-            .map(|upstream| upstream.addrs.len())
-            .sum();
+        let all = self.addresses();
+        // All attempts share the time to connect: while there are more, half of what is left.
+        let left = *ctx.connect_left.get_or_insert(settings.connect_timeout);
+        let last = ctx.attempts + 1 >= all.min(MAX_ATTEMPTS);
+        let patience = if last { left } else { left / 2 };
+        ctx.connecting = self.shared.clock.since(ctx.started);
         // A retry goes to the next address, whatever other calls have drawn meanwhile.
         let first = *ctx
             .first_upstream
@@ -430,8 +478,8 @@ impl ProxyHttp for Gateway {
                     String::new()
                 };
                 let mut peer = HttpPeer::new(*addr, upstream.tls, server_name);
-                peer.options.connection_timeout = Some(settings.connect_timeout);
-                peer.options.total_connection_timeout = Some(settings.connect_timeout);
+                peer.options.connection_timeout = Some(patience);
+                peer.options.total_connection_timeout = Some(patience);
                 peer.options.read_timeout = Some(settings.read_timeout);
                 peer.options.write_timeout = Some(settings.write_timeout);
                 return Ok(Box::new(peer));
@@ -449,6 +497,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if let Some(admitted) = &mut ctx.admitted {
             admitted.forwarded = true;
+            admitted.whole = false;
         }
         if ctx.rewrite {
             let raw = session.req_header().raw_path();
@@ -461,6 +510,14 @@ impl ProxyHttp for Gateway {
             request.set_raw_path(&target)?;
         }
         headers::prepare_upstream(request, &self.shared.settings, ctx.peer, &ctx.id)?;
+        ctx.pace = None;
+        if request.headers.contains_key(header::EXPECT) {
+            // The backend may take its time to ask for the body.
+            let wait = self.shared.settings.read_timeout;
+            session.as_downstream_mut().set_read_timeout(Some(wait));
+        } else {
+            self.pace(session, ctx, 0)?;
+        }
         let counted = ctx
             .call
             .as_ref()
@@ -477,28 +534,53 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        if !end_of_stream {
+            let bytes = body.as_ref().map_or(0, Bytes::len);
+            return self.pace(session, ctx, bytes);
+        }
+        if let Some(admitted) = &mut ctx.admitted {
+            admitted.whole = true;
+            if ctx.upstream_status.is_none() {
+                leaver::wait_without_caller(session);
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        if !response.status.is_informational() {
+            leaver::end_with_caller(session);
+        }
+        Ok(())
+    }
+
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
-            return Ok(());
+            // Asked for its body only now.
+            ctx.pace = None;
+            return self.pace(session, ctx, 0);
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
-        if let (401, Some(call)) = (status, &ctx.call) {
-            let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-            let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
-            match Box::pin(charging).await {
-                Ok(charged) => {
-                    charged
-                        .into_iter()
-                        .for_each(|limit| self.shared.metrics.charge(limit, 1));
-                }
-                Err(error) => tracing::warn!(%error, "a 401 was not charged to its address"),
-            }
+        if status == 401 {
+            self.charge_unauthorized(ctx).await;
         }
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
@@ -535,17 +617,11 @@ impl ProxyHttp for Gateway {
         if let Some(admitted) = &mut ctx.admitted {
             admitted.forwarded = false;
         }
-        error.set_retry(
-            ctx.attempts < MAX_ATTEMPTS
-                && self
-                    .shared
-                    .settings
-                    .upstreams
-                    .iter()
-                    .map(|u| u.addrs.len())
-                    .sum::<usize>()
-                    > 1,
-        );
+        let now = self.shared.clock.since(ctx.started);
+        let waited = Duration::from_micros(now.mono_us.saturating_sub(ctx.connecting.mono_us));
+        let left = ctx.connect_left.unwrap_or_default().saturating_sub(waited);
+        ctx.connect_left = Some(left);
+        error.set_retry(ctx.attempts < self.addresses().min(MAX_ATTEMPTS) && !left.is_zero());
         error
     }
 
@@ -564,6 +640,9 @@ impl ProxyHttp for Gateway {
         );
         let reply = match error.esource() {
             ErrorSource::Upstream if timed_out => Reply::gateway_timeout(),
+            ErrorSource::Upstream if ctx.admitted.as_ref().is_some_and(|a| a.forwarded) => {
+                Reply::broken_off()
+            }
             ErrorSource::Upstream => Reply::bad_gateway(),
             ErrorSource::Downstream if timed_out => Reply::body_timeout(),
             ErrorSource::Downstream => Reply::bad_request(),
@@ -604,16 +683,20 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         let shared = &self.shared;
-        let task = ctx.answer.take().and_then(|answer| task::id(&answer));
-        let failed = error.is_some();
-        // Half an answer names no task.
+        let task = ctx.answer.take().and_then(|answer| {
+            // Half an answer names no task, and one may run all the same.
+            task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
+        });
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
             Verb::Admit => shared.clock.since(ctx.verdict),
             Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
         };
         let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        ctx.settle(task.as_deref().filter(|_| !failed), end);
+        if ctx.is_incomplete() {
+            self.charge_unauthorized(ctx).await;
+        }
+        ctx.settle(task.as_deref(), end);
         let route = ctx
             .call
             .as_ref()
@@ -649,6 +732,17 @@ impl ProxyHttp for Gateway {
             };
             log::access(&line, shared.settings.log);
         }
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Box<Context>,
+        _error: &Error,
+        context: ProxyWarnLogContext,
+    ) -> bool {
+        // A caller that has gone, not a cache that fails.
+        context == ProxyWarnLogContext::DownstreamCache
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Context>, _error: &Error) -> bool {

@@ -167,7 +167,7 @@ impl Reply {
         message_error(400, "message is too large")
     }
 
-    /// A counted body that did not arrive in time.
+    /// A body that did not arrive in time.
     #[must_use]
     pub fn body_timeout() -> Self {
         Self::new(
@@ -215,7 +215,15 @@ impl Reply {
         reply
     }
 
-    /// The upstream could not be reached, or broke off.
+    /// The upstream had the call, and broke off.
+    #[must_use]
+    pub fn broken_off() -> Self {
+        let mut reply = Self::bad_gateway();
+        reply.description = "The upstream closed the connection before it had answered.".into();
+        reply
+    }
+
+    /// The upstream could not be reached.
     #[must_use]
     pub fn bad_gateway() -> Self {
         Self::new(

@@ -1,7 +1,9 @@
 //! Counted bodies: read once, bounded, forwarded byte for byte.
 
+use std::time::Duration;
+
 use crate::ROUTES;
-use crate::harness::{Gateway, Start, start};
+use crate::harness::{Connection, Gateway, Start, start};
 
 fn gateway() -> Gateway {
     Start {
@@ -178,6 +180,47 @@ fn a_counted_body_that_never_comes_is_given_up() {
     connection.send(b"POST /o/a/t/messages HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer t\r\nContent-Length: 100\r\n\r\n{\"to\"");
     assert_eq!(connection.read_answer("POST").status, 408);
     assert!(connection.is_closed());
+}
+
+/// Sends a body that never ends: this many bytes, this often.
+fn drip(gateway: &Gateway, path: &str, chunk: &[u8], every: Duration, times: usize) -> Connection {
+    let mut connection = gateway.connect();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer bad\r\nContent-Length: 100000\r\n\r\n"
+    );
+    connection.send(head.as_bytes());
+    for _ in 0..times {
+        connection.send(chunk);
+        std::thread::sleep(every);
+    }
+    connection
+}
+
+#[test]
+fn a_forwarded_body_that_drips_or_stops_is_given_up_and_its_slot_is_free() {
+    let gateway = Start {
+        routes: ROUTES,
+        args: &["--body-timeout", "1s"],
+        ..Start::default()
+    }
+    .start();
+    let slot = "/o/a/t/slot";
+    // One byte at a time, or none after the first.
+    for times in [1, 8] {
+        let mut slow = drip(&gateway, slot, b"x", Duration::from_millis(100), times);
+        assert_eq!(slow.read_answer("POST").status, 408);
+        assert!(slow.is_closed());
+        assert_eq!(gateway.call("POST", slot, "{}").status, 200);
+    }
+    // Fast enough for an upload, which holds nobody's slot: 2 KiB/s over twice the time.
+    let (chunk, every) = ([b'x'; 512], Duration::from_millis(250));
+    let mut slow = drip(&gateway, slot, &chunk, every, 3);
+    assert_eq!(slow.read_answer("POST").status, 408);
+    let mut upload = drip(&gateway, "/o/a/chatfiles", &chunk, every, 9);
+    upload.send(&[b'x'; 100_000 - 9 * 512]);
+    assert_eq!(upload.read_answer("POST").status, 401);
+    let mut upload = drip(&gateway, "/o/a/chatfiles", b"x", every, 3);
+    assert_eq!(upload.read_answer("POST").status, 408);
 }
 
 #[test]

@@ -313,6 +313,14 @@ impl Connection {
         body
     }
 
+    /// Closes with a reset: to close without reading what has come would do the same.
+    pub(crate) fn reset(self) {
+        let stream = socket2::SockRef::from(self.stream.get_ref());
+        stream
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket option");
+    }
+
     /// Whether the other side has closed.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut byte = [0];

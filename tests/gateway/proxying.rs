@@ -224,3 +224,68 @@ fn h2c_is_served_where_it_is_switched_on() {
     });
     assert_eq!(statuses, [200, 403]);
 }
+
+#[test]
+fn an_h2c_stream_that_is_reset_early_pays_what_the_status_says() {
+    let gateway = Start {
+        routes: crate::ROUTES,
+        args: &["--h2c"],
+        ..Start::default()
+    }
+    .start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(gateway.addr)
+            .await
+            .expect("a connection");
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        let body = bytes::Bytes::from(r#"{"to":["a","b","c"]}"#);
+        let request = http::Request::post(format!("http://{}/o/a/t/messages", gateway.addr))
+            .header("authorization", "Bearer bad")
+            .header("x-standin-delay-ms", "400")
+            .body(http_body_util::Full::new(body))
+            .expect("a request");
+        let answer = sender.send_request(request);
+        let early = std::time::Duration::from_millis(150);
+        assert!(tokio::time::timeout(early, answer).await.is_err());
+        tokio::time::sleep(early).await;
+    });
+    for _ in 0..1000 {
+        if gateway.log().contains("t-messages") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let app = |name| gateway.metric(name, &["t-messages", ":app"]);
+    assert_eq!(app("floodgate_units_charged_total"), 3.0);
+    assert_eq!(app("floodgate_units_refunded_total"), 3.0);
+    let unauthorized = gateway.metric("floodgate_units_charged_total", &["unauthorized"]);
+    assert_eq!(unauthorized, 2.0);
+}
+
+#[test]
+fn a_304_and_a_5xx_pass_as_they_are() {
+    let gateway = start(&[]);
+    let mut connection = gateway.connect();
+    for status in [304, 503, 304, 200] {
+        let wishes = [
+            format!("x-standin-status: {status}"),
+            "If-None-Match: \"a\"".to_owned(),
+            "Range: bytes=0-1".to_owned(),
+        ];
+        let wishes: Vec<&str> = wishes.iter().map(String::as_str).collect();
+        let answer = connection.call("GET", "/o/a/users/x", &wishes, "");
+        assert_eq!(answer.status, status);
+        let seen = gateway.backend().requests().pop().expect("a request");
+        let has = |name: &str| seen.headers.iter().any(|(n, _)| n == name);
+        assert!(has("if-none-match") && has("range"), "{:?}", seen.headers);
+    }
+}

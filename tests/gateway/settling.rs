@@ -38,10 +38,9 @@ fn a_401_gives_the_app_its_unit_back_and_charges_the_address() {
     }
     // The address has used up its refusals, the app has lost nothing: per user 2, and yet 4 calls.
     assert_eq!(bad("/o/a/t/user/eve"), 429);
-    assert_eq!(
-        gateway.metric("floodgate_units_refunded_total", &["t-user", ":user"]),
-        4.0
-    );
+    wait_for("every refund", || {
+        gateway.metric("floodgate_units_refunded_total", &["t-user", ":user"]) == 4.0
+    });
     assert_eq!(
         gateway.metric("floodgate_units_charged_total", &["t-user", ":user"]),
         4.0
@@ -111,15 +110,82 @@ fn a_slot_is_held_until_the_response_and_then_free() {
     assert_eq!(gateway.call("POST", "/o/a/t/slot", "{}").status, 200);
 }
 
+/// Closes with a reset instead of an end.
+fn reset(connection: Connection) {
+    connection.reset();
+}
+
 #[test]
-fn a_client_that_goes_away_frees_its_slot() {
+fn a_caller_that_leaves_early_pays_what_the_status_says() {
+    for leave in [drop::<Connection>, reset] {
+        let gateway = gateway(ROUTES);
+        let early = |token: &str, body: &str| {
+            let token = format!("Authorization: Bearer {token}");
+            let mut connection = gateway.connect();
+            let wishes = [&*token, "x-standin-delay-ms: 300"];
+            connection.send_call("POST", "/o/a/t/messages", &wishes, body);
+            std::thread::sleep(Duration::from_millis(100));
+            leave(connection);
+        };
+        for n in 1..=3_u8 {
+            early("bad", r#"{"to":["a","b","c"]}"#);
+            wait_for("the refund", || {
+                gateway.metric("floodgate_units_refunded_total", &["t-messages", ":app"])
+                    == 3.0 * f64::from(n)
+            });
+        }
+        // Each has cost its address a refusal, per second and per minute.
+        assert_eq!(
+            gateway.metric("floodgate_units_charged_total", &["unauthorized"]),
+            6.0
+        );
+        early("good", r#"{"to":["a"]}"#);
+        wait_for("its end", || {
+            gateway.log().matches("t-messages").count() == 4
+        });
+        let app = |name| gateway.metric(name, &["t-messages", ":app"]);
+        assert_eq!(app("floodgate_units_charged_total"), 10.0);
+        assert_eq!(app("floodgate_units_refunded_total"), 9.0);
+    }
+}
+
+#[test]
+fn a_call_that_is_left_incomplete_costs_its_address_and_not_the_app() {
+    let gateway = gateway(&format!(
+        "{ROUTES}\n[[route]]\nname = \"t-up\"\ncalls = [\"POST /t/up\"]\nv3 = {{ limits = [\"2/3600s\"], ip_copy = false }}\n[ip]\nunauthorized = [\"4/3600s\"]\n"
+    ));
+    for n in 1..=4_u8 {
+        let mut connection = gateway.connect();
+        connection.send(b"POST /o/a/t/up HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer bad\r\nContent-Length: 100\r\n\r\n{");
+        wait_for("its charge", || {
+            gateway.metric("floodgate_units_charged_total", &["t-up"]) == f64::from(n)
+        });
+        drop(connection);
+        wait_for("the refund", || {
+            gateway.metric("floodgate_units_refunded_total", &["t-up"]) == f64::from(n)
+        });
+    }
+    let denied = gateway.call("POST", "/o/a/t/up", "{}");
+    assert_eq!(denied.status, 429);
+    assert_eq!(
+        denied.json()["limit"],
+        "unauthorized:calls/60min:ip",
+        "{}",
+        denied.text()
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_slot_when_the_backend_has_answered() {
     let gateway = gateway(ROUTES);
     let mut slow = gateway.connect();
-    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 60000"], "{}");
+    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 1500"], "{}");
     wait_for("the slot", || {
         gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0
     });
     drop(slow);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(gateway.call("POST", "/o/a/t/slot", "{}").status, 403);
     wait_for("a free slot", || {
         gateway.metric("floodgate_task_slots_in_use", &[]) == 0.0
     });
@@ -185,9 +251,58 @@ fn push_tasks_of_v2_run_three_at_a_time_and_are_reported_done_by_id() {
             .status
     };
     assert_eq!(done("no-such-task"), 404);
-    assert_eq!(done(&ids[0].to_string()), 200);
+    // A slot is its task's when its call has ended, shortly after the answer.
+    wait_for("the task", || done(&ids[0].to_string()) == 200);
     assert_eq!(done(&ids[0].to_string()), 404);
     assert_eq!(gateway.call("POST", "/o/a/push/task", "{}").status, 200);
+}
+
+#[test]
+fn a_task_whose_caller_left_early_keeps_its_slot_under_its_name() {
+    let gateway = Start {
+        routes: &shipped_push_task_held(),
+        args: &["--edition", "v2"],
+        ..Start::default()
+    }
+    .start();
+    for leave in [drop::<Connection>, reset] {
+        let mut connection = gateway.connect();
+        connection.send_call("POST", "/o/a/push/task", &["x-standin-delay-ms: 300"], "{}");
+        std::thread::sleep(Duration::from_millis(100));
+        leave(connection);
+    }
+    wait_for("their ends", || {
+        gateway.log().matches("push/task").count() == 2
+    });
+    assert_eq!(gateway.metric("floodgate_task_slots_in_use", &[]), 2.0);
+    let id = gateway.call("POST", "/o/a/push/task", "{}").json()["data"]
+        .as_u64()
+        .expect("a task");
+    for id in [id - 1, id - 2, id] {
+        let path = format!("/apps/o%23a/tasks/{id}");
+        let done = || Connection::to(gateway.admin).call("DELETE", &path, &[], "");
+        wait_for(&path, || done().status == 200);
+    }
+}
+
+#[test]
+fn a_task_that_was_never_answered_keeps_its_slot() {
+    let gateway = Start {
+        routes: &shipped_push_task_held(),
+        args: &["--edition", "v2"],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    let wishes = ["x-standin-close: before"];
+    let answer = connection.call("POST", "/o/a/push/task", &wishes, "{}");
+    assert_eq!(answer.status, 502);
+    let id = answer.header("x-request-id").expect("an ID");
+    wait_for("its end", || gateway.log().contains("push/task"));
+    assert_eq!(gateway.metric("floodgate_task_slots_in_use", &[]), 1.0);
+    let path = format!("/apps/o%23a/tasks/call:{id}");
+    let done = Connection::to(gateway.admin).call("DELETE", &path, &[], "");
+    assert_eq!(done.status, 200);
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! Several upstreams, and upstreams over TLS.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use floodgate::clock::Clock;
 use floodgate::standin::{StandIn, StandInOptions};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::{self, ServerConfig, ServerConnection, StreamOwned};
 
 use crate::ROUTES;
-use crate::harness::{BIN, Start};
+use crate::harness::{BIN, Gateway, Start};
 
 /// An address where nobody listens.
 fn dead() -> SocketAddr {
@@ -56,6 +57,83 @@ fn upstreams_take_turns_and_one_that_dies_is_passed_over() {
     drop(other);
     assert_eq!([call(), call(), call(), call()], [200; 4]);
     assert_eq!(gateway.backend().count(), 6);
+}
+
+#[test]
+fn each_address_is_tried_once_before_a_call_is_given_up() {
+    let held: Vec<_> = (0..6)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
+        .collect();
+    let dead = held.iter().map(|l| l.local_addr().expect("an address"));
+    let urls: Vec<String> = dead.map(|addr| format!("http://{addr}")).collect();
+    drop(held);
+    let args: Vec<&str> = urls.iter().flat_map(|url| ["--upstream", &**url]).collect();
+    let gateway = Start {
+        args: &args,
+        ..Start::default()
+    }
+    .start();
+    for n in 0..7 {
+        let answer = gateway.call("POST", "/o/a/t/any", "{}");
+        assert_eq!(answer.status, 200, "{n}: {}", answer.text());
+    }
+    assert_eq!(gateway.backend().count(), 7);
+}
+
+#[test]
+fn addresses_that_take_no_connection_share_the_time_to_connect() {
+    // Nobody accepts, and the queue is full: what comes now waits.
+    let full = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(&any.into()).expect("a port");
+        socket.listen(0).expect("a listener");
+        let addr = socket.local_addr().expect("an address").as_socket();
+        let addr = addr.expect("an address");
+        let waiting = TcpStream::connect(addr).expect("a connection");
+        (socket, waiting, format!("http://{addr}"))
+    };
+    let all = [full(), full(), full()];
+    let args: Vec<&str> = all
+        .iter()
+        .flat_map(|(.., url)| ["--upstream", &**url])
+        .collect();
+    let gateway = Start {
+        args: &[&args[..], &["--connect-timeout", "1s"]].concat(),
+        upstream: Some(dead()),
+        ..Start::default()
+    }
+    .start();
+    let clock = Clock::start();
+    for _ in 0..4 {
+        let began = clock.now();
+        let answer = gateway.call("GET", "/o/a/t/any", "");
+        assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
+        let took_us = clock.now().mono_us - began.mono_us;
+        assert!((700_000..3_000_000).contains(&took_us), "{took_us}");
+    }
+}
+
+#[test]
+fn a_502_tells_an_upstream_that_broke_off_from_one_that_is_not_there() {
+    let gateway = Start::default().start();
+    let text = |gateway: &Gateway, wishes: &[&str]| {
+        let mut connection = gateway.connect();
+        let answer = connection.call("GET", "/o/a/users/x", wishes, "");
+        assert_eq!(answer.status, 502);
+        answer.error().1
+    };
+    assert_eq!(
+        text(&gateway, &["x-standin-close: before"]),
+        "The upstream closed the connection before it had answered."
+    );
+    let gateway = Start {
+        upstream: Some(dead()),
+        ..Start::default()
+    }
+    .start();
+    assert_eq!(text(&gateway, &[]), "The upstream could not be reached.");
 }
 
 /// An upstream over TLS for `localhost`, and the authority that vouches for it.

@@ -395,6 +395,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("2s"),
         group: TIMES,
         help: "Time to connect to the upstream",
+        more: "Its addresses share it: up to eight are tried, each once.",
         ..ONE
     },
     Setting {
@@ -421,7 +422,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TIME",
         default: Some("10s"),
         group: TIMES,
-        help: "Time in which the body of a call that is counted by messages must arrive",
+        help: "Time in which a request's body must arrive",
+        more: "One that is only forwarded may take longer while it brings 1 KiB/s; not that of a call that occupies a task slot.",
         ..ONE
     },
     Setting {
