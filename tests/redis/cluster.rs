@@ -10,7 +10,7 @@ use floodgate::store::redis::connect::{Connector, RedisOptions};
 use floodgate::store::redis::{RedisStore, TimeSource};
 
 use crate::calls::{DAY_US, is_admitted, runtime};
-use crate::server::Cluster;
+use crate::server::{Cluster, Server};
 
 fn charge(key: u128, scope: Scope, quota: u32, cost: u32, now_us: u64) -> Charge {
     Charge {
@@ -176,6 +176,58 @@ fn a_dead_node_is_no_affair_of_the_others_and_a_promoted_replica_goes_on() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(back.is_some(), "the promoted replica is not used");
+        settles(&store, clock, 1000, admitted).await;
+    });
+}
+
+#[test]
+fn a_slot_that_moves_to_another_node_keeps_its_counters() {
+    let cluster = Cluster::start(0);
+    let clock = Clock::start();
+    let timeout = Duration::from_millis(500);
+    let tag = format!("{{{:x}}}", APP >> 96);
+    let slot = cluster.nodes[0].cli(&["cluster", "keyslot", &tag]);
+    let slot = slot.trim().to_owned();
+    let from = cluster.master_of(slot.parse().unwrap());
+    let (from, to): (Vec<_>, Vec<_>) = cluster.nodes.iter().partition(|n| n.port() == from);
+    let (from, to) = (from[0], to[0]);
+    let [from_id, to_id] = [from, to].map(|node| node.cli(&["cluster", "myid"]));
+    let setslot = |node: &Server, how: &[&str]| {
+        let answer = node.cli(&[&["cluster", "setslot", slot.as_str()], how].concat());
+        assert_eq!(answer.trim(), "OK");
+    };
+    runtime().block_on(async {
+        let store = store(&cluster, "me", clock, timeout);
+        begin(&store).await;
+        let mut admitted = 0;
+        for number in 0..120 {
+            match number {
+                30 => {
+                    setslot(to, &["importing", from_id.trim()]);
+                    setslot(from, &["migrating", to_id.trim()]);
+                }
+                60 => {
+                    let port = to.port().to_string();
+                    let keys = from.cli(&["cluster", "getkeysinslot", &slot, "100"]);
+                    assert!(keys.contains(&tag), "{keys}");
+                    for key in keys.lines() {
+                        from.cli(&["migrate", "127.0.0.1", &port, key, "0", "5000"]);
+                    }
+                }
+                90 => {
+                    setslot(to, &["node", to_id.trim()]);
+                    setslot(from, &["node", to_id.trim()]);
+                }
+                _ => (),
+            }
+            let now = clock.now();
+            let decision = store.decide(&mut call(1000, 1, now.unix_us), now).await;
+            assert!(is_admitted(&decision.unwrap()), "call {number}");
+            admitted += 1;
+            let took_us = clock.now().mono_us - now.mono_us;
+            assert!(took_us < 2 * 500_000 + 1_000_000, "{took_us} µs");
+        }
+        assert_eq!(cluster.master_of(slot.parse().unwrap()), to.port());
         settles(&store, clock, 1000, admitted).await;
     });
 }
