@@ -308,9 +308,11 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     rows.extend(explained.limits.iter().map(|charged| {
         [
             charged.quota.clone(),
-            charged
-                .cost
-                .map_or_else(|| "by body".to_owned(), |cost| cost.to_string()),
+            match (charged.cost, explained.refused.is_some()) {
+                (None, _) => "by body".to_owned(),
+                (Some(0), true) => "refused".to_owned(),
+                (Some(cost), _) => cost.to_string(),
+            },
             charged.limit.group.unwrap_or("-").to_owned(),
             charged.key.clone(),
         ]

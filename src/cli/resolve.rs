@@ -308,7 +308,14 @@ fn upstreams(reader: &mut Reader, purpose: Purpose) -> Vec<Upstream> {
             addrs,
         })
     });
-    let is_missing = upstreams.is_empty() && reader.mistakes.len() == before;
+    // What could not be read may have named one.
+    let is_lost = reader.mistakes.iter().any(|mistake| match mistake {
+        Mistake::Unreadable { .. } | Mistake::Syntax { .. } => true,
+        Mistake::UnknownKey { near, .. } => near.as_deref() == Some("upstream"),
+        Mistake::UnknownEnv { near, .. } => near == "FLOODGATE_UPSTREAM",
+        _ => false,
+    });
+    let is_missing = upstreams.is_empty() && reader.mistakes.len() == before && !is_lost;
     if let (true, Purpose::Run, Some(setting)) = (is_missing, purpose, table::setting("upstream")) {
         reader.mistakes.push(Mistake::Missing {
             key: setting.key,

@@ -268,6 +268,19 @@ fn running_needs_an_upstream_that_resolves() {
 }
 
 #[test]
+fn an_upstream_is_not_missed_in_what_could_not_be_read() {
+    for (env, file) in [
+        (&[][..], Some("upstrem = \"http://127.0.0.1\"\n")),
+        (&[], Some("upstream = \n")),
+        (&[("FLOODGATE_UPSTREM", "http://127.0.0.1")], None),
+    ] {
+        let error = settings_for(Purpose::Run, &[], env, file).unwrap_err();
+        let error = error.to_string();
+        assert!(!error.contains("no upstream is given"), "{error}");
+    }
+}
+
+#[test]
 fn variables_that_kubernetes_makes_are_not_ours() {
     for name in [
         "FLOODGATE_SERVICE_HOST",

@@ -42,7 +42,11 @@ pub(super) async fn read(session: &mut Session, settings: &Settings) -> Result<V
     if announced.is_some_and(|length| length > MAX_COUNTED_BODY as u64) {
         return Err(BodyError::Refused(Reply::body_too_large()));
     }
-    let waits_for_continue = headers.get(header::EXPECT).is_some();
+    let expected = headers.get(header::EXPECT).map(http::HeaderValue::as_bytes);
+    if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(BodyError::Refused(Reply::expectation_failed()));
+    }
+    let waits_for_continue = expected.is_some();
     session.as_downstream_mut().enable_retry_buffering();
     if waits_for_continue {
         session

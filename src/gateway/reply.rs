@@ -189,6 +189,17 @@ impl Reply {
         )
     }
 
+    /// An `Expect` that nobody here can meet.
+    #[must_use]
+    pub fn expectation_failed() -> Self {
+        Self::new(
+            417,
+            "expectation_failed",
+            "ExpectationFailedException",
+            "Expect allows 100-continue alone.",
+        )
+    }
+
     /// The shield's answer.
     #[must_use]
     pub fn shielded() -> Self {

@@ -137,9 +137,16 @@ impl Collector {
     }
 }
 
+/// What to do where a file builds upon another that is not there.
+pub(crate) const LAYER: &str = "nothing is known before this file; to layer it over the shipped table, write \
+     `--routes shipped` before it";
+
 /// `; did you mean "x"?`, or the list of what there is.
 pub(crate) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
+    if known.is_empty() {
+        return LAYER.to_owned();
+    }
     let near = known
         .iter()
         .map(|k| (strsim::damerau_levenshtein(wrong, k), *k))

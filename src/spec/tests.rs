@@ -603,6 +603,21 @@ fn a_group_whose_routes_a_later_file_takes_out_is_no_mistake() {
 }
 
 #[test]
+fn a_layer_without_what_it_changes_is_told_to_name_it() {
+    let layer = "[[route]]\nname = \"one\"\nv1 = { limits = [\"5/s\"] }\n";
+    let told = read(&[layer]).unwrap_err().to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    for (line, said) in [
+        ("0.toml:2: ", "no earlier file has this route"),
+        ("0.toml:3: ", "no edition of this name"),
+    ] {
+        let of_line = |text: &&str| text.starts_with(line) && text.contains(said);
+        let text = lines.iter().find(|text| of_line(text)).expect(line);
+        assert!(text.contains("`--routes shipped`"), "{text}");
+    }
+}
+
+#[test]
 fn a_slip_of_syntax_hides_no_other_mistake() {
     let broken = r#"[[route]]
 name = "three"

@@ -155,6 +155,18 @@ fn a_body_that_waits_for_100_continue_is_asked_for_and_only_then_sent() {
 }
 
 #[test]
+fn an_expectation_that_nobody_knows_is_refused_where_a_body_is_counted() {
+    let gateway = gateway();
+    let mut connection = gateway.connect();
+    let headers = ["Expect: a-miracle"];
+    let body = r#"{"to":["a"]}"#;
+    let answer = connection.call("POST", "/o/a/t/messages", &headers, body);
+    assert_eq!((answer.status, &*answer.interim), (417, &[][..]));
+    assert_eq!(answer.error().0, "expectation_failed");
+    assert_eq!(gateway.backend().count(), 0);
+}
+
+#[test]
 fn a_coded_body_is_refused_where_it_is_counted() {
     let gateway = gateway();
     let answer = gateway.connect().call(

@@ -34,6 +34,8 @@ fn the_canonical_path_is_forwarded_with_its_query() {
             "/o/a/users/alice?x=1",
         ),
         ("/o/a/users/a%2cb", "/o/a/users/a%2Cb"),
+        // A fragment is no part of a request: pingora cuts it off.
+        ("/o/a/users/alice#/../bob?x=1", "/o/a/users/alice"),
     ] {
         let (status, target, _) = seen(&gateway, asked, &[]);
         assert_eq!((status, target.as_str()), (200, forwarded), "{asked}");

@@ -9,7 +9,7 @@ use super::{
     At, DENIALS, FAILURES, MODES, ROUTE_KEYS, Reader, Value, WrittenEdition, WrittenGroup,
     WrittenRoute,
 };
-use crate::spec::check::suggestion;
+use crate::spec::check::{LAYER, suggestion};
 
 const GROUP_KEYS: &[&str] = &["name", "denial", "mode", "on_store_failure"];
 const EDITION_KEYS: &[&str] = &["limits", "group", "src", "ip_copy"];
@@ -70,6 +70,10 @@ impl Reader<'_> {
         } else if value.get_ref().is_table() && self.mistakes.may_have_lost(&name) {
             // Most likely an edition's; its own mistakes can be told all the same.
             self.edition(value, keys == GROUP_KEYS);
+        } else if value.get_ref().is_table() && self.written.editions.is_empty() {
+            let at = self.place(key.span().start);
+            let message = format!("no edition of this name; {LAYER}");
+            self.mistakes.add(at, name, message);
         } else {
             let known: Vec<String> = self
                 .written
