@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::wire::Name;
+use super::name::Name;
 
 /// Commands in a row that may time out before the store counts as gone.
 const TIMEOUTS: u32 = 3;

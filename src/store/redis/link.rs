@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connect::{Connection, Connector};
 use super::health::Health;
+use super::name::Name;
+use super::reply::{Answer, Verdict};
 use super::time::StoreTime;
-use super::wire::{Answer, Batch, Item, Name, Verdict};
+use super::wire::{Batch, Item};
 
 const SCRIPT: &str = include_str!("counters.lua");
 /// Items that go in one command: Redis does nothing else meanwhile.
