@@ -24,21 +24,94 @@ pub(super) static X_RATELIMIT_REMAINING: HeaderName =
     HeaderName::from_static("x-ratelimit-remaining");
 pub(super) static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Headers of one hop (RFC 9110, 7.6.1), and those that would let a caller change the method
-/// behind our back.
-const NOT_FORWARDED: &[&str] = &[
+/// Fields of one hop (RFC 9110, 7.6.1). pingora frames the body anew.
+const OF_THIS_HOP: &[&str] = &[
+    "connection",
+    "http2-settings",
     "keep-alive",
-    "proxy-connection",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
+    "transfer-encoding",
     "upgrade",
-    "http2-settings",
+];
+
+/// Fields by which a backend could read another path or method than the one that was matched.
+/// Not even from a trusted proxy: many pass on what their callers send.
+const OTHER_READINGS: &[&str] = &[
+    "x-envoy-original-path",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+    "x-forwarded-uri",
+    "x-forwarded-url",
     "x-http-method",
     "x-http-method-override",
+    "x-http-path-override",
     "x-method-override",
+    "x-original-method",
+    "x-original-path",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-proxy-url",
+    "x-request-uri",
+    "x-rewrite-uri",
+    "x-rewrite-url",
+    "x-script-name",
+    "x-waws-unencoded-url",
 ];
+
+/// Fields that name a caller beside those that are set here.
+const OTHER_CALLERS: &[&str] = &[
+    "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+];
+
+/// Fields of the call itself, or set here: no second spelling of theirs goes upstream.
+const ONE_SPELLING: &[&str] = &["authorization", "host", "x-real-ip", "x-request-id"];
+
+/// Whether a field of the caller's goes no further.
+fn stays_behind(name: &str, trusted: bool) -> bool {
+    let listed = |name: &str| {
+        OF_THIS_HOP.contains(&name)
+            || OTHER_READINGS.contains(&name)
+            || OTHER_CALLERS.contains(&name)
+            // A trusted proxy's host and port are believed.
+            || !trusted && name.starts_with("x-forwarded-")
+    };
+    let bytes = name.as_bytes();
+    if bytes
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+    {
+        // The usual names begin otherwise, and are not compared with each of these.
+        return matches!(
+            bytes.first(),
+            Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x')
+        ) && listed(name);
+    }
+    // A backend of the CGI kind reads `X_Original_URL` as `X-Original-URL`.
+    let folded: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    listed(&folded)
+        || ONE_SPELLING.contains(&&*folded)
+        || ["content-", "x-forwarded-"]
+            .iter()
+            .any(|start| folded.starts_with(start))
+}
 
 /// The peer of the downstream connection.
 pub(super) fn peer(session: &Session) -> Option<IpAddr> {
@@ -112,16 +185,18 @@ pub(super) fn remove_hop_by_hop(response: &mut ResponseHeader) {
     for name in named_by_connection(&response.headers) {
         response.remove_header(&name);
     }
-    for name in present(&response.headers, &["keep-alive", "proxy-connection"]) {
+    for name in found(&response.headers, |name| {
+        matches!(name, "keep-alive" | "proxy-connection")
+    }) {
         response.remove_header(&name);
     }
 }
 
-/// Which of these fields are there. One walk: looking up each would cost more than it finds.
-fn present(headers: &http::HeaderMap, names: &[&str]) -> Vec<HeaderName> {
+/// Which such fields are there. One walk: looking up each would cost more than it finds.
+fn found(headers: &http::HeaderMap, which: impl Fn(&str) -> bool) -> Vec<HeaderName> {
     headers
         .keys()
-        .filter(|name| names.contains(&name.as_str()))
+        .filter(|name| which(name.as_str()))
         .cloned()
         .collect()
 }
@@ -131,19 +206,18 @@ pub(super) fn prepare_upstream(
     request: &mut RequestHeader,
     settings: &Settings,
     peer: IpAddr,
+    ip: IpAddr,
     id: &HeaderValue,
 ) -> pingora::Result<()> {
-    let named = named_by_connection(&request.headers);
-    for name in &named {
-        request.remove_header(name);
+    let peer = peer.to_canonical();
+    let trusted = is_trusted(settings, peer);
+    for name in named_by_connection(&request.headers) {
+        request.remove_header(&name);
     }
-    request.remove_header(&header::CONNECTION);
-    for name in present(&request.headers, NOT_FORWARDED) {
+    for name in found(&request.headers, |name| stays_behind(name, trusted)) {
         request.remove_header(&name);
     }
 
-    let peer = peer.to_canonical();
-    let trusted = is_trusted(settings, peer);
     let proto = match request.headers.get(X_FORWARDED_PROTO) {
         Some(value) if trusted && value == "https" => "https",
         _ => "http",
@@ -173,7 +247,10 @@ pub(super) fn prepare_upstream(
         forwarded = appended(&request.headers, &FORWARDED, &forwarded);
         forwarded_for = appended(&request.headers, &X_FORWARDED_FOR, &forwarded_for);
     }
+    let mut real_ip = Vec::with_capacity(40);
+    push_ip(&mut real_ip, ip);
     request.insert_header("x-forwarded-for", &forwarded_for[..])?;
+    request.insert_header("x-real-ip", &real_ip[..])?;
     request.insert_header("forwarded", &forwarded[..])?;
     request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto))?;
     request.insert_header(REQUEST_ID, id.clone())?;
@@ -191,17 +268,20 @@ fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &[u8]) -> Vec<u8>
     all
 }
 
+/// Whether a field is for both ends, so that no hop may drop it, whatever `Connection` says.
 fn is_end_to_end(name: &HeaderName) -> bool {
-    [
-        &header::HOST,
-        &header::AUTHORIZATION,
-        &header::CONTENT_LENGTH,
-        &header::TRANSFER_ENCODING,
-        &header::CONTENT_TYPE,
-        &FORWARDED,
-        &X_FORWARDED_FOR,
-        &X_FORWARDED_PROTO,
-        &X_REQUEST_ID,
-    ]
-    .contains(&name)
+    name.as_str().starts_with("content-")
+        || [
+            &header::ACCEPT,
+            &header::AUTHORIZATION,
+            &header::CACHE_CONTROL,
+            &header::COOKIE,
+            &header::HOST,
+            &header::TRANSFER_ENCODING,
+            &FORWARDED,
+            &X_FORWARDED_FOR,
+            &X_FORWARDED_PROTO,
+            &X_REQUEST_ID,
+        ]
+        .contains(&name)
 }

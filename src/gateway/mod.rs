@@ -21,6 +21,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use self::body::Pace;
@@ -482,6 +483,8 @@ impl ProxyHttp for Gateway {
                 peer.options.total_connection_timeout = Some(patience);
                 peer.options.read_timeout = Some(settings.read_timeout);
                 peer.options.write_timeout = Some(settings.write_timeout);
+                // Ours to do: pingora would take whatever `Connection` names, the token too.
+                peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
                 return Ok(Box::new(peer));
             }
             nth -= upstream.addrs.len();
@@ -509,7 +512,7 @@ impl ProxyHttp for Gateway {
             target.extend_from_slice(query.unwrap_or_default());
             request.set_raw_path(&target)?;
         }
-        headers::prepare_upstream(request, &self.shared.settings, ctx.peer, &ctx.id)?;
+        headers::prepare_upstream(request, &self.shared.settings, ctx.peer, ctx.ip, &ctx.id)?;
         ctx.pace = None;
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body.

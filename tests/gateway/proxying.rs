@@ -154,6 +154,92 @@ fn hop_by_hop_fields_and_method_overrides_stay_behind() {
 }
 
 #[test]
+fn no_field_lets_a_backend_read_another_path_method_or_caller() {
+    let gateway = start(&[]);
+    let sent = [
+        "X-Original-URL: /o/b/users/y",
+        "X-Rewrite-URL: /o/b/users/y",
+        "X-Original-Method: DELETE",
+        "X_HTTP_METHOD_OVERRIDE: DELETE",
+        "X-Http_Method.Override: DELETE",
+        "X_Original-URL: /o/b/users/y",
+        "X-Forwarded-Uri: /o/b/users/y",
+        "X-Forwarded-Prefix: /o/b",
+        "X-Forwarded-Host: other",
+        "X-Forwarded-Port: 1",
+        "X_Forwarded_For: 6.6.6.6",
+        "X-Real-IP: 6.6.6.6",
+        "X_REAL_IP: 6.6.6.6",
+        "True-Client-IP: 6.6.6.6",
+        "Content_Length: 9",
+        "Transfer_Encoding: chunked",
+        "app_key: stays",
+        "X-Stays: 1",
+    ];
+    let (status, target, headers) = seen(&gateway, "/o/a/users/x", &sent);
+    assert_eq!((status, &*target), (200, "/o/a/users/x"));
+    let kept: Vec<_> = sent
+        .iter()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(name, said)| {
+            headers
+                .iter()
+                .any(|(n, v)| *n == name.to_ascii_lowercase() && v == said)
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(kept, ["app_key", "X-Stays"]);
+    assert_eq!(value(&headers, "x-real-ip").as_deref(), Some("127.0.0.1"));
+}
+
+#[test]
+fn a_trusted_proxys_host_is_passed_on_and_its_callers_paths_are_not() {
+    let gateway = start(&["--trusted-proxy", "127.0.0.0/8"]);
+    let (_, _, headers) = seen(
+        &gateway,
+        "/o/a/users/x",
+        &[
+            "X-Forwarded-For: 9.9.9.9",
+            "X-Forwarded-Host: api.example.com",
+            "X-Forwarded-Prefix: /o/b",
+            "X-Real-IP: 6.6.6.6",
+        ],
+    );
+    let value = |name| value(&headers, name);
+    assert_eq!(
+        value("x-forwarded-host").as_deref(),
+        Some("api.example.com")
+    );
+    assert_eq!(value("x-forwarded-prefix"), None);
+    assert_eq!(value("x-real-ip").as_deref(), Some("9.9.9.9"));
+}
+
+#[test]
+fn connection_names_fields_of_the_hop_and_takes_no_other() {
+    let gateway = start(&[]);
+    let named = "Connection: Authorization, Host, Content-Type, X-Forwarded-For, X-Hop, :path, a b";
+    let (status, _, headers) = seen(
+        &gateway,
+        "/o/a/users/x",
+        &[named, "Content-Type: text/plain", "X-Hop: 1"],
+    );
+    assert_eq!(status, 200);
+    for kept in ["authorization", "host", "content-type", "x-forwarded-for"] {
+        assert!(value(&headers, kept).is_some(), "{kept}");
+    }
+    assert_eq!(value(&headers, "x-hop"), None);
+}
+
+#[test]
+fn a_websocket_handshake_goes_up_as_a_plain_call() {
+    let gateway = start(&[]);
+    let handshake = ["Connection: Upgrade", "Upgrade: websocket"];
+    let (status, _, headers) = seen(&gateway, "/o/a/users/x", &handshake);
+    assert_eq!(status, 200);
+    assert_eq!(value(&headers, "upgrade"), None);
+}
+
+#[test]
 fn head_counts_as_get_and_options_goes_through() {
     let gateway = Start {
         routes: crate::ROUTES,
