@@ -104,8 +104,9 @@ impl RedisStore {
         let options = connector.options();
         let is_cluster = connector.is_cluster();
         let wake = Arc::new(Notify::new());
+        let url: Arc<str> = options.to_string().into();
         let part = |_| link::Part {
-            health: Health::new(wake.clone()),
+            health: Health::new(wake.clone(), url.clone()),
             time: StoreTime::new(time),
         };
         Self {
