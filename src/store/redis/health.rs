@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::wire::Name;
+use super::name::Name;
 
 /// Commands in a row that may time out before the store counts as gone.
 const TIMEOUTS: u32 = 3;
@@ -22,6 +22,8 @@ pub(super) struct Health {
     opened: AtomicU64,
     /// Wakes the watch before its time.
     wake: Arc<Notify>,
+    /// The store's URL, without user and password, for the log.
+    url: Arc<str>,
     epoch: RwLock<Option<Arc<str>>>,
     /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
@@ -36,12 +38,13 @@ pub(super) struct Peers {
 }
 
 impl Health {
-    pub(super) fn new(wake: Arc<Notify>) -> Self {
+    pub(super) fn new(wake: Arc<Notify>, url: Arc<str>) -> Self {
         Self {
             open: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
             opened: AtomicU64::new(0),
             wake,
+            url,
             epoch: RwLock::new(None),
             seeding_until_us: AtomicU64::new(0),
         }
@@ -74,6 +77,7 @@ impl Health {
         if !self.open.swap(true, Ordering::AcqRel) {
             self.opened.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
+                store = &*self.url,
                 why,
                 "the counter store is out of use: deciding by on_store_failure until it is back"
             );
@@ -88,7 +92,7 @@ impl Health {
             .store(seeding_until_us, Ordering::Release);
         self.timeouts.store(0, Ordering::Relaxed);
         if self.open.swap(false, Ordering::AcqRel) {
-            tracing::info!("the counter store is in use again");
+            tracing::info!(store = &*self.url, "the counter store is in use again");
         }
     }
 
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn three_timeouts_in_a_row_open_the_breaker() {
-        let health = Health::new(Arc::default());
+        let health = Health::new(Arc::default(), "redis://here".into());
         health.timed_out();
         health.timed_out();
         health.answered();

@@ -4,7 +4,7 @@
 
 use smallvec::SmallVec;
 
-use super::wire::Reading;
+use super::reply::Reading;
 use crate::limit::{Charge, Moment, Span, Taken, sliding};
 
 /// The longest life: shorter than the time for which a new epoch is not believed.

@@ -5,11 +5,15 @@
 //! that arrives too late does nothing, so that a call which no longer waits was never charged.
 
 pub mod connect;
+mod decide;
 mod health;
 mod lease;
 mod link;
+mod name;
 mod news;
 mod own;
+mod owners;
+mod reply;
 mod time;
 mod watch;
 mod wire;
@@ -20,21 +24,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use smallvec::SmallVec;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use self::connect::Connector;
 use self::health::{Health, Peers};
 use self::link::{Link, Terms};
-use self::own::{Leased, Own};
-use self::time::{JUMP_US, StoreTime};
-use self::wire::{Answer, Item, Name, Part, Verdict, What};
+use self::name::Name;
+use self::own::Own;
+use self::reply::Verdict;
+use self::time::StoreTime;
+use self::wire::{Item, Part, What};
 use super::{Store, StoreError, StoreGauges};
-use crate::limit::plan::{reported_bit, smallest_share};
-use crate::limit::slots::TASK_WAIT;
-use crate::limit::{
-    Charge, CounterKey, Decision, Moment, OnStoreFailure, Plan, Room, Scope, Span, Taken,
-};
+use crate::limit::{Charge, CounterKey, Decision, Moment, Plan, Taken};
 
 pub use self::news::News;
 pub use self::time::TimeSource;
@@ -103,8 +104,9 @@ impl RedisStore {
         let options = connector.options();
         let is_cluster = connector.is_cluster();
         let wake = Arc::new(Notify::new());
+        let url: Arc<str> = options.to_string().into();
         let part = |_| link::Part {
-            health: Health::new(wake.clone()),
+            health: Health::new(wake.clone(), url.clone()),
             time: StoreTime::new(time),
         };
         Self {
@@ -114,7 +116,7 @@ impl RedisStore {
             slot_lease: options.slot_lease,
             slots: AtomicU64::new(0),
             tags: match is_cluster {
-                true => wire::part_tags(),
+                true => name::part_tags(),
                 false => Vec::new(),
             },
             leases: options.leases,
@@ -125,7 +127,7 @@ impl RedisStore {
             heard: news::Heard::default(),
             terms: Arc::new(Terms {
                 sha: Terms::sha(),
-                parts: (0..if is_cluster { wire::PARTS } else { 1 })
+                parts: (0..if is_cluster { name::PARTS } else { 1 })
                     .map(part)
                     .collect(),
                 is_cluster,
@@ -224,319 +226,6 @@ impl RedisStore {
         let told = link.is_some_and(|link| link.tell(item.clone(), at_us));
         if !told {
             self.terms.keep(item);
-        }
-    }
-
-    fn next_slots(&self, plan: &Plan) -> u64 {
-        let count = u64::try_from(plan.charges.len()).unwrap_or(0);
-        self.slots.fetch_add(count, Ordering::Relaxed)
-    }
-
-    /// Between which times of the store a script that is sent now may run.
-    fn bounds(&self, time: &StoreTime, now: Moment) -> What {
-        let Some(expected_us) = time.known(now) else {
-            return What::Decide {
-                earliest_us: 0,
-                latest_us: 1 << 53,
-            };
-        };
-        let timeout_us = u64::try_from(self.terms.timeout.as_micros()).unwrap_or(u64::MAX);
-        What::Decide {
-            earliest_us: expected_us.saturating_sub(JUMP_US),
-            latest_us: expected_us.saturating_add(timeout_us),
-        }
-    }
-
-    /// Whether this part of the store alone may not be believed for this charge: it is still
-    /// being told what it lost, or its clock jumped less than a window ago.
-    fn is_doubtful(part: &link::Part, charge: &Charge, now: Moment) -> bool {
-        let window_us = match charge.span {
-            Span::Sliding { window_us } => window_us,
-            // Keyed by date.
-            Span::Day { .. } => 0,
-            // Until their owners have renewed them.
-            Span::Running => watch::SEEDING_US,
-        };
-        let has_jumped = |at_us: u64| now.mono_us < at_us.saturating_add(window_us);
-        part.health.is_seeding(now.mono_us) || part.time.jumped_at_us().is_some_and(has_jumped)
-    }
-
-    /// Asks the store.
-    async fn ask(
-        &self,
-        plan: &mut Plan,
-        now: Moment,
-        wanted: &[u32],
-    ) -> Result<Decision, StoreError> {
-        let link = self.link().ok_or(StoreError::Unavailable)?;
-        let time = &self.part(plan).time;
-        // A plan is asked a second time at most: when it is another day there than here.
-        for _ in 0..2 {
-            let slot = self.next_slots(plan);
-            let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
-            let receiver = link
-                .ask(item.clone(), self.time.told_us(now))
-                .ok_or(StoreError::Unavailable)?;
-            let mut waiting = Waiting {
-                link: &link,
-                receiver,
-                item,
-                at_us: self.time.told_us(now),
-            };
-            let answer = waiting.answer(self.terms.timeout).await?;
-            drop(waiting);
-            time.note(now.mono_us, answer.store_us);
-            let (decision, readings) = match answer.verdict {
-                Some(Verdict::Admitted(readings)) if readings.len() == plan.charges.len() => {
-                    let decision = wire::admitted(plan, &readings, answer.store_us, slot);
-                    (Some(decision), readings)
-                }
-                Some(Verdict::Denied(readings)) if readings.len() == plan.charges.len() => {
-                    (wire::denied(plan, &readings, answer.store_us), readings)
-                }
-                Some(Verdict::AnotherDay) => {
-                    shift_days(plan, answer.store_us);
-                    continue;
-                }
-                _ => return Err(StoreError::Unavailable),
-            };
-            let decision = decision.ok_or(StoreError::Unavailable)?;
-            let is_admitted = matches!(decision, Decision::Admit { .. });
-            let times = (now.mono_us, answer.store_us);
-            let at = time.framed(answer.store_us);
-            self.own.note(plan, &readings, is_admitted, times, at);
-            return Ok(decision);
-        }
-        Err(StoreError::Unavailable)
-    }
-
-    /// Decides by leases, or asks.
-    async fn decide_trusting(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        if !self.leases {
-            return self.ask(plan, now, &[]).await;
-        }
-        let time = &self.part(plan).time;
-        let at = time.framed(time.expected_us(now));
-        match self.own.decide_by_leases(plan, now.mono_us, at) {
-            Leased::Decided(decision) => {
-                self.lease_hits.fetch_add(1, Ordering::Relaxed);
-                Ok(decision)
-            }
-            Leased::Ask { wanted, over } => {
-                // In the same command, as a rule.
-                let at_us = self.time.told_us(now);
-                self.give_back_leases(&over, at_us);
-                let decision = self.ask(plan, now, &wanted).await?;
-                if let Decision::Deny { .. } = decision {
-                    // What is held here must not be what is missing there.
-                    let held = self.own.end_leases(plan);
-                    if !held.is_empty() {
-                        self.give_back_leases(&held, at_us);
-                        return self.ask(plan, now, &[]).await;
-                    }
-                }
-                Ok(decision)
-            }
-        }
-    }
-
-    /// Gives back units that were leased and not used.
-    fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
-        if !over.is_empty() {
-            self.tell_store(Item::of(What::GiveBack, over), at_us);
-        }
-    }
-
-    /// Decides by each limit's `on_store_failure`.
-    fn decide_alone(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        self.alone.fetch_add(1, Ordering::Relaxed);
-        match denies_alone(plan) {
-            true => Err(StoreError::Unavailable),
-            false => Ok(self.decide_by_share(plan, now)),
-        }
-    }
-
-    /// Denies a slot after a jump of the store's clock, until the slots that it ended have been
-    /// renewed: others may have more of them than their share.
-    fn hold_back(&self, plan: &Plan, now: Moment) -> Option<Decision> {
-        let jumped_us = self.part(plan).time.jumped_at_us()?;
-        let is_over = now.mono_us >= jumped_us.saturating_add(watch::SEEDING_US);
-        if is_over || self.peers.gateways().len() <= 1 {
-            return None;
-        }
-        let is_slot = |c: &Charge| {
-            let is_asked = c.cost > 0 && c.span == Span::Running && !c.report;
-            is_asked && c.on_store_failure != OnStoreFailure::Allow
-        };
-        Some(Decision::Deny {
-            charge: plan.charges.iter().position(is_slot)?,
-            left: 0,
-            retry_after: Some(TASK_WAIT),
-        })
-    }
-
-    fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
-        if let Some(denied) = self.hold_back(plan, now) {
-            return denied;
-        }
-        let time = &self.part(plan).time;
-        let store_us = time.expected_us(now);
-        shift_days(plan, store_us);
-        let slot = self.next_slots(plan);
-        let share = |name: &Name, quota| self.peers.share(name, quota);
-        self.own
-            .decide(plan, share, slot, time.framed(store_us), time)
-    }
-
-    /// Decides by share, where that is in doubt, and by the store, and admits what both admit.
-    async fn decide_doubtful(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        let mut by_share = plan.clone();
-        for charge in &mut by_share.charges {
-            if !Self::is_doubtful(self.part(plan), charge, now) {
-                charge.on_store_failure = OnStoreFailure::Allow;
-            }
-        }
-        if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now) {
-            return Ok(denied);
-        }
-        let asked = self.ask(plan, now, &[]).await;
-        // Either the store knows of these units now, or they are taken again.
-        self.give_back(&mut by_share, now, &|_| true);
-        match asked {
-            Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now),
-        }
-    }
-}
-
-impl RedisStore {
-    /// Decides a plan whose counters are all in one part of the store.
-    async fn decide_in_part(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        let part = self.part(plan);
-        if part.health.is_open() {
-            return self.decide_alone(plan, now);
-        }
-        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
-        if plan.charges.iter().any(is_doubtful) {
-            return self.decide_doubtful(plan, now).await;
-        }
-        match self.decide_trusting(plan, now).await {
-            Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now),
-        }
-    }
-
-    /// Decides a plan by owner of its counters, which may be on different nodes: an address
-    /// first, an app last. What was taken before a denial or a failure is given back.
-    async fn decide_by_owner(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        let mut all = WholePlan::default();
-        for indices in owners(plan) {
-            let mut part = Plan {
-                charges: indices.iter().map(|index| plan.charges[*index]).collect(),
-                ..*plan
-            };
-            // Dropped half-way, this call has taken nothing.
-            let before = Reserved {
-                store: self,
-                plan,
-                now,
-                is_kept: false,
-            };
-            let decision = self.decide_in_part(&mut part, now).await;
-            for (index, charge) in indices.iter().zip(&part.charges) {
-                before.plan.charges[*index] = *charge;
-            }
-            match decision? {
-                Decision::Deny {
-                    charge,
-                    left,
-                    retry_after,
-                } => {
-                    return Ok(Decision::Deny {
-                        charge: indices[charge],
-                        left,
-                        retry_after,
-                    });
-                }
-                Decision::Admit { nearest, reported } => {
-                    all.add(&indices, nearest, reported);
-                    before.keep();
-                }
-            }
-        }
-        Ok(all.decision(plan))
-    }
-}
-
-/// The charges of each owner of counters, by their places in the plan: addresses first.
-fn owners(plan: &Plan) -> SmallVec<[SmallVec<[usize; 6]>; 2]> {
-    let mut owners: SmallVec<[(u64, SmallVec<[usize; 6]>); 2]> = SmallVec::new();
-    let is_address = |index: &usize| plan.charges[*index].scope == Scope::Ip;
-    let places = 0..plan.charges.len();
-    let addresses_first = places
-        .clone()
-        .filter(is_address)
-        .chain(places.filter(|index| !is_address(index)));
-    for index in addresses_first {
-        let tag = Name::of(plan, &plan.charges[index]).tag();
-        match owners.iter_mut().find(|(other, _)| *other == tag) {
-            Some((_, indices)) => indices.push(index),
-            None => owners.push((tag, SmallVec::from_slice(&[index]))),
-        }
-    }
-    owners.into_iter().map(|(_, indices)| indices).collect()
-}
-
-/// What the parts of a plan make together.
-#[derive(Default)]
-struct WholePlan {
-    nearest: SmallVec<[Room; 2]>,
-    reported: u64,
-}
-
-impl WholePlan {
-    fn add(&mut self, indices: &[usize], nearest: Option<Room>, reported: u64) {
-        self.nearest.extend(nearest.map(|room| Room {
-            charge: indices[room.charge],
-            ..room
-        }));
-        for (bit, index) in indices.iter().enumerate() {
-            if reported & reported_bit(bit) != 0 {
-                self.reported |= reported_bit(*index);
-            }
-        }
-    }
-
-    fn decision(&self, plan: &Plan) -> Decision {
-        let rooms = self.nearest.iter().map(|room| (room.charge, room.left));
-        let nearest = smallest_share(&plan.charges, rooms);
-        Decision::Admit {
-            nearest: nearest
-                .and_then(|(charge, _)| self.nearest.iter().find(|room| room.charge == charge))
-                .copied(),
-            reported: self.reported,
-        }
-    }
-}
-
-/// Charges that were taken for a plan that is not decided yet. Gives them back when dropped.
-struct Reserved<'a> {
-    store: &'a RedisStore,
-    plan: &'a mut Plan,
-    now: Moment,
-    is_kept: bool,
-}
-
-impl Reserved<'_> {
-    fn keep(mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            self.store.give_back(self.plan, self.now, &|_| true);
         }
     }
 }
@@ -652,54 +341,5 @@ impl Store for RedisStore {
 
     fn gauges(&self) -> StoreGauges {
         self.own.gauges()
-    }
-}
-
-/// Whether a limit of this plan admits nothing without the store.
-fn denies_alone(plan: &Plan) -> bool {
-    let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
-    plan.charges.iter().any(denies)
-}
-
-/// Moves the days of a plan to the store's.
-fn shift_days(plan: &mut Plan, store_us: u64) {
-    for charge in &mut plan.charges {
-        if let Span::Day { start_us, end_us } = &mut charge.span {
-            let length_us = end_us.saturating_sub(*start_us);
-            if store_us >= *end_us {
-                (*start_us, *end_us) = (*end_us, end_us.saturating_add(length_us));
-            } else if store_us < *start_us {
-                (*start_us, *end_us) = (start_us.saturating_sub(length_us), *start_us);
-            }
-        }
-    }
-}
-
-/// A decision that is waited for. What it admits after nobody waits is given back: by the link
-/// if the answer finds nobody, here if it has come and was not heard.
-struct Waiting<'s> {
-    link: &'s Link,
-    receiver: oneshot::Receiver<Answer>,
-    item: Item,
-    at_us: Option<u64>,
-}
-
-impl Waiting<'_> {
-    async fn answer(&mut self, timeout: Duration) -> Result<Answer, StoreError> {
-        match tokio::time::timeout(timeout, &mut self.receiver).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.receiver.close();
-        if let Ok(answer) = self.receiver.try_recv()
-            && let Some(item) = self.item.undo(&answer)
-        {
-            self.link.tell(item, self.at_us);
-        }
     }
 }

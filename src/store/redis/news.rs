@@ -7,10 +7,12 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
+use super::decide::shift_days;
 use super::link;
+use super::name::{self, Name};
 use super::watch::BEAT;
-use super::wire::{self, Batch, Item, Name, Part, What};
-use super::{RedisStore, StoreError, shift_days};
+use super::wire::{Batch, Item, Part, What};
+use super::{RedisStore, StoreError};
 use crate::limit::{Moment, Plan};
 
 /// Says that counters were reset. The score tells the resets of one counter apart.
@@ -71,7 +73,7 @@ impl RedisStore {
         };
         if let Some(news) = news {
             let mut set = redis::cmd("SET");
-            set.arg(wire::news_key(&self.terms.prefix, &self.terms.gateway))
+            set.arg(name::news_key(&self.terms.prefix, &self.terms.gateway))
                 .arg(news())
                 .arg("PX")
                 .arg(NEWS_LIVE_MS);
@@ -79,7 +81,7 @@ impl RedisStore {
         }
         let mut range = redis::cmd("ZRANGE");
         range
-            .arg(wire::resets_key(&self.terms.prefix))
+            .arg(name::resets_key(&self.terms.prefix))
             .arg(&[0, -1])
             .arg("WITHSCORES");
         redis::from_redis_value(self.in_time(connection.send(&range)).await?).map_err(Into::into)
@@ -129,7 +131,7 @@ impl RedisStore {
             announce
                 .arg(ANNOUNCE)
                 .arg(1)
-                .arg(wire::resets_key(&self.terms.prefix));
+                .arg(name::resets_key(&self.terms.prefix));
             for name in &names {
                 announce.arg(format!("{} {}", self.terms.gateway, name.to_word()));
             }
@@ -163,7 +165,7 @@ impl RedisStore {
             let mut news = News::new();
             for gateway in &*gateways {
                 let mut get = redis::cmd("GET");
-                get.arg(wire::news_key(&self.terms.prefix, gateway));
+                get.arg(name::news_key(&self.terms.prefix, gateway));
                 if let Value::BulkString(text) = self.in_time(connection.send(&get)).await? {
                     news.push((gateway.clone(), text));
                 }

@@ -12,8 +12,9 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 use super::RedisStore;
 use super::connect::Connection;
 use super::link;
+use super::name::{self, Name};
 use super::own::Due;
-use super::wire::{self, Batch, Item, Name, Part, What};
+use super::wire::{self, Batch, Item, Part, What};
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
@@ -257,13 +258,13 @@ impl RedisStore {
     }
 
     async fn sign(&self, connection: &mut Connection, index: usize) -> RedisResult<Sign> {
-        let tag = self.tags.get(index).map_or(wire::WHOLE, String::as_str);
+        let tag = self.tags.get(index).map_or(name::WHOLE, String::as_str);
         let mut command = redis::cmd("EVAL");
         command
             .arg(SCRIPT)
             .arg(2)
-            .arg(wire::epoch_key(&self.terms.prefix, tag))
-            .arg(wire::peers_key(&self.terms.prefix, tag))
+            .arg(name::epoch_key(&self.terms.prefix, tag))
+            .arg(name::peers_key(&self.terms.prefix, tag))
             .arg(&self.terms.gateway)
             .arg(self.new_epoch())
             .arg(GONE_US);

@@ -1,0 +1,269 @@
+//! The one decision over a plan whose counters are all in one part of the store.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::link::{self, Link};
+use super::name::Name;
+use super::own::Leased;
+use super::reply::{self, Answer, Verdict};
+use super::time::{JUMP_US, StoreTime};
+use super::wire::{Item, Part, What};
+use super::{RedisStore, watch};
+use crate::limit::slots::TASK_WAIT;
+use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Span};
+use crate::store::{Store as _, StoreError};
+
+impl RedisStore {
+    /// Denies a slot after a jump of the store's clock, until the slots that it ended have been
+    /// renewed: others may have more of them than their share.
+    fn hold_back(&self, plan: &Plan, now: Moment) -> Option<Decision> {
+        let jumped_us = self.part(plan).time.jumped_at_us()?;
+        let is_over = now.mono_us >= jumped_us.saturating_add(watch::SEEDING_US);
+        if is_over || self.peers.gateways().len() <= 1 {
+            return None;
+        }
+        let is_slot = |c: &Charge| {
+            let is_asked = c.cost > 0 && c.span == Span::Running && !c.report;
+            is_asked && c.on_store_failure != OnStoreFailure::Allow
+        };
+        Some(Decision::Deny {
+            charge: plan.charges.iter().position(is_slot)?,
+            left: 0,
+            retry_after: Some(TASK_WAIT),
+        })
+    }
+
+    /// Decides a plan whose counters are all in one part of the store.
+    pub(super) async fn decide_in_part(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+    ) -> Result<Decision, StoreError> {
+        let part = self.part(plan);
+        if part.health.is_open() {
+            return self.decide_alone(plan, now);
+        }
+        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
+        if plan.charges.iter().any(is_doubtful) {
+            return self.decide_doubtful(plan, now).await;
+        }
+        match self.decide_trusting(plan, now).await {
+            Ok(decision) => Ok(decision),
+            Err(_) => self.decide_alone(plan, now),
+        }
+    }
+
+    fn next_slots(&self, plan: &Plan) -> u64 {
+        let count = u64::try_from(plan.charges.len()).unwrap_or(0);
+        self.slots.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Between which times of the store a script that is sent now may run.
+    fn bounds(&self, time: &StoreTime, now: Moment) -> What {
+        let Some(expected_us) = time.known(now) else {
+            return What::Decide {
+                earliest_us: 0,
+                latest_us: 1 << 53,
+            };
+        };
+        let timeout_us = u64::try_from(self.terms.timeout.as_micros()).unwrap_or(u64::MAX);
+        What::Decide {
+            earliest_us: expected_us.saturating_sub(JUMP_US),
+            latest_us: expected_us.saturating_add(timeout_us),
+        }
+    }
+
+    /// Whether this part of the store alone may not be believed for this charge: it is still
+    /// being told what it lost, or its clock jumped less than a window ago.
+    fn is_doubtful(part: &link::Part, charge: &Charge, now: Moment) -> bool {
+        let window_us = match charge.span {
+            Span::Sliding { window_us } => window_us,
+            // Keyed by date.
+            Span::Day { .. } => 0,
+            // Until their owners have renewed them.
+            Span::Running => watch::SEEDING_US,
+        };
+        let has_jumped = |at_us: u64| now.mono_us < at_us.saturating_add(window_us);
+        part.health.is_seeding(now.mono_us) || part.time.jumped_at_us().is_some_and(has_jumped)
+    }
+
+    /// Asks the store.
+    async fn ask(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        wanted: &[u32],
+    ) -> Result<Decision, StoreError> {
+        let link = self.link().ok_or(StoreError::Unavailable)?;
+        let time = &self.part(plan).time;
+        // A plan is asked a second time at most: when it is another day there than here.
+        for _ in 0..2 {
+            let slot = self.next_slots(plan);
+            let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
+            let receiver = link
+                .ask(item.clone(), self.time.told_us(now))
+                .ok_or(StoreError::Unavailable)?;
+            let mut waiting = Waiting {
+                link: &link,
+                receiver,
+                item,
+                at_us: self.time.told_us(now),
+            };
+            let answer = waiting.answer(self.terms.timeout).await?;
+            drop(waiting);
+            time.note(now.mono_us, answer.store_us);
+            let (decision, readings) = match answer.verdict {
+                Some(Verdict::Admitted(readings)) if readings.len() == plan.charges.len() => {
+                    let decision = reply::admitted(plan, &readings, answer.store_us, slot);
+                    (Some(decision), readings)
+                }
+                Some(Verdict::Denied(readings)) if readings.len() == plan.charges.len() => {
+                    (reply::denied(plan, &readings, answer.store_us), readings)
+                }
+                Some(Verdict::AnotherDay) => {
+                    shift_days(plan, answer.store_us);
+                    continue;
+                }
+                _ => return Err(StoreError::Unavailable),
+            };
+            let decision = decision.ok_or(StoreError::Unavailable)?;
+            let is_admitted = matches!(decision, Decision::Admit { .. });
+            let times = (now.mono_us, answer.store_us);
+            let at = time.framed(answer.store_us);
+            self.own.note(plan, &readings, is_admitted, times, at);
+            return Ok(decision);
+        }
+        Err(StoreError::Unavailable)
+    }
+
+    /// Decides by leases, or asks.
+    async fn decide_trusting(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        if !self.leases {
+            return self.ask(plan, now, &[]).await;
+        }
+        let time = &self.part(plan).time;
+        let at = time.framed(time.expected_us(now));
+        match self.own.decide_by_leases(plan, now.mono_us, at) {
+            Leased::Decided(decision) => {
+                self.lease_hits.fetch_add(1, Ordering::Relaxed);
+                Ok(decision)
+            }
+            Leased::Ask { wanted, over } => {
+                // In the same command, as a rule.
+                let at_us = self.time.told_us(now);
+                self.give_back_leases(&over, at_us);
+                let decision = self.ask(plan, now, &wanted).await?;
+                if let Decision::Deny { .. } = decision {
+                    // What is held here must not be what is missing there.
+                    let held = self.own.end_leases(plan);
+                    if !held.is_empty() {
+                        self.give_back_leases(&held, at_us);
+                        return self.ask(plan, now, &[]).await;
+                    }
+                }
+                Ok(decision)
+            }
+        }
+    }
+
+    /// Gives back units that were leased and not used.
+    pub(super) fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
+        if !over.is_empty() {
+            self.tell_store(Item::of(What::GiveBack, over), at_us);
+        }
+    }
+
+    /// Decides by each limit's `on_store_failure`.
+    fn decide_alone(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        self.alone.fetch_add(1, Ordering::Relaxed);
+        match denies_alone(plan) {
+            true => Err(StoreError::Unavailable),
+            false => Ok(self.decide_by_share(plan, now)),
+        }
+    }
+
+    fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
+        if let Some(denied) = self.hold_back(plan, now) {
+            return denied;
+        }
+        let time = &self.part(plan).time;
+        let store_us = time.expected_us(now);
+        shift_days(plan, store_us);
+        let slot = self.next_slots(plan);
+        let share = |name: &Name, quota| self.peers.share(name, quota);
+        self.own
+            .decide(plan, share, slot, time.framed(store_us), time)
+    }
+
+    /// Decides by share, where that is in doubt, and by the store, and admits what both admit.
+    async fn decide_doubtful(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        let mut by_share = plan.clone();
+        for charge in &mut by_share.charges {
+            if !Self::is_doubtful(self.part(plan), charge, now) {
+                charge.on_store_failure = OnStoreFailure::Allow;
+            }
+        }
+        if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now) {
+            return Ok(denied);
+        }
+        let asked = self.ask(plan, now, &[]).await;
+        // Either the store knows of these units now, or they are taken again.
+        self.give_back(&mut by_share, now, &|_| true);
+        match asked {
+            Ok(decision) => Ok(decision),
+            Err(_) => self.decide_alone(plan, now),
+        }
+    }
+}
+
+/// Whether a limit of this plan admits nothing without the store.
+fn denies_alone(plan: &Plan) -> bool {
+    let denies = |c: &Charge| !c.report && c.on_store_failure == OnStoreFailure::Deny;
+    plan.charges.iter().any(denies)
+}
+
+/// Moves the days of a plan to the store's.
+pub(super) fn shift_days(plan: &mut Plan, store_us: u64) {
+    for charge in &mut plan.charges {
+        if let Span::Day { start_us, end_us } = &mut charge.span {
+            let length_us = end_us.saturating_sub(*start_us);
+            if store_us >= *end_us {
+                (*start_us, *end_us) = (*end_us, end_us.saturating_add(length_us));
+            } else if store_us < *start_us {
+                (*start_us, *end_us) = (start_us.saturating_sub(length_us), *start_us);
+            }
+        }
+    }
+}
+
+/// A decision that is waited for. What it admits after nobody waits is given back: by the link
+/// if the answer finds nobody, here if it has come and was not heard.
+struct Waiting<'s> {
+    link: &'s Link,
+    receiver: oneshot::Receiver<Answer>,
+    item: Item,
+    at_us: Option<u64>,
+}
+
+impl Waiting<'_> {
+    async fn answer(&mut self, timeout: Duration) -> Result<Answer, StoreError> {
+        match tokio::time::timeout(timeout, &mut self.receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(answer) = self.receiver.try_recv()
+            && let Some(item) = self.item.undo(&answer)
+        {
+            self.link.tell(item, self.at_us);
+        }
+    }
+}

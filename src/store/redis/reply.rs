@@ -1,0 +1,205 @@
+//! What comes back from the script: `counters.lua` says what the bytes mean.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
+use crate::limit::slots::TASK_WAIT;
+use crate::limit::{Decision, Plan, Room, Span, Taken, sliding};
+
+/// What became of an item.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Answer {
+    /// When the script ran, by the store's clock, microseconds.
+    pub(super) store_us: u64,
+    /// `None` for an item that is no decision.
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// What the script found at one counter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reading {
+    /// Units used before.
+    pub(super) used: u32,
+    /// Units granted beyond the cost.
+    pub(super) granted: u32,
+    /// As `counters.lua` says.
+    time_us: f64,
+}
+
+impl Reading {
+    #[cfg(test)]
+    pub(super) fn new(used: u32, granted: u32, wait_us: u32) -> Self {
+        Self {
+            used,
+            granted,
+            time_us: wait_us.into(),
+        }
+    }
+
+    /// Whether it is a report-only charge's that found no room.
+    pub(super) fn is_over(&self) -> bool {
+        self.time_us < 0.0
+    }
+
+    /// The time it tells, in microseconds; 0 when it tells none.
+    pub(super) fn wait_us(&self) -> u64 {
+        micros(self.time_us)
+    }
+}
+
+/// The script's reply to a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Verdict {
+    Admitted(SmallVec<[Reading; 6]>),
+    Denied(SmallVec<[Reading; 6]>),
+    /// It ran too early or too late, and did nothing.
+    Late,
+    /// The day of the plan is not the store's, and nothing was done.
+    AnotherDay,
+    /// A task was finished: whether it held a slot.
+    Finished(bool),
+}
+
+impl Verdict {
+    /// Reads a reply; `None` for one that no script of ours gives.
+    pub(super) fn parse(reply: &[u8]) -> Option<Self> {
+        let (what, rest) = reply.split_first()?;
+        let (readings, odd) = rest.as_chunks::<16>();
+        if !odd.is_empty() {
+            return None;
+        }
+        let readings = readings.iter().map(|bytes| {
+            let [a, b, c, d, e, f, g, h, time @ ..] = *bytes;
+            Reading {
+                used: u32::from_le_bytes([a, b, c, d]),
+                granted: u32::from_le_bytes([e, f, g, h]),
+                time_us: f64::from_le_bytes(time),
+            }
+        });
+        match what {
+            b'A' => Some(Self::Admitted(readings.collect())),
+            b'N' => Some(Self::Denied(readings.collect())),
+            b'L' => Some(Self::Late),
+            b'T' => Some(Self::AnotherDay),
+            b'0' => Some(Self::Finished(false)),
+            b'1' => Some(Self::Finished(true)),
+            _ => None,
+        }
+    }
+}
+
+/// Microseconds of a reply: whole and not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a double saturates"
+)]
+fn micros(time_us: f64) -> u64 {
+    time_us as u64
+}
+
+/// Notes in the plan what an admission took, and makes the decision of the readings.
+pub(super) fn admitted(
+    plan: &mut Plan,
+    readings: &[Reading],
+    store_us: u64,
+    slot: u64,
+) -> Decision {
+    let mut reported = 0_u64;
+    for ((index, charge), reading) in plan.charges.iter_mut().enumerate().zip(readings) {
+        charge.taken = None;
+        if charge.report && reading.is_over() {
+            reported |= reported_bit(index);
+        } else if charge.cost > 0 {
+            charge.taken = Some(match charge.span {
+                Span::Sliding { window_us } => Taken::Step(store_us / sliding::step_us(window_us)),
+                Span::Day { end_us, .. } => Taken::Day(end_us),
+                Span::Running => Taken::Slot(slot + u64::try_from(index).unwrap_or(0)),
+            });
+        }
+    }
+    Decision::Admit {
+        nearest: nearest(plan, readings, store_us),
+        reported,
+    }
+}
+
+/// The enforced charge with the smallest share of its quota left.
+fn nearest(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Room> {
+    let left = plan
+        .charges
+        .iter()
+        .zip(readings)
+        .enumerate()
+        .filter(|(_, (charge, _))| !charge.report)
+        .map(|(index, (charge, reading))| {
+            let taken = taken(plan, index) + u64::from(charge.cost);
+            let left = u64::from(charge.quota).saturating_sub(u64::from(reading.used) + taken);
+            (index, u32::try_from(left).unwrap_or(u32::MAX))
+        });
+    let (index, left) = smallest_share(&plan.charges, left)?;
+    let (charge, reading) = (&plan.charges[index], readings[index]);
+    let resets_us = match charge.span {
+        Span::Sliding { window_us } => micros(reading.time_us).min(window_us),
+        Span::Day { start_us, end_us } => {
+            let used = u64::from(reading.used) + taken(plan, index) + u64::from(charge.cost);
+            if used == 0 {
+                0
+            } else {
+                until(start_us, end_us, store_us)
+            }
+        }
+        Span::Running => 0,
+    };
+    Some(Room {
+        charge: index,
+        left,
+        resets_in: Duration::from_micros(resets_us),
+    })
+}
+
+/// What the other charges of the plan took from the counter of charge `index`.
+fn taken(plan: &Plan, index: usize) -> u64 {
+    let key = plan.charges[index].key;
+    plan.charges
+        .iter()
+        .enumerate()
+        .filter(|(other, charge)| *other != index && charge.key == key && charge.taken.is_some())
+        .map(|(_, charge)| u64::from(charge.cost))
+        .sum()
+}
+
+fn until(start_us: u64, end_us: u64, store_us: u64) -> u64 {
+    let length_us = end_us.saturating_sub(start_us).max(1);
+    end_us.saturating_sub(store_us).clamp(1, length_us)
+}
+
+/// The denial with the longest wait. `None` when no reading denies: not a reply of ours.
+pub(super) fn denied(plan: &Plan, readings: &[Reading], store_us: u64) -> Option<Decision> {
+    let denials = plan.charges.iter().zip(readings).enumerate();
+    let longest = longest_wait(
+        denials
+            .filter(|(_, (charge, reading))| !charge.report && reading.time_us != 0.0)
+            .map(|(index, (charge, reading))| {
+                let wait = (reading.time_us > 0.0).then(|| match charge.span {
+                    Span::Sliding { window_us } => {
+                        Duration::from_micros(micros(reading.time_us).clamp(1, window_us.max(1)))
+                    }
+                    Span::Day { start_us, end_us } => {
+                        Duration::from_micros(until(start_us, end_us, store_us))
+                    }
+                    Span::Running => TASK_WAIT,
+                });
+                (index, wait)
+            }),
+    );
+    longest.map(|(charge, retry_after)| Decision::Deny {
+        charge,
+        left: plan.charges[charge]
+            .quota
+            .saturating_sub(readings[charge].used),
+        retry_after,
+    })
+}
