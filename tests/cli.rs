@@ -116,10 +116,15 @@ fn help_and_version_are_no_errors() {
 
 #[test]
 fn a_start_that_fails_says_why_in_one_line() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (
             &["run"],
             "floodgate: no upstream is given; write --upstream http://host:port",
+        ),
+        (
+            // It may have named the upstream.
+            &["run", "--config", "nowhere.toml"],
+            "floodgate: cannot read nowhere.toml: No such file",
         ),
         (
             &["run", "--upstream", "http://127.0.0.1:1", "--listen", "x"],
@@ -354,6 +359,48 @@ fn explain_says_what_is_refused() {
         "{}",
         ran.err
     );
+}
+
+#[test]
+fn explain_in_words_says_that_a_body_is_refused_and_how() {
+    let args = ["explain", "--body", "-", "POST", "/org/app/messages/users"];
+    let ran = run_with(&std::env::temp_dir(), &[], &args, r#"{"to":[]}"#);
+    assert_eq!(ran.code, 1);
+    let line = |start: &str| {
+        let found = ran.out.lines().find(|line| line.trim().starts_with(start));
+        found.unwrap_or_else(|| panic!("{start}: {}", ran.out))
+    };
+    assert!(line("refused").contains("400 param to can't be empty"));
+    assert!(line("6000 messages/min").contains("  refused  "));
+}
+
+#[test]
+fn the_task_slots_of_the_readme_hold_in_the_default_edition() {
+    let readme = include_str!("../README.md");
+    let block = readme
+        .split("```toml\n")
+        .find(|b| b.contains("hold = \"task\""));
+    let block = block.unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("mine.toml"), block).unwrap();
+    let layers = ["--routes", "shipped", "--routes", "mine.toml"];
+    let check = run_with(dir.path(), &[], &[&["check"][..], &layers].concat(), "");
+    assert_eq!(check.code, 0, "{}", check.err);
+    for path in ["/org/app/push/task", "/app-id/x/push/task"] {
+        let args = [&["explain", "--json"][..], &layers, &["POST", path]].concat();
+        let explained = json_of(&run_with(dir.path(), &[], &args, ""));
+        let by_app: Vec<_> = figures(&explained)
+            .into_iter()
+            .filter(|(.., scope, _)| scope.contains("app"))
+            .map(|(unit, quota, ..)| (unit, quota))
+            .collect();
+        let expected = [("calls", 100), ("calls", 5), ("tasks", 3)];
+        assert_eq!(
+            by_app,
+            expected.map(|(unit, n)| (unit.to_owned(), n)),
+            "{path}"
+        );
+    }
 }
 
 #[test]

@@ -408,7 +408,8 @@ impl Gateway {
     }
 }
 
-/// The path and query of an absolute target (`http://host/path`); anything else as it is.
+/// The path and query of an absolute target (`http://host/path`); anything else as it is. Its
+/// host is that of `Host`: pingora refuses any other with its own 400, before any hook.
 fn origin_form(target: &[u8]) -> &[u8] {
     let scheme = |name: &[u8]| {
         target
@@ -522,6 +523,10 @@ impl ProxyHttp for Gateway {
         }
         headers::prepare_upstream(request, &self.shared.settings, ctx.peer, ctx.ip, &ctx.id)?;
         ctx.pace = None;
+        if session.req_header().version == http::Version::HTTP_10 {
+            // To such a caller it means nothing, and the backend's 100 would be its answer.
+            request.remove_header(&header::EXPECT);
+        }
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body.
             let wait = self.shared.settings.read_timeout;

@@ -300,3 +300,53 @@ fn the_shield_turns_a_flood_away_before_any_counter() {
         ) >= 1.0
     );
 }
+
+#[test]
+fn what_is_no_http_is_refused_by_pingora_and_goes_nowhere() {
+    let gateway = gateway(&[]);
+    let many: String = (0..300).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let get = |target: &str, version: &str, fields: &str| {
+        format!("GET {target} HTTP/{version}\r\nHost: g\r\nAuthorization: Bearer t\r\n{fields}\r\n")
+    };
+    for (request, status) in [
+        (get("/o/a/users/x", "1.1", &many), 400),
+        (get("/o/a/users/x", "1.1", "Content-Length: 1x\r\n"), 400),
+        (
+            get(
+                "/o/a/users/x",
+                "1.1",
+                "Content-Length: 1\r\nContent-Length: 2\r\n",
+            ),
+            400,
+        ),
+        (get("/o/a/users/x", "1.2", ""), 400),
+        // RFC 9112 would have the target win; no host is the safer answer.
+        (get("http://other/o/a/users/x", "1.1", ""), 400),
+        (get("/o/a/users/x", "1.1", "Host: other\r\n"), 400),
+        (get("g:443", "1.1", "").replace("GET", "CONNECT"), 405),
+    ] {
+        let mut connection = gateway.connect();
+        connection.send(request.as_bytes());
+        let answer = connection.read_answer("GET");
+        // No hook of ours is asked: there is no body, and no log line.
+        assert_eq!((answer.status, &*answer.text()), (status, ""), "{request}");
+        assert!(connection.is_closed());
+    }
+    let mut connection = gateway.connect();
+    connection.send(b"GET /o/a/users/\xff HTTP/1.1\r\nHost: g\r\n\r\n");
+    let answer = connection.read_answer("GET");
+    assert_eq!((answer.status, &*answer.text()), (400, ""));
+    // Escaped, the same bytes reach us and have the native answer, and a line.
+    let answer = gateway.call("GET", "/o/a/users/%ff", "");
+    assert_eq!(
+        (answer.status, &*answer.error().0),
+        (400, "illegal_argument")
+    );
+    let mut tries = 0;
+    while gateway.log().is_empty() && tries < 500 {
+        tries += 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(gateway.log().lines().count(), 1, "{}", gateway.log());
+    assert_eq!(gateway.backend().count(), 0);
+}

@@ -183,10 +183,12 @@ fn an_expectation_that_nobody_knows_is_refused() {
 #[test]
 fn a_caller_of_http_1_0_gets_no_interim_answer() {
     let gateway = gateway();
-    let mut connection = gateway.connect();
-    connection.send(b"POST /o/a/t/messages HTTP/1.0\r\nHost: g\r\nAuthorization: Bearer t\r\nExpect: 100-continue\r\nContent-Length: 12\r\n\r\n{\"to\":[\"a\"]}");
-    let answer = connection.read_answer("POST");
-    assert_eq!((answer.status, &*answer.interim), (200, &[][..]));
+    for path in ["/o/a/t/messages", "/o/a/chatfiles"] {
+        let mut connection = gateway.connect();
+        connection.send(format!("POST {path} HTTP/1.0\r\nHost: g\r\nAuthorization: Bearer t\r\nExpect: 100-continue\r\nContent-Length: 12\r\n\r\n{{\"to\":[\"a\"]}}").as_bytes());
+        let answer = connection.read_answer("POST");
+        assert_eq!((answer.status, &*answer.interim), (200, &[][..]), "{path}");
+    }
 }
 
 #[test]
