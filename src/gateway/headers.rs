@@ -38,7 +38,8 @@ const OF_THIS_HOP: &[&str] = &[
     "upgrade",
 ];
 
-/// Fields by which a backend could read another path or method than the one that was matched.
+/// Fields by which a backend could read another path, method or host than the one that was
+/// matched.
 /// Not even from a trusted proxy: many pass on what their callers send.
 const OTHER_READINGS: &[&str] = &[
     "x-envoy-original-path",
@@ -47,10 +48,14 @@ const OTHER_READINGS: &[&str] = &[
     "x-forwarded-prefix",
     "x-forwarded-uri",
     "x-forwarded-url",
+    "x-host",
+    "x-http-destinationurl",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-http-path-override",
     "x-method-override",
+    "x-original-host",
     "x-original-method",
     "x-original-path",
     "x-original-uri",
@@ -69,9 +74,15 @@ const OTHER_CALLERS: &[&str] = &[
     "cf-connecting-ip",
     "client-ip",
     "fastly-client-ip",
+    "forwarded-for",
+    "http-client-ip",
+    "http-x-forwarded-for",
+    "proxy-client-ip",
     "true-client-ip",
+    "wl-proxy-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-forwarded",
     "x-original-forwarded-for",
     "x-originating-ip",
     "x-remote-addr",
@@ -98,7 +109,7 @@ fn stays_behind(name: &str, trusted: bool) -> bool {
         // The usual names begin otherwise, and are not compared with each of these.
         return matches!(
             bytes.first(),
-            Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x')
+            Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'w' | b'x')
         ) && listed(name);
     }
     // A backend of the CGI kind reads `X_Original_URL` as `X-Original-URL`.
@@ -111,6 +122,24 @@ fn stays_behind(name: &str, trusted: bool) -> bool {
         || ["content-", "x-forwarded-"]
             .iter()
             .any(|start| folded.starts_with(start))
+}
+
+/// Whether the request's target goes on with a `#`, where pingora has cut it off: another server
+/// might have taken it for a part of the path. HTTP/2 has no request line, and a `#` there is cut
+/// off unseen.
+pub(super) fn has_fragment(session: &Session) -> bool {
+    let Some(http1) = session.as_downstream().as_http1() else {
+        return false;
+    };
+    let request = session.req_header();
+    let head = http1.get_headers_raw_bytes();
+    // Empty lines before a request are allowed.
+    let line = head.iter().position(|b| !matches!(b, b'\r' | b'\n'));
+    let target = line.map_or(0, |at| at + request.method.as_str().len() + 1);
+    // A target that is nothing but a fragment is read as `/`.
+    [target, target + request.raw_path().len()]
+        .iter()
+        .any(|at| head.get(*at) == Some(&b'#'))
 }
 
 /// The peer of the downstream connection.
@@ -270,14 +299,18 @@ fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &[u8]) -> Vec<u8>
 
 /// Whether a field is for both ends, so that no hop may drop it, whatever `Connection` says.
 fn is_end_to_end(name: &HeaderName) -> bool {
-    name.as_str().starts_with("content-")
+    ["accept", "content-", "if-"]
+        .iter()
+        .any(|start| name.as_str().starts_with(start))
         || [
-            &header::ACCEPT,
             &header::AUTHORIZATION,
             &header::CACHE_CONTROL,
             &header::COOKIE,
+            &header::EXPECT,
             &header::HOST,
+            &header::RANGE,
             &header::TRANSFER_ENCODING,
+            &header::USER_AGENT,
             &FORWARDED,
             &X_FORWARDED_FOR,
             &X_FORWARDED_PROTO,

@@ -35,7 +35,7 @@ use crate::identity::address::prefix;
 use crate::limit::{Hold, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
-use crate::route::canonical;
+use crate::route::canonical::{self, PathError};
 use crate::settings::RateLimitHeaders;
 
 /// The largest unread body that is read and thrown away to keep a connection.
@@ -91,7 +91,7 @@ impl Gateway {
 
         // 1 identify, 2 match
         let request = session.req_header();
-        let target = match self.target(request, ctx) {
+        let target = match self.target(session, ctx) {
             Ok(()) => {
                 let head = Head {
                     method: request.method.as_str(),
@@ -185,8 +185,11 @@ impl Gateway {
     }
 
     /// The canonical path, into the context.
-    fn target(&self, request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
-        let raw = request.raw_path();
+    fn target(&self, session: &Session, ctx: &mut Context) -> Result<(), Reject> {
+        let raw = session.req_header().raw_path();
+        if headers::has_fragment(session) {
+            return Err(Reject::Path(PathError::Delimiter));
+        }
         // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.
         let absolute = !raw.starts_with(b"/");
         let raw_target = if absolute { origin_form(raw) } else { raw };

@@ -5,9 +5,8 @@
 //! trailing slash is removed. Refused, because two servers could read them differently: empty
 //! and dot segments (also encoded), encoded slashes and backslashes, control characters, broken
 //! escapes, `;` (matrix parameters, which some backends cut off). Letters keep their case: the
-//! documents say that URLs are case-sensitive. A raw `#` is refused too; of a request none gets
-//! here, since pingora cuts a fragment off as it reads the target: it is neither matched nor
-//! forwarded.
+//! documents say that URLs are case-sensitive. A raw `#` is refused too: by the gateway, since
+//! pingora cuts it off, with what follows, before it gets here.
 //!
 //! An escape that stays, `%2C` for a comma, is forwarded as it came, and its call matches the
 //! same route as the comma's: fixed segments have unreserved characters only. Counters know app

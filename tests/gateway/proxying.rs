@@ -34,8 +34,6 @@ fn the_canonical_path_is_forwarded_with_its_query() {
             "/o/a/users/alice?x=1",
         ),
         ("/o/a/users/a%2cb", "/o/a/users/a%2Cb"),
-        // A fragment is no part of a request: pingora cuts it off.
-        ("/o/a/users/alice#/../bob?x=1", "/o/a/users/alice"),
     ] {
         let (status, target, _) = seen(&gateway, asked, &[]);
         assert_eq!((status, target.as_str()), (200, forwarded), "{asked}");
@@ -54,12 +52,27 @@ fn a_path_with_two_readings_is_refused() {
         "/o/a/users\\x",
         "/o/a/users/%zz",
         "/o/a/users;x=1/alice",
+        "/o/a/users/alice#/../bob?x=1",
+        "/o/a/users/alice?x=1#y",
+        "http://gateway/o/a/users/alice#",
+        "/#/o/a/users/alice",
+        "#/o/a/users/alice",
         "o/a/users",
     ] {
         let answer = gateway.call("GET", path, "");
         assert_eq!(answer.status, 400, "{path}: {}", answer.text());
     }
     assert_eq!(gateway.backend().count(), 0);
+    // Empty lines before the request change nothing.
+    let mut connection = gateway.connect();
+    connection.send(b"\r\n\r\nGET /o/a/users/x# HTTP/1.1\r\nHost: g\r\n\r\n");
+    assert_eq!(connection.read_answer("GET").status, 400);
+    // An escaped one is a character as any other, and so is one of a header.
+    let headers = ["Referer: http://g/#x"];
+    let answer = gateway
+        .connect()
+        .call("GET", "/o/a/users/a%23b", &headers, "");
+    assert_eq!(answer.status, 200);
 }
 
 #[test]
@@ -173,6 +186,10 @@ fn no_field_lets_a_backend_read_another_path_method_or_caller() {
         "X-Real-IP: 6.6.6.6",
         "X_REAL_IP: 6.6.6.6",
         "True-Client-IP: 6.6.6.6",
+        "WL-Proxy-Client-IP: 6.6.6.6",
+        "Proxy_Client_IP: 6.6.6.6",
+        "X-Host: other",
+        "X-HTTP-Host-Override: other",
         "Content_Length: 9",
         "Transfer_Encoding: chunked",
         "app_key: stays",
@@ -219,14 +236,34 @@ fn a_trusted_proxys_host_is_passed_on_and_its_callers_paths_are_not() {
 #[test]
 fn connection_names_fields_of_the_hop_and_takes_no_other() {
     let gateway = start(&[]);
-    let named = "Connection: Authorization, Host, Content-Type, X-Forwarded-For, X-Hop, :path, a b";
+    let named = "Connection: Authorization, Host, Content-Type, X-Forwarded-For, X-Hop, :path, a b, \
+                 Cookie, Cache-Control, Accept-Language, If-None-Match, User-Agent";
     let (status, _, headers) = seen(
         &gateway,
         "/o/a/users/x",
-        &[named, "Content-Type: text/plain", "X-Hop: 1"],
+        &[
+            named,
+            "Content-Type: text/plain",
+            "X-Hop: 1",
+            "Cookie: a=b",
+            "Cache-Control: no-cache",
+            "Accept-Language: zh",
+            "If-None-Match: \"a\"",
+            "User-Agent: me",
+        ],
     );
     assert_eq!(status, 200);
-    for kept in ["authorization", "host", "content-type", "x-forwarded-for"] {
+    for kept in [
+        "authorization",
+        "host",
+        "content-type",
+        "x-forwarded-for",
+        "cookie",
+        "cache-control",
+        "accept-language",
+        "if-none-match",
+        "user-agent",
+    ] {
         assert!(value(&headers, kept).is_some(), "{kept}");
     }
     assert_eq!(value(&headers, "x-hop"), None);
