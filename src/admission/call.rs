@@ -1,7 +1,6 @@
 //! Steps 1 and 2, identify and match: a head becomes a [`Call`].
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::{Policy, Reject};
 use crate::head::Head;
@@ -70,18 +69,14 @@ impl Call {
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
-    /// units that count for more than a second. Such a call takes them only when its body is
+    /// units of the day. Such a call takes them only when its body is
     /// there as a whole: a bad token, told by the backend's 401, must not keep them meanwhile by
     /// a body that never ends.
     #[must_use]
     pub fn holds_others_up(&self, rules: &Ruleset) -> bool {
         self.limits(rules).iter().any(|id| {
             let limit = rules.limit(*id);
-            limit.scope != Scope::Ip
-                && match limit.window {
-                    Window::Sliding(length) => length > Duration::from_secs(1),
-                    Window::Day(_) | Window::Running => true,
-                }
+            limit.scope != Scope::Ip && matches!(limit.window, Window::Day(_) | Window::Running)
         })
     }
 }

@@ -424,8 +424,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: TIMES,
         help: "Time in which a request's body must arrive",
         more: "One that is only forwarded may take longer while it brings 1 KiB/s. Of a call that is \
-               counted by messages, takes a task slot, or is charged to a limit of its app or user \
-               over more than a second, the whole body (64 KiB at most) is read before anything is \
+               counted by messages, takes a task slot, or is charged to a day limit of its app or \
+               user, the whole body (64 KiB at most) is read before anything is \
                taken.",
         ..ONE
     },
