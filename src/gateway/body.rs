@@ -47,11 +47,9 @@ pub(super) async fn read(
     if announced.is_some_and(|length| length > MAX_COUNTED_BODY as u64) {
         return Err(BodyError::Refused(Reply::body_too_large()));
     }
-    let expected = headers.get(header::EXPECT).map(http::HeaderValue::as_bytes);
-    if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
-        return Err(BodyError::Refused(Reply::expectation_failed()));
-    }
-    let waits_for_continue = expected.is_some();
+    // Of HTTP/1.0 it means nothing, and a 100 would be read as the answer.
+    let waits_for_continue = headers.contains_key(header::EXPECT)
+        && session.req_header().version != http::Version::HTTP_10;
     session.as_downstream_mut().enable_retry_buffering();
     if waits_for_continue {
         session

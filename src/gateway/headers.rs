@@ -185,6 +185,15 @@ pub(super) fn has_bearer(request: &RequestHeader) -> bool {
     scheme.eq_ignore_ascii_case("bearer ") && !token.trim().is_empty()
 }
 
+/// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).
+pub(super) fn expects_the_unknown(request: &RequestHeader) -> bool {
+    request
+        .headers
+        .get_all(header::EXPECT)
+        .iter()
+        .any(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// The caller's own request ID, if a trusted proxy brings a sane one.
 pub(super) fn request_id(request: &RequestHeader) -> Option<&HeaderValue> {
     let id = request.headers.get(&X_REQUEST_ID)?;

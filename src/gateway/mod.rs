@@ -110,6 +110,11 @@ impl Gateway {
             // Boxed, as other rare turns are: each call pays for the size of its futures.
             Err(reject) => return Ok(Some(Box::pin(self.reject(ctx, reject)).await)),
         };
+        if headers::expects_the_unknown(session.req_header()) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            return Ok(Some(Reply::expectation_failed()));
+        }
 
         // 3 price
         let counted = call

@@ -28,6 +28,20 @@ impl CostSource {
         capped.map(|nth| nth + 1)
     }
 
+    /// Whether a key is a counted field but for its case: some parsers take it for that field.
+    fn is_near(&self, key: &str) -> bool {
+        let upper = |text: &str| {
+            text.chars()
+                .flat_map(char::to_uppercase)
+                .collect::<String>()
+        };
+        let is_near = |field: &str| {
+            // A letter has at most three bytes whose capital is ASCII, as the long s has two.
+            (field.len()..=field.len() * 3).contains(&key.len()) && upper(key) == upper(field)
+        };
+        is_near(&self.field) || self.caps.iter().any(|cap| is_near(&cap.field))
+    }
+
     /// The caps of fields beside the cost's.
     pub fn other_caps(&self) -> impl Iterator<Item = &Cap> {
         self.caps.iter().filter(|cap| cap.field != self.field)
@@ -47,7 +61,7 @@ pub struct Cap {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// Not one JSON object in UTF-8, or a counted field is no array of strings or integers,
-    /// or it is there twice.
+    /// or it is there twice or in another case.
     #[error("the body is not valid JSON of the documented form")]
     Malformed,
     /// A counted field is missing or an empty array.
@@ -145,7 +159,10 @@ impl Visitor<'_> for Counted<'_> {
     }
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<Option<usize>, E> {
-        Ok(self.0.nth(key))
+        match self.0.nth(key) {
+            None if self.0.is_near(key) => Err(E::custom("a counted field is in another case")),
+            nth => Ok(nth),
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn a_counted_body_without_a_byte_is_the_native_400_and_costs_nothing() {
         "{\"to\":\"a\"}",
         "{\"to\":[\"a\"]} x",
         "{\"to\":[\"a\"],\"to\":[]}",
+        "{\"to\":[\"a\"],\"TO\":[\"b\"]}",
     ] {
         let answer = gateway.call("POST", "/o/a/t/messages", body);
         assert_eq!(
@@ -157,15 +158,37 @@ fn a_body_that_waits_for_100_continue_is_asked_for_and_only_then_sent() {
 }
 
 #[test]
-fn an_expectation_that_nobody_knows_is_refused_where_a_body_is_counted() {
+fn an_expectation_that_nobody_knows_is_refused() {
+    let gateway = gateway();
+    let body = r#"{"to":["a"]}"#;
+    for (path, headers) in [
+        ("/o/a/t/messages", &["Expect: a-miracle"][..]),
+        ("/o/a/chatfiles", &["Expect: a-miracle"]),
+        (
+            "/o/a/t/messages",
+            &["Expect: 100-continue", "Expect: a-miracle"],
+        ),
+        ("/o/a/chatfiles", &["Expect: 100-continue, a-miracle"]),
+    ] {
+        let mut connection = gateway.connect();
+        let answer = connection.call("POST", path, headers, body);
+        assert_eq!((answer.status, &*answer.interim), (417, &[][..]), "{path}");
+        assert_eq!(answer.error().0, "expectation_failed");
+        // Nobody knows whether a body or a request comes next.
+        assert!(connection.is_closed());
+    }
+    assert_eq!(gateway.backend().count(), 0);
+    let charged = gateway.metric("floodgate_units_charged_total", &["t-messages"]);
+    assert_eq!(charged, 0.0);
+}
+
+#[test]
+fn a_caller_of_http_1_0_gets_no_interim_answer() {
     let gateway = gateway();
     let mut connection = gateway.connect();
-    let headers = ["Expect: a-miracle"];
-    let body = r#"{"to":["a"]}"#;
-    let answer = connection.call("POST", "/o/a/t/messages", &headers, body);
-    assert_eq!((answer.status, &*answer.interim), (417, &[][..]));
-    assert_eq!(answer.error().0, "expectation_failed");
-    assert_eq!(gateway.backend().count(), 0);
+    connection.send(b"POST /o/a/t/messages HTTP/1.0\r\nHost: g\r\nAuthorization: Bearer t\r\nExpect: 100-continue\r\nContent-Length: 12\r\n\r\n{\"to\":[\"a\"]}");
+    let answer = connection.read_answer("POST");
+    assert_eq!((answer.status, &*answer.interim), (200, &[][..]));
 }
 
 #[test]

@@ -94,13 +94,29 @@ fn a_key_is_the_same_however_it_is_escaped() {
 }
 
 #[test]
-fn no_recipients_are_told_from_a_bad_body() {
+fn a_counted_key_in_another_case_is_refused() {
     for body in [
-        &b"{}"[..],
-        br#"{"to":[]}"#,
-        br#"{"TO":["a"]}"#,
-        br#"{"body":{"to":["a"]}}"#,
+        r#"{"to":["a"],"TO":["b"]}"#,
+        r#"{"To":["a"]}"#,
+        r#"{"t\u004f":["b"],"to":["a"]}"#,
     ] {
+        assert_eq!(price(body.as_bytes()), Err(PriceError::Malformed), "{body}");
+    }
+    for body in [
+        r#"{"to":["g"],"users":["a"],"TO":["g"]}"#,
+        r#"{"to":["g"],"users":["a"],"uſers":["b"]}"#,
+        r#"{"to":["g"],"users":["a"],"u\u017fers":["b"]}"#,
+    ] {
+        assert_eq!(directed(body), Err(PriceError::Malformed), "{body}");
+    }
+    // Only at the top, and only whole keys.
+    let body = r#"{"to":["a"],"body":{"TO":["b"]},"Too":1,"T":1,"":2}"#;
+    assert_eq!(price(body.as_bytes()), Ok(1));
+}
+
+#[test]
+fn no_recipients_are_told_from_a_bad_body() {
+    for body in [&b"{}"[..], br#"{"to":[]}"#, br#"{"body":{"to":["a"]}}"#] {
         assert_eq!(price(body), Err(empty("to")));
     }
 }
