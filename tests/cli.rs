@@ -377,10 +377,11 @@ fn explain_in_words_says_that_a_body_is_refused_and_how() {
 #[test]
 fn the_task_slots_of_the_readme_hold_in_the_default_edition() {
     let readme = include_str!("../README.md");
-    let block = readme
+    let mut blocks = readme
         .split("```toml\n")
-        .find(|b| b.contains("hold = \"task\""));
-    let block = block.unwrap().split("```").next().unwrap();
+        .filter_map(|text| text.split("```").next());
+    let block = blocks.find(|block| block.contains("{ rate = \"3 tasks\""));
+    let block = block.unwrap();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("mine.toml"), block).unwrap();
     let layers = ["--routes", "shipped", "--routes", "mine.toml"];

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Policy, Reject};
 use crate::head::Head;
 use crate::identity::{self, Caller};
-use crate::limit::{CounterKey, LimitId};
+use crate::limit::{CounterKey, LimitId, Scope, Window};
 use crate::route::Form;
 use crate::route::canonical;
 use crate::route::table::Found;
@@ -66,6 +66,18 @@ impl Call {
                 .map_or(&[], |e| &e.limits),
             None => &rules.ip_limits.options,
         }
+    }
+
+    /// Whether others would miss for long what this call takes of its app or user: a slot, or
+    /// units of the day. Such a call takes them only when its body is
+    /// there as a whole: a bad token, told by the backend's 401, must not keep them meanwhile by
+    /// a body that never ends.
+    #[must_use]
+    pub fn holds_others_up(&self, rules: &Ruleset) -> bool {
+        self.limits(rules).iter().any(|id| {
+            let limit = rules.limit(*id);
+            limit.scope != Scope::Ip && matches!(limit.window, Window::Day(_) | Window::Running)
+        })
     }
 }
 

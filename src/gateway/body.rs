@@ -1,5 +1,6 @@
-//! Reading the body of a counted call: whole, bounded, before the decision. pingora replays it
-//! to the upstream byte for byte.
+//! Bodies. That of a counted call, and of one whose units or slots another would miss for long,
+//! is read before the decision: whole and bounded; pingora replays it to the upstream byte for
+//! byte. Any other is forwarded at its own pace, above a slowest one.
 
 use std::time::Duration;
 
@@ -19,19 +20,23 @@ pub(super) enum BodyError {
     Gone(Box<pingora::Error>),
 }
 
-/// The whole body of a counted call.
-pub(super) async fn read(session: &mut Session, settings: &Settings) -> Result<Vec<u8>, BodyError> {
+/// The whole body of a call. Where it is `counted`, in no coding.
+pub(super) async fn read(
+    session: &mut Session,
+    settings: &Settings,
+    counted: bool,
+) -> Result<Vec<u8>, BodyError> {
     let headers = &session.req_header().headers;
-    let coded = headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|coding| {
+    let is_coded = || {
+        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+        codings.any(|coding| {
             !coding
                 .as_bytes()
                 .trim_ascii()
                 .eq_ignore_ascii_case(b"identity")
-        });
-    if coded {
+        })
+    };
+    if counted && is_coded() {
         return Err(BodyError::Refused(Reply::unsupported_encoding()));
     }
     let announced = headers
@@ -104,18 +109,17 @@ impl Pace {
     }
 
     /// Notes what has arrived: how long what comes next may take. `None` when it has taken too
-    /// long. A body that occupies a slot has one stretch in all, as one that is counted.
+    /// long.
     pub(super) fn note(
         &mut self,
         bytes: usize,
         now: Moment,
         stretch: Duration,
-        has_slot: bool,
     ) -> Option<Duration> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         // What came in while the backend was slow counts before the time does.
         let share = SLOWEST.saturating_mul(stretch.as_secs().max(1));
-        if !has_slot && self.bytes >= share {
+        if self.bytes >= share {
             *self = Self::new(now);
         }
         let taken = Duration::from_micros(now.mono_us.saturating_sub(self.began_us));

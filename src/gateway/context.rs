@@ -50,6 +50,8 @@ pub struct Context {
     pub(super) connecting: Moment,
     /// What is left of the time to connect.
     pub(super) connect_left: Option<Duration>,
+    /// Whether the body was read before the decision.
+    pub(super) has_read_body: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     /// The first upstream address of this call.
@@ -84,6 +86,7 @@ impl Context {
             attempts: 0,
             connecting: started,
             connect_left: None,
+            has_read_body: false,
             pace: None,
             first_upstream: None,
             upstream_status: None,

@@ -120,10 +120,13 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        let recipients = match counted {
-            None => Ok(1),
-            Some(route) => match Box::pin(body::read(session, &shared.settings)).await {
-                Ok(body) => admission::recipients(route, &body),
+        ctx.has_read_body = counted.is_some()
+            || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
+        let reading = body::read(session, &shared.settings, counted.is_some());
+        let recipients = match ctx.has_read_body {
+            false => Ok(1),
+            true => match Box::pin(reading).await {
+                Ok(body) => counted.map_or(Ok(1), |route| admission::recipients(route, &body)),
                 Err(body::BodyError::Gone(error)) => return Err(error),
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -133,7 +136,7 @@ impl Gateway {
             },
         };
         // The body may have taken long: decide by the time it ended.
-        let now = if counted.is_some() {
+        let now = if ctx.has_read_body {
             shared.clock.since(ctx.started)
         } else {
             now
@@ -363,12 +366,8 @@ impl Gateway {
         arrived: usize,
     ) -> pingora::Result<()> {
         let now = self.shared.clock.since(ctx.started);
-        let has_slot = ctx.admitted.as_ref().is_some_and(|admitted| {
-            let mut taken = admitted.plan.charges.iter().filter(|c| c.taken.is_some());
-            taken.any(|charge| self.shared.rules.limit(charge.limit).unit == Unit::Tasks)
-        });
         let pace = ctx.pace.get_or_insert_with(|| Pace::new(now));
-        match pace.note(arrived, now, self.shared.settings.body_timeout, has_slot) {
+        match pace.note(arrived, now, self.shared.settings.body_timeout) {
             // A chunk that never comes does not get here.
             Some(left) => session.as_downstream_mut().set_read_timeout(Some(left)),
             None => {
@@ -531,15 +530,10 @@ impl ProxyHttp for Gateway {
             // The backend may take its time to ask for the body.
             let wait = self.shared.settings.read_timeout;
             session.as_downstream_mut().set_read_timeout(Some(wait));
-        } else {
+        } else if !session.as_downstream_mut().is_body_done() {
             self.pace(session, ctx, 0)?;
         }
-        let counted = ctx
-            .call
-            .as_ref()
-            .and_then(|call| call.route(&self.shared.rules))
-            .is_some_and(|route| route.cost.is_some());
-        if counted {
+        if ctx.has_read_body {
             // Its body has been asked for and read already.
             request.remove_header(&header::EXPECT);
         }
@@ -597,6 +591,10 @@ impl ProxyHttp for Gateway {
         ctx.upstream_status = Some(status);
         if status == 401 {
             self.charge_unauthorized(ctx).await;
+            if ctx.admitted.as_ref().is_some_and(|call| !call.whole) {
+                // Nothing waits for the rest of its body.
+                ctx.settle(None, self.shared.clock.now());
+            }
         }
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());

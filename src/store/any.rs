@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
+use super::redis::decide::AtOnce;
 use super::{Store, StoreError, StoreGauges};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 
@@ -31,8 +32,11 @@ impl Store for AnyStore {
     async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         match self {
             Self::Memory(store) => Ok(store.decide_now(plan, now)),
-            // Boxed: calls that need no round trip do not pay for its size.
-            Self::Redis(store) => Box::pin(store.decide(plan, now)).await,
+            Self::Redis(store) => match store.begin(plan, now) {
+                AtOnce::Decided(decision) => decision,
+                // Boxed: calls that need no question do not pay for its size.
+                begun => Box::pin(store.finish(plan, now, begun)).await,
+            },
         }
     }
 

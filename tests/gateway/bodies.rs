@@ -1,5 +1,7 @@
 //! Counted bodies: read once, bounded, forwarded byte for byte.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::ROUTES;
@@ -222,8 +224,13 @@ fn a_counted_body_that_never_comes_is_given_up() {
 /// Sends a body that never ends: this many bytes, this often.
 fn drip(gateway: &Gateway, path: &str, chunk: &[u8], every: Duration, times: usize) -> Connection {
     let mut connection = gateway.connect();
+    let length = if path.ends_with("slot") {
+        10_000
+    } else {
+        100_000
+    };
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer bad\r\nContent-Length: 100000\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer bad\r\nContent-Length: {length}\r\n\r\n"
     );
     connection.send(head.as_bytes());
     for _ in 0..times {
@@ -234,7 +241,7 @@ fn drip(gateway: &Gateway, path: &str, chunk: &[u8], every: Duration, times: usi
 }
 
 #[test]
-fn a_forwarded_body_that_drips_or_stops_is_given_up_and_its_slot_is_free() {
+fn a_body_that_drips_or_stops_is_given_up() {
     let gateway = Start {
         routes: ROUTES,
         args: &["--body-timeout", "1s"],
@@ -249,7 +256,7 @@ fn a_forwarded_body_that_drips_or_stops_is_given_up_and_its_slot_is_free() {
         assert!(slow.is_closed());
         assert_eq!(gateway.call("POST", slot, "{}").status, 200);
     }
-    // Fast enough for an upload, which holds nobody's slot: 2 KiB/s over twice the time.
+    // Fast enough for an upload, which holds nobody up: 2 KiB/s over twice the time.
     let (chunk, every) = ([b'x'; 512], Duration::from_millis(250));
     let mut slow = drip(&gateway, slot, &chunk, every, 3);
     assert_eq!(slow.read_answer("POST").status, 408);
@@ -258,6 +265,68 @@ fn a_forwarded_body_that_drips_or_stops_is_given_up_and_its_slot_is_free() {
     assert_eq!(upload.read_answer("POST").status, 401);
     let mut upload = drip(&gateway, "/o/a/chatfiles", b"x", every, 3);
     assert_eq!(upload.read_answer("POST").status, 408);
+}
+
+#[test]
+fn a_call_takes_no_slot_and_no_unit_of_the_day_before_its_body_is_there() {
+    let gateway = gateway();
+    let slot = |body: &str| gateway.call("POST", "/o/a/t/slot", body).status;
+    let broken = [
+        "Content-Length: 70000\r\n\r\n{",
+        "Content-Length: 100\r\n\r\n{",
+        "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ];
+    let mut held = Vec::new();
+    for (call, rest) in ["POST /o/a/t/slot", "POST /o/a/t/day"]
+        .iter()
+        .flat_map(|call| broken.iter().map(move |rest| (call, rest)))
+    {
+        let mut connection = gateway.connect();
+        let head = format!("{call} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer bad\r\n{rest}");
+        connection.send(head.as_bytes());
+        held.push(connection);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(slot("{}"), 200);
+    for _ in 0..2 {
+        assert_eq!(gateway.call("POST", "/o/a/t/day", "").status, 200);
+    }
+    // The first of each three has announced too much.
+    for first in held.iter_mut().step_by(3) {
+        assert_eq!(first.read_answer("POST").error().1, "message is too large");
+    }
+    // A whole one is forwarded byte for byte, also when it comes in parts.
+    drop(held);
+    let body = sized(64 * 1024);
+    assert_eq!(slot(&body), 200);
+    let seen = gateway.backend().requests().pop().expect("a request");
+    assert_eq!(seen.body.as_ref(), body.as_bytes());
+}
+
+#[test]
+fn a_401_gives_its_unit_back_while_the_body_still_comes() {
+    // A backend that answers by the head alone.
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = backend.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in backend.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}");
+            std::thread::spawn(move || while matches!(stream.read(&mut head), Ok(1..)) {});
+        }
+    });
+    let gateway = Start {
+        upstream: Some(upstream),
+        ..Start::default()
+    }
+    .start();
+    let every = Duration::from_millis(50);
+    let mut upload = drip(&gateway, "/o/a/chatfiles", &[b'x'; 512], every, 3);
+    assert_eq!(upload.read_answer("POST").status, 401);
+    let app = ["chatfiles", ":app"];
+    assert_eq!(gateway.metric("floodgate_units_refunded_total", &app), 1.0);
+    assert!(gateway.log().is_empty(), "the call has not ended");
 }
 
 #[test]

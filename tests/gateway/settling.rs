@@ -152,7 +152,7 @@ fn a_caller_that_leaves_early_pays_what_the_status_says() {
 #[test]
 fn a_call_that_is_left_incomplete_costs_its_address_and_not_the_app() {
     let gateway = gateway(&format!(
-        "{ROUTES}\n[[route]]\nname = \"t-up\"\ncalls = [\"POST /t/up\"]\nv3 = {{ limits = [\"2/3600s\"], ip_copy = false }}\n[ip]\nunauthorized = [\"4/3600s\"]\n"
+        "{ROUTES}\n[[route]]\nname = \"t-up\"\ncalls = [\"POST /t/up\"]\nv3 = {{ limits = [\"50/s\"], ip_copy = false }}\n[ip]\nunauthorized = [\"4/3600s\"]\n"
     ));
     for n in 1..=4_u8 {
         let mut connection = gateway.connect();

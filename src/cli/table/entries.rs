@@ -423,7 +423,10 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("10s"),
         group: TIMES,
         help: "Time in which a request's body must arrive",
-        more: "One that is only forwarded may take longer while it brings 1 KiB/s; not that of a call that occupies a task slot.",
+        more: "One that is only forwarded may take longer while it brings 1 KiB/s. Of a call that is \
+               counted by messages, takes a task slot, or is charged to a day limit of its app or \
+               user, the whole body (64 KiB at most) is read before anything is \
+               taken.",
         ..ONE
     },
     Setting {

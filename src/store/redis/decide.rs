@@ -1,9 +1,10 @@
 //! The one decision over a plan whose counters are all in one part of the store.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::link::{self, Link};
 use super::name::Name;
@@ -15,6 +16,25 @@ use super::{RedisStore, watch};
 use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Span};
 use crate::store::{Store as _, StoreError};
+
+/// What can be said of a plan without a question.
+pub(in crate::store) enum AtOnce {
+    /// The decision.
+    Decided(Result<Decision, StoreError>),
+    /// The store must be asked, and this gateway's share holds too.
+    Doubtful,
+    /// The store must be asked.
+    Ask(Asking),
+}
+
+/// What goes with a question.
+#[derive(Default)]
+pub(in crate::store) struct Asking {
+    /// Units more, of each counter of the plan.
+    wanted: SmallVec<[u32; 6]>,
+    /// Leases that are over.
+    over: Vec<Part>,
+}
 
 impl RedisStore {
     /// Denies a slot after a jump of the store's clock, until the slots that it ended have been
@@ -41,19 +61,75 @@ impl RedisStore {
         &self,
         plan: &mut Plan,
         now: Moment,
+        deadline: Instant,
     ) -> Result<Decision, StoreError> {
-        let part = self.part(plan);
-        if part.health.is_open() {
-            return self.decide_alone(plan, now);
-        }
-        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
-        if plan.charges.iter().any(is_doubtful) {
-            return self.decide_doubtful(plan, now).await;
-        }
-        match self.decide_trusting(plan, now).await {
+        let begun = self.decide_at_once(plan, now);
+        self.decide_begun(plan, now, begun, deadline).await
+    }
+
+    pub(super) async fn decide_begun(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        begun: AtOnce,
+        deadline: Instant,
+    ) -> Result<Decision, StoreError> {
+        let asking = match begun {
+            AtOnce::Decided(decision) => return decision,
+            AtOnce::Doubtful => return self.decide_doubtful(plan, now, deadline).await,
+            AtOnce::Ask(asking) => asking,
+        };
+        match self.ask_with_leases(plan, now, asking, deadline).await {
             Ok(decision) => Ok(decision),
             Err(_) => self.decide_alone(plan, now),
         }
+    }
+
+    /// What can be decided without a question, or how to ask.
+    pub(super) fn decide_at_once(&self, plan: &mut Plan, now: Moment) -> AtOnce {
+        let part = self.part(plan);
+        if part.health.is_open() {
+            return AtOnce::Decided(self.decide_alone(plan, now));
+        }
+        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
+        if plan.charges.iter().any(is_doubtful) {
+            return AtOnce::Doubtful;
+        }
+        if !self.leases {
+            return AtOnce::Ask(Asking::default());
+        }
+        let at = part.time.framed(part.time.expected_us(now));
+        match self.own.decide_by_leases(plan, now.mono_us, at) {
+            Leased::Decided(decision) => {
+                self.lease_hits.fetch_add(1, Ordering::Relaxed);
+                AtOnce::Decided(Ok(decision))
+            }
+            Leased::Ask { wanted, over } => AtOnce::Ask(Asking { wanted, over }),
+        }
+    }
+
+    /// Asks, and gives back in the same command, as a rule, what leases have left.
+    pub(super) async fn ask_with_leases(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        asking: Asking,
+        deadline: Instant,
+    ) -> Result<Decision, StoreError> {
+        let at_us = self.time.told_us(now);
+        self.give_back_leases(&asking.over, at_us);
+        let decision = self.ask(plan, now, &asking.wanted, deadline).await?;
+        if let Decision::Deny { .. } = decision
+            && self.leases
+        {
+            // What is held here must not be what is missing there.
+            let held = self.own.end_leases(plan);
+            if !held.is_empty() {
+                self.give_back_leases(&held, at_us);
+                return self.ask(plan, now, &[], deadline).await;
+            }
+        }
+        Ok(decision)
     }
 
     fn next_slots(&self, plan: &Plan) -> u64 {
@@ -96,6 +172,7 @@ impl RedisStore {
         plan: &mut Plan,
         now: Moment,
         wanted: &[u32],
+        deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let link = self.link().ok_or(StoreError::Unavailable)?;
         let time = &self.part(plan).time;
@@ -112,7 +189,7 @@ impl RedisStore {
                 item,
                 at_us: self.time.told_us(now),
             };
-            let answer = waiting.answer(self.terms.timeout).await?;
+            let answer = waiting.answer(deadline).await?;
             drop(waiting);
             time.note(now.mono_us, answer.store_us);
             let (decision, readings) = match answer.verdict {
@@ -137,36 +214,6 @@ impl RedisStore {
             return Ok(decision);
         }
         Err(StoreError::Unavailable)
-    }
-
-    /// Decides by leases, or asks.
-    async fn decide_trusting(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
-        if !self.leases {
-            return self.ask(plan, now, &[]).await;
-        }
-        let time = &self.part(plan).time;
-        let at = time.framed(time.expected_us(now));
-        match self.own.decide_by_leases(plan, now.mono_us, at) {
-            Leased::Decided(decision) => {
-                self.lease_hits.fetch_add(1, Ordering::Relaxed);
-                Ok(decision)
-            }
-            Leased::Ask { wanted, over } => {
-                // In the same command, as a rule.
-                let at_us = self.time.told_us(now);
-                self.give_back_leases(&over, at_us);
-                let decision = self.ask(plan, now, &wanted).await?;
-                if let Decision::Deny { .. } = decision {
-                    // What is held here must not be what is missing there.
-                    let held = self.own.end_leases(plan);
-                    if !held.is_empty() {
-                        self.give_back_leases(&held, at_us);
-                        return self.ask(plan, now, &[]).await;
-                    }
-                }
-                Ok(decision)
-            }
-        }
     }
 
     /// Gives back units that were leased and not used.
@@ -199,7 +246,12 @@ impl RedisStore {
     }
 
     /// Decides by share, where that is in doubt, and by the store, and admits what both admit.
-    async fn decide_doubtful(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+    async fn decide_doubtful(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        deadline: Instant,
+    ) -> Result<Decision, StoreError> {
         let mut by_share = plan.clone();
         for charge in &mut by_share.charges {
             if !Self::is_doubtful(self.part(plan), charge, now) {
@@ -209,7 +261,7 @@ impl RedisStore {
         if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now) {
             return Ok(denied);
         }
-        let asked = self.ask(plan, now, &[]).await;
+        let asked = self.ask(plan, now, &[], deadline).await;
         // Either the store knows of these units now, or they are taken again.
         self.give_back(&mut by_share, now, &|_| true);
         match asked {
@@ -249,8 +301,8 @@ struct Waiting<'s> {
 }
 
 impl Waiting<'_> {
-    async fn answer(&mut self, timeout: Duration) -> Result<Answer, StoreError> {
-        match tokio::time::timeout(timeout, &mut self.receiver).await {
+    async fn answer(&mut self, deadline: Instant) -> Result<Answer, StoreError> {
+        match tokio::time::timeout_at(deadline, &mut self.receiver).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
         }

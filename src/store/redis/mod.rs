@@ -5,7 +5,7 @@
 //! that arrives too late does nothing, so that a call which no longer waits was never charged.
 
 pub mod connect;
-mod decide;
+pub(super) mod decide;
 mod health;
 mod lease;
 mod link;
@@ -25,8 +25,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::connect::Connector;
+use self::decide::AtOnce;
 use self::health::{Health, Peers};
 use self::link::{Link, Terms};
 use self::name::Name;
@@ -230,15 +232,40 @@ impl RedisStore {
     }
 }
 
-impl Store for RedisStore {
-    async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+impl RedisStore {
+    /// Decides at once, if no question is needed. In a cluster that is not known yet.
+    pub(super) fn begin(&self, plan: &mut Plan, now: Moment) -> AtOnce {
+        match self.terms.is_cluster {
+            true => AtOnce::Doubtful,
+            false => self.decide_at_once(plan, now),
+        }
+    }
+
+    /// Ends what was begun.
+    pub(super) async fn finish(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        begun: AtOnce,
+    ) -> Result<Decision, StoreError> {
+        // One deadline for all that a decision may ask.
+        let deadline = Instant::now() + self.terms.timeout;
         if self.terms.is_cluster {
             for charge in &mut plan.charges {
                 charge.taken = None;
             }
-            return self.decide_by_owner(plan, now).await;
+            return self.decide_by_owner(plan, now, deadline).await;
         }
-        self.decide_in_part(plan, now).await
+        self.decide_begun(plan, now, begun, deadline).await
+    }
+}
+
+impl Store for RedisStore {
+    async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+        match self.begin(plan, now) {
+            AtOnce::Decided(decision) => decision,
+            begun => self.finish(plan, now, begun).await,
+        }
     }
 
     fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&Charge) -> bool) {

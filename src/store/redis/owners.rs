@@ -1,6 +1,7 @@
 //! A plan whose counters have several owners, which in a cluster may be on different nodes.
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::RedisStore;
 use super::name::Name;
@@ -15,6 +16,7 @@ impl RedisStore {
         &self,
         plan: &mut Plan,
         now: Moment,
+        deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let mut all = WholePlan::default();
         for indices in owners(plan) {
@@ -29,7 +31,7 @@ impl RedisStore {
                 now,
                 is_kept: false,
             };
-            let decision = self.decide_in_part(&mut part, now).await;
+            let decision = self.decide_in_part(&mut part, now, deadline).await;
             for (index, charge) in indices.iter().zip(&part.charges) {
                 before.plan.charges[*index] = *charge;
             }
