@@ -174,3 +174,32 @@ fn a_script_that_comes_too_late_does_nothing_and_a_decision_nobody_waits_for_is_
         assert_eq!(left(decision), 1);
     });
 }
+
+#[test]
+fn a_figure_that_differs_between_gateways_counts_what_all_have_used() {
+    let server = Server::start();
+    runtime().block_on(async {
+        let stores = ["old", "new"].map(|gateway| {
+            let url = server.url();
+            crate::calls::store_with(&url, "rollout", gateway, TimeSource::Caller, true)
+        });
+        let now = moment(START_US);
+        let call = async |gateway: usize, quota: u32, cost: u32| {
+            let ask = Ask {
+                counter: 0,
+                quota,
+                cost,
+                report: false,
+            };
+            let mut plan = plan(&[ask], START_US);
+            crate::calls::is_admitted(&stores[gateway].decide(&mut plan, now).await.unwrap())
+        };
+        assert!(call(0, 300, 200).await);
+        // Lowered: nothing is left. Raised: what is left, and no more.
+        assert!(!call(1, 150, 1).await);
+        assert!(call(1, 400, 200).await);
+        assert!(!call(1, 400, 1).await);
+        assert!(!call(0, 300, 1).await);
+        assert!(call(1, 401, 1).await);
+    });
+}
