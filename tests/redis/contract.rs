@@ -203,3 +203,43 @@ fn a_figure_that_differs_between_gateways_counts_what_all_have_used() {
         assert!(call(1, 401, 1).await);
     });
 }
+
+#[test]
+fn what_is_not_ours_at_our_keys_harms_nobody() {
+    let server = Server::start();
+    runtime().block_on(async {
+        let store = store(&server.url(), "foreign", "me", TimeSource::Caller);
+        let asks = [0, 1, 2, 3].map(|counter| Ask {
+            counter,
+            quota: 10,
+            cost: 1,
+            report: false,
+        });
+        for kind in [&["set"][..], &["rpush"]] {
+            let mut first = plan(&asks, START_US);
+            let decision = store.decide(&mut first, moment(START_US)).await.unwrap();
+            assert!(crate::calls::is_admitted(&decision));
+            let keys = server.cli(&["keys", "foreign:1{*"]);
+            assert_eq!(keys.lines().count(), 4);
+            for key in keys.lines() {
+                server.cli(&["del", key]);
+                server.cli(&[kind, &[key, "abc"]].concat());
+            }
+            let mut again = plan(&asks, START_US);
+            let decision = store.decide(&mut again, moment(START_US)).await.unwrap();
+            assert!(crate::calls::is_admitted(&decision));
+            store.give_back(&mut again, moment(START_US), &|_| true);
+            store.give_back(&mut first, moment(START_US), &|_| true);
+            server.cli(&["flushall"]);
+        }
+        let mut slots = plan(&asks[3..], START_US);
+        let key = |server: &Server| server.cli(&["keys", "foreign:1{*"]);
+        let decision = store.decide(&mut slots, moment(START_US)).await.unwrap();
+        assert!(crate::calls::is_admitted(&decision));
+        server.cli(&["set", key(&server).trim(), "abc"]);
+        let decision = store.decide(&mut slots, moment(START_US)).await.unwrap();
+        assert!(crate::calls::is_admitted(&decision));
+        assert!(store.shared_gauges().is_up);
+        assert_eq!(store.shared_gauges().alone, 0);
+    });
+}

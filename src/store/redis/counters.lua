@@ -54,8 +54,8 @@ local function open_sliding(text, step_us)
     kind = SLIDING, step = step, step_us = step_us, used = 0, steps = '', here = 0, ahead = 0,
     asked = 0, dirty = false,
   }
-  if not text then
-    return cell
+  if not text or #text < 12 or (#text - 12) % 5 ~= 0 then
+    return cell -- nothing, or nothing of ours: written anew
   end
   local newest, used = read('<dI4', text)
   if (newest - step) * step_us > SECOND then
@@ -81,6 +81,14 @@ local function open_sliding(text, step_us)
   return cell
 end
 
+-- Slots are a sorted set. What else is there is nothing of ours.
+local function open_slots(index)
+  local expired = redis.pcall('ZREMRANGEBYSCORE', KEYS[index], '-inf', now)
+  if type(expired) == 'table' then
+    redis.call('DEL', KEYS[index])
+  end
+end
+
 local cells = {}
 
 local function open(index, kind, a)
@@ -93,7 +101,7 @@ local function open(index, kind, a)
   elseif kind == DAY then
     cell = { kind = DAY, used = tonumber(values[index]) or 0, change = 0, asked = 0, dirty = false }
   else
-    redis.call('ZREMRANGEBYSCORE', KEYS[index], '-inf', now)
+    open_slots(index)
     cell = { kind = RUNNING, used = redis.call('ZCARD', KEYS[index]), asked = 0 }
   end
   cells[index] = cell
@@ -315,6 +323,7 @@ local function renew(item, lost_too)
   while from <= #item do
     local index, lease_us, number
     index, lease_us, number, from = read('<I2dd', item, from)
+    open_slots(index)
     if lost_too or redis.call('ZSCORE', KEYS[index], member(number)) then
       set_slot(KEYS[index], member(number), lease_us)
       cells[index] = nil
@@ -329,6 +338,7 @@ local MOST_OF_A_NAME = 16
 local function hold(item)
   local index, longest_us, number, from = read('<I2dd', item, 2)
   local key, task = KEYS[index], sub(item, from)
+  open_slots(index)
   redis.call('ZREM', key, member(number))
   local n = 1
   while n < MOST_OF_A_NAME and redis.call('ZSCORE', key, 't' .. task .. n) do
@@ -342,7 +352,7 @@ end
 local function keep(item)
   local index, longest_us, n, from = read('<I2dd', item, 2)
   local key, name = KEYS[index], 't' .. sub(item, from) .. string.format('%.0f', n)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  open_slots(index)
   if not redis.call('ZSCORE', key, name) then
     set_slot(key, name, longest_us)
   end
@@ -353,7 +363,7 @@ end
 local function finish(item)
   local index, from = read('<I2', item, 2)
   local key, task = KEYS[index], sub(item, from)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  open_slots(index)
   cells[index] = nil
   for n = MOST_OF_A_NAME, 1, -1 do
     if redis.call('ZREM', key, 't' .. task .. n) == 1 then
@@ -397,7 +407,7 @@ for index, cell in pairs(cells) do
       flush(cell)
       local lives_ms = floor((RING + 2) * cell.step_us / 1000) + IDLE_LIVES_MS
       redis.call('SET', key, pack('<dI4', cell.step, math.min(cell.used, MOST)) .. cell.steps, 'PX', lives_ms)
-    elseif values[index] then
+    elseif tonumber(values[index]) then
       redis.call('INCRBY', key, cell.change)
     else
       redis.call('SET', key, cell.change, 'PX', DAY_LIVES_MS)

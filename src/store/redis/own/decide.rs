@@ -42,7 +42,11 @@ impl Own {
                     entry.advance(charge.span, at);
                     entry.counter.take(&charge)
                 });
-                let left = charge.quota.saturating_sub(entry.seen) + entry.leases.left(mono_us);
+                let left = charge
+                    .quota
+                    .saturating_sub(entry.seen)
+                    .saturating_add(entry.leases.left(mono_us))
+                    .min(charge.quota);
                 let resets_us = match charge.span {
                     Span::Day { end_us, .. } => end_us.saturating_sub(at.unix_us),
                     Span::Sliding { .. } | Span::Running => entry.leases.resets_in_us(mono_us),
