@@ -40,6 +40,16 @@ pub enum Taken {
     Slot(u64),
 }
 
+impl Taken {
+    /// The number of the step or slot, or the end of the day.
+    #[must_use]
+    pub fn place(self) -> u64 {
+        match self {
+            Self::Step(at) | Self::Day(at) | Self::Slot(at) => at,
+        }
+    }
+}
+
 /// Units asked of one counter.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {

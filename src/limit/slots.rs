@@ -56,14 +56,7 @@ impl Slots {
     pub fn take(&mut self, caller: CounterKey, units: u32) -> u64 {
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let units = units.min(u32::MAX - self.used);
-        self.used += units;
-        self.holders.push(Holder {
-            id,
-            caller,
-            units,
-            held: None,
-        });
+        self.take_as(id, caller, units);
         id
     }
 

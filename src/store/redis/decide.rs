@@ -117,7 +117,7 @@ impl RedisStore {
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let at_us = self.time.told_us(now);
-        self.give_back_leases(&asking.over, at_us);
+        self.give_back_parts(&asking.over, at_us);
         let decision = self.ask(plan, now, &asking.wanted, deadline).await?;
         if let Decision::Deny { .. } = decision
             && self.leases
@@ -125,7 +125,7 @@ impl RedisStore {
             // What is held here must not be what is missing there.
             let held = self.own.end_leases(plan);
             if !held.is_empty() {
-                self.give_back_leases(&held, at_us);
+                self.give_back_parts(&held, at_us);
                 return self.ask(plan, now, &[], deadline).await;
             }
         }
@@ -216,10 +216,10 @@ impl RedisStore {
         Err(StoreError::Unavailable)
     }
 
-    /// Gives back units that were leased and not used.
-    pub(super) fn give_back_leases(&self, over: &[Part], at_us: Option<u64>) {
-        if !over.is_empty() {
-            self.tell_store(Item::of(What::GiveBack, over), at_us);
+    /// Gives units back in the store, if there are any.
+    pub(super) fn give_back_parts(&self, parts: &[Part], at_us: Option<u64>) {
+        if !parts.is_empty() {
+            self.tell_store(Item::of(What::GiveBack, parts), at_us);
         }
     }
 

@@ -187,15 +187,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
         tokio::select! {
             biased;
             Some(landing) = flights.next() => {
-                match (land(landing, &terms), &connection) {
-                    (Some(undone), Some(link)) if !undone.is_empty() => {
-                        flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
-                    }
-                    (Some(_), _) => (),
+                match land(landing, &terms) {
+                    Some(undone) => flights.extend(undoing(undone, &terms, connection.as_ref())),
                     // The library keeps the connections to the other nodes, and mends this one.
-                    (None, _) if terms.is_cluster => (),
+                    None if terms.is_cluster => (),
                     // Whatever is still on its way there must not be waited for.
-                    (None, _) => connection = None,
+                    None => connection = None,
                 }
             }
             count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < in_flight => {
@@ -233,12 +230,19 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     }
     // What was handed in before the end still goes: slots and units are given back.
     while let Some(landing) = flights.next().await {
-        if let (Some(undone), Some(link)) = (land(landing, &terms), &connection)
-            && !undone.is_empty()
-        {
-            flights.push(Box::pin(fly(terms.clone(), link.clone(), undone)));
-        }
+        let undone = land(landing, &terms).unwrap_or_default();
+        flights.extend(undoing(undone, &terms, connection.as_ref()));
     }
+}
+
+/// Sends what undoes answers that nobody heard, if there is any.
+fn undoing(
+    undone: Vec<Ticket>,
+    terms: &Arc<Terms>,
+    connection: Option<&Connection>,
+) -> Option<Flight> {
+    let link = connection.filter(|_| !undone.is_empty())?.clone();
+    Some(Box::pin(fly(terms.clone(), link, undone)))
 }
 
 /// One batch for each time, of which there is one in production, the server's own; in a cluster

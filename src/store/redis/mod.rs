@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -163,12 +164,7 @@ impl RedisStore {
         let (round_trips, items) = self.round_trips();
         SharedGauges {
             is_up: !self.is_any_open(),
-            times_down: self
-                .terms
-                .parts
-                .iter()
-                .map(|p| p.health.times_opened())
-                .sum(),
+            times_down: self.terms.times_opened(),
             round_trips,
             items,
             lease_hits: self.lease_hits.load(Ordering::Relaxed),
@@ -190,10 +186,6 @@ impl RedisStore {
             true => self.terms.part(name()),
             false => self.terms.part(None),
         }
-    }
-
-    fn new_epoch(&self) -> String {
-        Self::new_gateway_id()
     }
 
     /// This thread's link; `None` outside a runtime.
@@ -269,10 +261,7 @@ impl Store for RedisStore {
     }
 
     fn give_back(&self, plan: &mut Plan, now: Moment, which: &dyn Fn(&Charge) -> bool) {
-        let mut back = Plan {
-            charges: smallvec::SmallVec::new(),
-            ..*plan
-        };
+        let mut back: SmallVec<[Part; 6]> = SmallVec::new();
         for index in 0..plan.charges.len() {
             if !which(&plan.charges[index]) {
                 continue;
@@ -284,13 +273,11 @@ impl Store for RedisStore {
                 let part = self.terms.part(Some(name));
                 let is_up = !part.health.is_open();
                 if self.own.give_back(name, &charge, taken, is_up, &part.time) {
-                    back.charges.push(charge);
+                    back.push(Part::new(name, charge.span, charge.cost, taken.place()));
                 }
             }
         }
-        if let Some(item) = Item::give_back(&mut back, &|_| true) {
-            self.tell_store(item, self.time.told_us(now));
-        }
+        self.give_back_parts(&back, self.time.told_us(now));
     }
 
     fn hold_task(

@@ -104,7 +104,7 @@ impl RedisStore {
             tokio::time::sleep(LEASES).await;
             let over = self.own.leases_over(now_us);
             for some in over.chunks(TOLD_AT_ONCE) {
-                self.give_back_leases(some, None);
+                self.give_back_parts(some, None);
             }
             now_us = self.time.mono_us().unwrap_or(now_us);
         }
@@ -143,10 +143,18 @@ impl RedisStore {
             owes: self.own.owes() || self.terms.is_unsent(),
             looked_us: watch.looked_us,
         };
+        // Looked up once, for all parts.
+        let running = match since.renews {
+            true => self.own.running(),
+            false => Vec::new(),
+        };
+        let running = &running[..];
         let beats = (0..self.terms.parts.len()).map(|index| {
             let mut connection = connection.clone();
             async move {
-                let beaten = self.beat(&mut connection, index, sent_us, since).await;
+                let beaten = self
+                    .beat(&mut connection, index, sent_us, since, running)
+                    .await;
                 let health = &self.terms.parts[index].health;
                 match &beaten {
                     Ok(()) => health.answered(),
@@ -177,6 +185,7 @@ impl RedisStore {
         index: usize,
         sent_us: u64,
         since: Since,
+        running: &[(Name, u64)],
     ) -> RedisResult<()> {
         let part = &self.terms.parts[index];
         let sign = self.in_time(self.sign(connection, index)).await?;
@@ -197,7 +206,7 @@ impl RedisStore {
             self.settle(connection, index, &sign, is_new, has_jumped)
                 .await?;
         } else if since.renews {
-            self.renew(connection, index, &sign, false).await?;
+            self.renew(connection, index, &sign, running, false).await?;
         }
         if is_new || is_back {
             let left_us = sign.seeding_left_us(is_back);
@@ -244,7 +253,8 @@ impl RedisStore {
                 self.send(connection, sign, some).await?;
             }
         }
-        self.renew(connection, index, sign, true).await
+        let running = self.own.running();
+        self.renew(connection, index, sign, &running, true).await
     }
 
     pub(super) async fn in_time<T>(
@@ -266,7 +276,8 @@ impl RedisStore {
             .arg(name::epoch_key(&self.terms.prefix, tag))
             .arg(name::peers_key(&self.terms.prefix, tag))
             .arg(&self.terms.gateway)
-            .arg(self.new_epoch())
+            // The epoch, if there is none yet: nobody else draws it.
+            .arg(Self::new_gateway_id())
             .arg(GONE_US);
         let reply: Vec<String> = redis::from_redis_value(connection.send(&command).await?)?;
         let mut reply = reply.into_iter();
@@ -338,12 +349,13 @@ impl RedisStore {
         connection: &mut Connection,
         index: usize,
         sign: &Sign,
+        running: &[(Name, u64)],
         lost_too: bool,
     ) -> RedisResult<()> {
         let concerns = self.concerns(index);
-        let mut running: Vec<(Name, u64)> = self.own.running();
-        running.retain(|(name, _)| concerns(name));
-        for some in running.chunks(TOLD_AT_ONCE) {
+        let mut here = running.to_vec();
+        here.retain(|(name, _)| concerns(name));
+        for some in here.chunks(TOLD_AT_ONCE) {
             let parts: Vec<Part> = some
                 .iter()
                 .map(|(name, slot)| Part::slot(*name, *slot, self.slot_lease))

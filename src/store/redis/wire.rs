@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::name::{Name, WHOLE, epoch_key};
 use super::reply::{Answer, Verdict};
-use crate::limit::{Charge, KeyHasher, Plan, Span, Taken, sliding};
+use crate::limit::{KeyHasher, Plan, Span, sliding};
 
 /// What an item asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,7 +96,8 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// Asks for a plan, and for these units more of each of its counters. `slot` numbers the slots that it may take, from there on.
+    /// Asks for a plan, and for these units more of each of its counters. `slot` numbers the
+    /// slots that it may take, from there on.
     pub(super) fn decide(
         plan: &Plan,
         wanted: &[u32],
@@ -105,27 +106,23 @@ impl Item {
         slot_lease: Duration,
     ) -> Self {
         let wanted = wanted.iter().copied().chain(iter::repeat(0));
-        let lease_us = micros_of(slot_lease);
         let parts = plan
             .charges
             .iter()
             .zip(slot..)
             .zip(wanted)
             .map(|((charge, slot), more)| {
-                let (kind, a, b) = match charge.span {
-                    Span::Sliding { window_us } => (0, sliding::step_us(window_us), 0),
-                    Span::Day { start_us, end_us } => (1, start_us, end_us),
-                    Span::Running => (2, lease_us, slot),
+                let name = Name::of(plan, charge);
+                let part = match charge.span {
+                    Span::Running => Part::slot(name, slot, slot_lease),
+                    Span::Sliding { .. } | Span::Day { .. } => Part::new(name, charge.span, 0, 0),
                 };
                 Part {
-                    name: Name::of(plan, charge),
-                    kind,
                     report: charge.report,
                     quota: charge.quota,
                     units: charge.cost,
                     more,
-                    a,
-                    b,
+                    ..part
                 }
             });
         Self {
@@ -134,37 +131,6 @@ impl Item {
         }
     }
 
-    /// Gives back what these charges of a plan took; they have nothing left afterwards. `None`
-    /// when that is nothing.
-    pub(super) fn give_back(plan: &mut Plan, which: &dyn Fn(&Charge) -> bool) -> Option<Self> {
-        let mut parts = SmallVec::new();
-        for index in 0..plan.charges.len() {
-            let charge = plan.charges[index];
-            if charge.taken.is_none() || !which(&charge) {
-                continue;
-            }
-            // Taken out: whoever comes next finds nothing to give back.
-            let Some(taken) = plan.charges[index].taken.take() else {
-                continue;
-            };
-            let at = match taken {
-                Taken::Step(at) | Taken::Day(at) | Taken::Slot(at) => at,
-            };
-            parts.push(Part::new(
-                Name::of(plan, &charge),
-                charge.span,
-                charge.cost,
-                at,
-            ));
-        }
-        (!parts.is_empty()).then_some(Self {
-            what: What::GiveBack,
-            parts,
-        })
-    }
-}
-
-impl Item {
     /// Units that were admitted without the store, or given back then.
     pub(super) fn of(what: What, parts: &[Part]) -> Self {
         Self {

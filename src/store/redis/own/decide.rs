@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Found, Leased, Own, in_proportion, part, place};
+use super::{Found, Leased, Own, in_proportion};
 use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
 use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Room, Span, Taken, sliding};
@@ -147,14 +147,7 @@ impl Own {
         let mut leased = self.leased.lock();
         leased.retain(|name| {
             let is_leased = self.with(*name, None, |entry| {
-                let span = entry.span;
-                let mut unused = 0_u32;
-                entry.leases.ended(mono_us, |taken, units| {
-                    unused = unused.saturating_add(units);
-                    over.push(part(*name, span, taken, units));
-                });
-                // They go back, and so they are not among what was read any more.
-                entry.seen = entry.seen.saturating_sub(unused);
+                entry.end_leases(*name, mono_us, &mut over);
                 entry.is_leased = !entry.leases.is_empty();
                 entry.is_leased
             });
@@ -320,7 +313,7 @@ impl Own {
             };
             entry.since = entry.since.saturating_add(charge.cost);
             if !matches!(taken, Taken::Slot(_)) {
-                entry.owe(place(taken), i64::from(charge.cost));
+                entry.owe(taken.place(), i64::from(charge.cost));
             }
             self.owe_still();
             let left = left.saturating_sub(charge.cost);

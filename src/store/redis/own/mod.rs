@@ -142,16 +142,9 @@ fn in_proportion(used: u32, share: u32, quota: u32) -> u32 {
     u32::try_from(part).unwrap_or(u32::MAX)
 }
 
-/// Where units lie in a counter of ours: the step, the day or the slot.
-fn place(taken: Taken) -> u64 {
-    match taken {
-        Taken::Step(at) | Taken::Day(at) | Taken::Slot(at) => at,
-    }
-}
-
 /// Units of a counter, where they were taken from.
 fn part(name: Name, span: Span, taken: Taken, units: u32) -> Part {
-    Part::new(name, span, units, place(taken))
+    Part::new(name, span, units, taken.place())
 }
 
 impl Own {
@@ -230,7 +223,7 @@ impl Own {
             if matches!(taken, Taken::Slot(_)) {
                 return true;
             }
-            let at = place(taken);
+            let at = taken.place();
             let units = i64::from(charge.cost);
             let is_owed = entry
                 .owed
