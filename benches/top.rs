@@ -32,7 +32,7 @@ fn top(criterion: &mut Criterion) {
     };
     let policy = Policy {
         editions,
-        require_bearer: true,
+        auth: floodgate::identity::Auth::RequireBearer,
         ipv6_prefix: 64,
     };
     let calls: Vec<Foreign> = (0..10_000_u32)

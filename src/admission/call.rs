@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Policy, Reject};
 use crate::head::Head;
-use crate::identity::{self, Caller};
+use crate::identity::{self, Auth, Caller};
 use crate::limit::{CounterKey, LimitId, Scope, Window};
 use crate::route::Form;
 use crate::route::canonical;
@@ -66,6 +66,13 @@ impl Call {
                 .map_or(&[], |e| &e.limits),
             None => &rules.ip_limits.options,
         }
+    }
+
+    /// What its bearer token must be.
+    #[must_use]
+    pub fn auth(&self, rules: &Ruleset, policy: &Policy) -> Auth {
+        self.route(rules)
+            .map_or(Auth::Off, |route| route.auth.unwrap_or(policy.auth))
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
@@ -130,8 +137,7 @@ pub fn screen(
             user,
         },
     };
-    let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
-    if policy.require_bearer && needs_token && !head.has_bearer {
+    if call.auth(rules, policy) != Auth::Off && !head.has_bearer {
         return Err(Reject::Unauthenticated);
     }
     Ok(call)

@@ -101,7 +101,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let rules = rules::load(&settings.routes)?;
     let policy = Policy {
         editions: rules::selection(&rules, &settings.edition)?,
-        require_bearer: settings.require_bearer,
+        auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
     };
     let body = match matches.get_one::<String>("body") {

@@ -15,6 +15,7 @@ use clap::ArgMatches;
 use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
+use crate::identity::Auth;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
 
@@ -196,8 +197,13 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     });
     let store = store::read(reader);
     let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
-    let require_bearer = reader.one("auth", |text| {
-        value::choice(text, &[("off", false), ("require-bearer", true)])
+    let auth = reader.one("auth", |text| value::choice(text, Auth::WORDS));
+    let bad_token_memory = reader.one("bad_token_memory", |text| match text {
+        "off" => Ok(None),
+        _ => value::time(text, MILLISECOND).map(Some),
+    });
+    let unproven_share = reader.one("unproven_share", |text| {
+        value::number(text.strip_suffix('%').unwrap_or(text), 1, 100)
     });
     let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
     let ipv6_prefix = reader.one("ipv6_prefix", |text| value::number(text, 1, 128));
@@ -249,7 +255,9 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         max_counters: max_counters?,
         trusted_proxies,
         ipv6_prefix: ipv6_prefix?,
-        require_bearer: require_bearer?,
+        auth: auth?,
+        bad_token_memory: bad_token_memory?,
+        unproven_share: unproven_share?,
         log: log?,
         access_log: access_log?,
         answers: answers?,
