@@ -137,6 +137,7 @@ pub fn prepare(
         editions,
         require_bearer: settings.require_bearer,
         ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     };
     let metrics = Metrics::new(&rules)?;
     let clock = Clock::start();

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::call::counted;
 use super::{Admission, Call};
-use crate::identity;
 use crate::limit::{Charge, CounterKey, Decision, Hold, LimitId, Moment, Plan, Scope, Unit};
 use crate::spec::Ruleset;
 use crate::store::{Store, StoreError};
@@ -135,9 +135,7 @@ impl<S: Store> Admission<S> {
         task: &str,
         now: Moment,
     ) -> Result<bool, StoreError> {
-        let app_key = rules
-            .keys
-            .app(&identity::fold_app(app, rules.fold_app_names));
+        let (_, app_key, _) = counted(rules, app);
         let keys: HashSet<CounterKey> = rules
             .limits
             .iter()

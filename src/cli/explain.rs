@@ -103,6 +103,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         editions: rules::selection(&rules, &settings.edition)?,
         require_bearer: settings.require_bearer,
         ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     };
     let body = match matches.get_one::<String>("body") {
         Some(path) => Some(read_body(path)?),
@@ -230,8 +231,8 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         (None, Unit::Messages, recipients) => recipients,
         (None, unit, _) => Some(cost_of(unit, 1)),
     };
-    let charged = |id: &LimitId| {
-        let limit = rules.limit(*id);
+    let charged = |id: LimitId| {
+        let limit = rules.limit(id);
         Some(Charged {
             cost: cost(limit),
             key: counter(limit, call)?,
@@ -246,7 +247,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         app: Some(call.caller.app.clone()),
         user: call.caller.user.clone(),
         ip: call.ip,
-        limits: call.limits(rules).iter().filter_map(charged).collect(),
+        limits: call.limits(rules).filter_map(charged).collect(),
         max_recipients: route.and_then(|route| route.max_recipients),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),

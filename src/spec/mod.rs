@@ -10,6 +10,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
+use crate::apps::Apps;
 use crate::limit::{KeyHasher, Limit, LimitId};
 use crate::route::{RouteTable, pricing::CostSource};
 
@@ -110,6 +111,8 @@ pub struct Ruleset {
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.
     pub keys: KeyHasher,
+    /// What is known of single apps.
+    pub apps: Apps,
 }
 
 impl Ruleset {
