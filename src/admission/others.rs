@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use super::call::{counted, named};
 use super::{Admission, Admitted, Call, Policy, Refused, Target};
-use crate::identity::{Caller, address};
+use crate::identity::{self, Caller, address};
 use crate::limit::{Charge, Decision, LimitId, Moment, Plan, Scope, Span, Unit};
-use crate::route::Form;
 use crate::spec::check::suggestion;
 use crate::spec::{RouteId, Ruleset, Unmatched};
 use crate::store::{Store, StoreError};
@@ -84,19 +83,6 @@ impl Owner<'_> {
     }
 }
 
-/// The form of an app's name: `#` stands in an App Key alone. `None`: neither.
-fn form(app: &str) -> Option<Form> {
-    if app.contains('/') || app.contains(char::is_control) {
-        return None;
-    }
-    match app.split_once('#') {
-        None => (!app.is_empty()).then_some(Form::AppId),
-        Some((org, name)) => {
-            (!org.is_empty() && !name.is_empty() && !name.contains('#')).then_some(Form::AppKey)
-        }
-    }
-}
-
 impl Foreign {
     /// A call of the operation `route` for this app (`org#app` or App ID), user (the plain ID)
     /// and address, with so many recipients.
@@ -112,7 +98,7 @@ impl Foreign {
         ip: Option<IpAddr>,
         recipients: u32,
     ) -> Result<Self, ForeignError> {
-        let form = form(app).ok_or_else(|| ForeignError::App(app.to_owned()))?;
+        let form = identity::form(app).ok_or_else(|| ForeignError::App(app.to_owned()))?;
         let documented = rules.routes.iter().position(|known| &*known.name == route);
         let takes_unmatched = rules.unmatched == Unmatched::DefaultLimit;
         let target = match documented {

@@ -1,7 +1,8 @@
-//! `routes.toml`: as written (serde) → validated → compiled.
+//! `routes.toml`, and files of apps: as written (serde) → validated → compiled.
 //!
 //! Compiled types cannot be invalid; every mistake of a file is reported at once.
 
+pub mod apps;
 pub mod check;
 pub mod compile;
 pub mod figure;

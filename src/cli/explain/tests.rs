@@ -11,6 +11,7 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
         editions: rules.selection(selection).unwrap(),
         require_bearer: true,
         ipv6_prefix: 64,
+        unknown_apps: Default::default(),
     };
     let asked = Asked {
         method,
@@ -119,6 +120,7 @@ fn the_words_say_what_the_json_says() {
         editions: rules.selection("v4").unwrap(),
         require_bearer: true,
         ipv6_prefix: 64,
+        unknown_apps: Default::default(),
     };
     let asked = Asked {
         method: "POST",
