@@ -137,6 +137,7 @@ pub fn prepare(
         editions,
         auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     };
     let metrics = Metrics::new(&rules)?;
     let clock = Clock::start();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::apps::UnknownApps;
 use crate::identity::Auth;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
@@ -89,6 +90,10 @@ pub struct Settings {
     pub admin_token: Option<Secret>,
     /// Route files, later ones over earlier ones; empty: the shipped table.
     pub routes: Vec<PathBuf>,
+    /// Files of known apps.
+    pub apps: Vec<PathBuf>,
+    /// What becomes of calls for other apps.
+    pub unknown_apps: UnknownApps,
     /// The selected edition.
     pub edition: String,
     /// Where counters are kept.

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::call::counted;
 use super::{Admission, Call};
-use crate::identity::{self, Auth};
+use crate::identity::Auth;
 use crate::limit::{Charge, CounterKey, Decision, Hold, LimitId, Moment, Plan, Scope, Unit};
 use crate::spec::{Route, Ruleset};
 use crate::store::{Store, StoreError};
@@ -136,9 +137,7 @@ impl<S: Store> Admission<S> {
         task: &str,
         now: Moment,
     ) -> Result<bool, StoreError> {
-        let app_key = rules
-            .keys
-            .app(&identity::fold_app(app, rules.fold_app_names));
+        let (_, app_key, _) = counted(rules, app);
         let keys: HashSet<CounterKey> = rules
             .limits
             .iter()

@@ -67,6 +67,7 @@ impl World {
                 editions,
                 auth: Auth::RequireBearer,
                 ipv6_prefix: 64,
+                unknown_apps: Default::default(),
             },
             rules,
             spine: Admission::new(MemoryStore::new(MemoryOptions {
@@ -326,8 +327,7 @@ fn options_is_charged_to_its_address_and_a_token_call_needs_no_token() {
     assert_eq!(call.target, Target::Options);
     assert!(
         call.limits(&world.rules)
-            .iter()
-            .all(|id| world.rules.limit(*id).scope == Scope::Ip)
+            .all(|id| world.rules.limit(id).scope == Scope::Ip)
     );
     assert!(
         world

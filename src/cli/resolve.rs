@@ -15,6 +15,7 @@ use clap::ArgMatches;
 use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
+use crate::apps::UnknownApps;
 use crate::identity::Auth;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
@@ -191,6 +192,17 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     });
     let admin_token = admin_token(reader);
     let routes = reader.many("routes", |given| Ok(route_file(given)));
+    let apps = reader.many("apps", |given| Ok(beside(given)));
+    let unknown_apps = reader.one("unknown_apps", |text| {
+        let known = [
+            ("allow", UnknownApps::Allow),
+            ("reject", UnknownApps::Reject),
+        ];
+        match value::choice(text, &known)? {
+            UnknownApps::Reject if apps.is_empty() => Err(ValueError::NoApps),
+            choice => Ok(choice),
+        }
+    });
     let edition = reader.one("edition", |text| match text {
         "" => Err(ValueError::Empty),
         _ => Ok(text.to_owned()),
@@ -250,6 +262,8 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         admin: admin?,
         admin_token,
         routes,
+        apps,
+        unknown_apps: unknown_apps?,
         edition: edition?,
         store: store?,
         max_counters: max_counters?,

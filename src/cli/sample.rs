@@ -150,5 +150,6 @@ pub(super) fn rules() -> Ruleset {
         },
         table,
         keys,
+        apps: crate::apps::Apps::default(),
     }
 }

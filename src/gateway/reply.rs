@@ -118,12 +118,14 @@ impl Reply {
                 "IllegalArgumentException",
                 error.to_string(),
             ),
-            Reject::NotFound => Self::new(
+            Reject::NotFound | Reject::UnknownApp => Self::new(
                 404,
                 "organization_application_not_found",
                 "OrganizationApplicationNotFoundException",
                 format!("Could not find application for org/app from URI: {target}"),
             ),
+            Reject::Suspended => forbidden("This app is suspended."),
+            Reject::Address => forbidden("This app may not be called from this address."),
             Reject::MethodNotAllowed { allow } => {
                 let mut reply = Self::new(
                     405,
@@ -379,6 +381,10 @@ fn bad_token(description: &'static str) -> Reply {
         "AuthBadAccessTokenException",
         description,
     )
+}
+
+fn forbidden(description: &'static str) -> Reply {
+    Reply::new(403, "forbidden_op", "ForbiddenOpException", description)
 }
 
 fn message_error(status: u16, description: impl Into<Cow<'static, str>>) -> Reply {

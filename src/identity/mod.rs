@@ -5,6 +5,7 @@ pub mod token;
 
 use std::borrow::Cow;
 
+use crate::route::Form;
 use crate::route::canonical::{decode, decode_but};
 
 /// What a call's bearer token must be.
@@ -53,6 +54,20 @@ pub fn fold_app(name: &str, fold: bool) -> String {
         decoded.to_lowercase()
     } else {
         decoded.into_owned()
+    }
+}
+
+/// The form of an app's name: `#` stands in an App Key alone. `None`: neither.
+#[must_use]
+pub fn form(app: &str) -> Option<Form> {
+    if app.contains('/') || app.contains(char::is_control) {
+        return None;
+    }
+    match app.split_once('#') {
+        None => (!app.is_empty()).then_some(Form::AppId),
+        Some((org, name)) => {
+            (!org.is_empty() && !name.is_empty() && !name.contains('#')).then_some(Form::AppKey)
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
+use crate::apps::Apps;
 use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, OnStoreFailure, Scope, Unit};
 use crate::route::RouteTable;
 use crate::route::pricing::{Cap, CostSource};
@@ -189,6 +190,7 @@ impl Compiler<'_> {
             ip_limits,
             table,
             keys: self.keys,
+            apps: Apps::default(),
         }
     }
 

@@ -1,7 +1,8 @@
-//! `routes.toml`: as written (serde) → validated → compiled.
+//! `routes.toml`, and files of apps: as written (serde) → validated → compiled.
 //!
 //! Compiled types cannot be invalid; every mistake of a file is reported at once.
 
+pub mod apps;
 pub mod check;
 pub mod compile;
 pub mod figure;
@@ -10,6 +11,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
+use crate::apps::Apps;
 use crate::identity::Auth;
 use crate::limit::{KeyHasher, Limit, LimitId};
 use crate::route::{RouteTable, pricing::CostSource};
@@ -111,6 +113,8 @@ pub struct Ruleset {
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.
     pub keys: KeyHasher,
+    /// What is known of single apps.
+    pub apps: Apps,
 }
 
 impl Ruleset {

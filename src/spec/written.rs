@@ -1,8 +1,11 @@
 //! Route files as written: read with their places, layered, not yet checked against each other.
 
+mod app;
 mod entry;
 mod limit;
 mod value;
+
+pub(super) use app::{WrittenApp, WrittenFigure};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +109,8 @@ pub(super) struct Written {
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
     pub(super) routes: Vec<WrittenRoute>,
+    /// Of files of apps, which hold nothing else.
+    pub(super) apps: Vec<WrittenApp>,
 }
 
 type Value<'i> = Spanned<DeValue<'i>>;

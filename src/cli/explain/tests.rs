@@ -12,6 +12,7 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
         editions: rules.selection(selection).unwrap(),
         auth: Auth::RequireBearer,
         ipv6_prefix: 64,
+        unknown_apps: Default::default(),
     };
     let asked = Asked {
         method,
@@ -120,6 +121,7 @@ fn the_words_say_what_the_json_says() {
         editions: rules.selection("v4").unwrap(),
         auth: Auth::RequireBearer,
         ipv6_prefix: 64,
+        unknown_apps: Default::default(),
     };
     let asked = Asked {
         method: "POST",

@@ -114,6 +114,27 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "apps",
+        flag: "apps",
+        value: "FILE",
+        many: true,
+        group: RULES,
+        help: "Files of known apps: their names, editions, limits, certificates, allowed addresses",
+        more: "Each holds `[[app]]` entries; no two may have a name in common. In floodgate.toml, \
+               paths are relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "unknown_apps",
+        flag: "unknown-apps",
+        value: "allow|reject",
+        default: Some("allow"),
+        group: RULES,
+        help: "Whether an app that no entry names may be called; reject: 404",
+        more: "`reject` needs `apps`.",
+        ..ONE
+    },
+    Setting {
         key: "store",
         flag: "store",
         value: "memory|URL",

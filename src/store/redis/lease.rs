@@ -32,6 +32,8 @@ struct Lease {
     taken: Taken,
     /// Monotonic.
     until_us: u64,
+    /// The figure that had room for them: no good for calls with a smaller one.
+    quota: u32,
 }
 
 /// A counter that had no room.
@@ -88,7 +90,9 @@ impl Leases {
                 Held::Unknown
             };
         }
-        let valid = |lease: &&mut Lease| mono_us < lease.until_us && lease.left >= charge.cost;
+        let valid = |lease: &&mut Lease| {
+            mono_us < lease.until_us && lease.left >= charge.cost && lease.quota <= charge.quota
+        };
         let Some(lease) = self.held.iter_mut().find(valid) else {
             return Held::Unknown;
         };
@@ -198,11 +202,13 @@ impl Leases {
             Some(lease) => {
                 lease.left = lease.left.saturating_add(reading.granted);
                 lease.until_us = lease.until_us.min(until_us);
+                lease.quota = lease.quota.max(charge.quota);
             }
             None => self.held.push(Lease {
                 left: reading.granted,
                 taken,
                 until_us,
+                quota: charge.quota,
             }),
         }
         true
