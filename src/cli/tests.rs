@@ -101,6 +101,7 @@ fn every_setting_can_be_given_in_every_layer() {
         _ if value == "TIME" => "3s".to_owned(),
         _ if value.starts_with('N') => "2000".to_owned(),
         _ if value == "BITS" => "48".to_owned(),
+        _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),
     };
     let mut flags = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use http::HeaderValue;
 
+use super::auth::Tokens;
 use super::reply;
 use super::shield::Shield;
 use crate::admission::{Admission, Call, Outcome, Policy};
@@ -37,6 +38,7 @@ pub struct Shared {
     /// What others have charged and may give back.
     pub receipts: Receipts,
     pub(super) shield: Shield,
+    pub(super) tokens: Tokens,
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
     in_flight: AtomicUsize,
@@ -68,6 +70,7 @@ impl Shared {
         let limits = rules.limits.len();
         Self {
             shield: Shield::new(&settings.shield),
+            tokens: Tokens::new(settings.bad_token_memory, settings.unproven_share),
             settings,
             rules,
             admission: Admission::new(store),
