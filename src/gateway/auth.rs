@@ -111,9 +111,8 @@ impl Tokens {
             return Ok(Some(Token { key, is_good }));
         };
         let is_app = |id: &str| {
-            let mut ids = app.names.iter().filter(|name| !name.contains('#'));
-            // An entry without an App ID has its certificates all the same.
-            ids.clone().next().is_none() || ids.any(|name| name.eq_ignore_ascii_case(id))
+            // An App ID is hex digits, and never an App Key.
+            app.names.iter().any(|name| name.eq_ignore_ascii_case(id))
         };
         let certificates = app
             .certificates

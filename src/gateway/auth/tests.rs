@@ -31,7 +31,6 @@ impl World {
         let id = agora()["app"].as_str().unwrap().to_lowercase();
         rules.apps = Apps::new(vec![
             app(&["o#both", &id]),
-            app(&["o#key"]),
             app(&["o#other", "00000000000000000000000000000000"]),
             App {
                 certificates: Vec::new(),
@@ -213,8 +212,6 @@ fn a_token_is_for_the_app_of_the_path() {
     };
     assert_eq!(look("o/both"), Ok(true));
     assert_eq!(look("app-id/970ca35DE60c44645bbae8a215061b33"), Ok(true));
-    // Its certificate tells, where no App ID is known.
-    assert_eq!(look("o/key"), Ok(true));
     assert_eq!(look("o/other"), Err(Reject::Token(TokenError::OtherApp)));
     // There is nothing to check it with.
     assert_eq!(look("o/none"), Ok(false));
