@@ -322,6 +322,20 @@ mod tests {
     }
 
     #[test]
+    fn units_that_a_larger_figure_had_room_for_are_no_good_for_a_smaller_one() {
+        let with = |quota| Charge { quota, ..charge(1) };
+        let mut leases = Leases::default();
+        let reading = Reading::new(1500, 10, 0);
+        leases.heard(&with(2000), &reading, 1511, STEP, STEP);
+        assert_eq!(leases.take(&with(1000), STEP), Held::Unknown);
+        assert!(matches!(leases.take(&with(2000), STEP), Held::Room(_)));
+        assert!(matches!(leases.take(&with(3000), STEP), Held::Room(_)));
+        // Joined with units of a smaller one, nobody can tell them apart.
+        leases.heard(&with(1000), &Reading::new(100, 10, 0), 110, STEP, STEP);
+        assert_eq!(leases.take(&with(1000), STEP), Held::Unknown);
+    }
+
+    #[test]
     fn a_counter_known_to_be_empty_denies_until_units_come_free() {
         let mut leases = Leases::default();
         leases.heard_full(&charge(10), 995, 300_000, SECOND);
