@@ -213,6 +213,7 @@ impl Gateway {
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
         let now = ctx.started;
+        ctx.error = reject.of_app();
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
