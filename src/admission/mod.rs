@@ -68,6 +68,26 @@ pub enum Reject {
     Body(PriceError),
 }
 
+impl Reject {
+    /// What of the app's entry or of the token stands against the call: for logs, empty if
+    /// nothing does.
+    #[must_use]
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::UnknownApp => "unknown app",
+            Self::Suspended => "app suspended",
+            Self::Address => "address not allowed",
+            Self::Token(error) => error.as_str(),
+            Self::TokenRefused => "token refused before",
+            Self::Path(_)
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::Unauthenticated
+            | Self::Body(_) => "",
+        }
+    }
+}
+
 /// A call over a limit. Nothing was charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {

@@ -235,11 +235,7 @@ impl Gateway {
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
         let now = ctx.started;
-        ctx.error = match &reject {
-            Reject::Token(error) => error.as_str(),
-            Reject::TokenRefused => "token: refused before",
-            _ => "",
-        };
+        ctx.error = reject.cause();
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)

@@ -255,14 +255,14 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
         let log = gateway.log();
         [
             "corrupt",
-            "signature",
+            "signature wrong",
             "expired",
             "not yet valid",
-            "other app",
-            "no app privilege",
+            "of another app",
+            "without app privilege",
         ]
         .iter()
-        .all(|why| log.contains(&format!("\"token: {why}\"")))
+        .all(|why| log.contains(&format!("\"token {why}\"")))
     });
 }
 
