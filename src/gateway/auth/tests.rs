@@ -53,13 +53,23 @@ impl World {
     }
 
     fn look(&self, auth: Auth, app: &str, token: &str) -> Result<Option<Token>, Reject> {
+        self.look_at(auth, app, "users", token)
+    }
+
+    fn look_at(
+        &self,
+        auth: Auth,
+        app: &str,
+        tail: &str,
+        token: &str,
+    ) -> Result<Option<Token>, Reject> {
         let policy = Policy {
             editions: self.rules.selection("current").unwrap(),
             auth,
             ipv6_prefix: 64,
             unknown_apps: UnknownApps::Allow,
         };
-        let path = format!("/{app}/users");
+        let path = format!("/{app}/{tail}");
         let head = Head {
             method: "GET",
             raw_path: &path,
@@ -120,6 +130,19 @@ fn a_token_is_good_when_it_was_answered_2xx_and_not_by_any_other_answer() {
     }
     world.wait(3600);
     assert!(!world.is_good(Auth::RequireBearer, "t"));
+}
+
+#[test]
+fn a_2xx_of_what_no_document_has_proves_nothing() {
+    let world = World::new(SOME_S);
+    let look = |tail: &str| {
+        let seen = world.look_at(Auth::RequireBearer, "o/both", tail, "t");
+        seen.unwrap().unwrap()
+    };
+    world.tokens.answered(look("health"), 200, world.now);
+    assert!(!look("users").is_good);
+    world.tokens.answered(look("users"), 200, world.now);
+    assert!(look("health").is_good);
 }
 
 #[test]
