@@ -9,6 +9,7 @@ mod leaver;
 pub mod reply;
 mod shared;
 mod shield;
+mod strict;
 mod task;
 
 use std::sync::Arc;
@@ -87,6 +88,10 @@ impl Gateway {
             ctx.verb = Some(Verb::Shed);
             ctx.error = "shield";
             return Ok(Some(Reply::shielded()));
+        }
+
+        if let Some(reply) = strict::refusal(session) {
+            return Ok(Some(reply));
         }
 
         // 1 identify, 2 match
