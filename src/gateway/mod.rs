@@ -299,6 +299,7 @@ impl Gateway {
         let request = session.req_header();
         let head_only = request.method == http::Method::HEAD;
         let waits_for_continue = request.headers.contains_key(header::EXPECT);
+        let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
         let length = request
             .headers
             .get(header::CONTENT_LENGTH)
@@ -321,6 +322,10 @@ impl Gateway {
             .await?;
         if !head_only {
             session.write_response_body(Some(body), true).await?;
+        }
+        if is_chunked && !waits_for_continue {
+            // It is closed after this, and over unread bytes a connection may lose the answer.
+            session.as_downstream_mut().drain_request_body().await.ok();
         }
         Ok(())
     }

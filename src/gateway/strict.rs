@@ -31,7 +31,13 @@ enum Fault {
 }
 
 /// The answer to a head with two readings. What comes after it on its connection is not read.
+///
+/// Nor is what comes after a chunked body: pingora takes an empty line for the last chunk, any
+/// bytes for an extension, and a request for trailers, where another server tells other ends.
 pub(super) fn refusal(session: &mut Session) -> Option<Reply> {
+    if (session.req_header().headers).contains_key(header::TRANSFER_ENCODING) {
+        session.set_keepalive(None);
+    }
     let fault = match session.as_downstream().as_http1() {
         Some(http1) => of_http1(&http1.get_headers_raw_bytes(), session.req_header()),
         None => of_request(session.req_header()),
@@ -82,9 +88,7 @@ fn of_request(request: &RequestHeader) -> Option<Fault> {
     }
     let query = target.iter().position(|b| *b == b'?');
     let query = query.and_then(|at| target.get(at + 1..));
-    query
-        .is_some_and(names_a_method)
-        .then_some(Fault::Method)
+    query.is_some_and(names_a_method).then_some(Fault::Method)
 }
 
 /// Whether a line ends in `\n` alone. Without branches: the compiler makes vectors of it.

@@ -15,6 +15,7 @@ mod life;
 mod limits;
 mod proxying;
 mod settling;
+mod smuggling;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

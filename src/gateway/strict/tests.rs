@@ -75,7 +75,17 @@ fn one_framing_in_its_plain_form() {
         ("Transfer-Encoding", "chunked"),
     ];
     assert_eq!(fault("/", &near), None);
-    for length in ["5, 5", "5,", "+5", "05", "00", "", "0x5", "1e1", "9999999999999999999"] {
+    for length in [
+        "5, 5",
+        "5,",
+        "+5",
+        "05",
+        "00",
+        "",
+        "0x5",
+        "1e1",
+        "9999999999999999999",
+    ] {
         let fields = [host, ("Content-Length", length)];
         assert_eq!(fault("/", &fields), Some(Fault::Length), "{length}");
     }
@@ -99,11 +109,7 @@ fn a_host_is_there_once_and_is_one() {
         "", ":", ":80", "g:", "g:x", "g:65536", "g:+80", "g:080000", "a b", "a,b", "a/b", "a@b",
         "a#b", "a?b", "a%20b", "[::1", "[g]", "[]", "[::1]x", "::1", "g:80:80", "bücher",
     ] {
-        assert_eq!(
-            fault("/", &[("Host", host)]),
-            Some(Fault::Host),
-            "{host:?}"
-        );
+        assert_eq!(fault("/", &[("Host", host)]), Some(Fault::Host), "{host:?}");
     }
     assert_eq!(fault("/", &[]), Some(Fault::Host));
     let twice = [("Host", "g"), ("Host", "g")];
@@ -112,7 +118,14 @@ fn a_host_is_there_once_and_is_one() {
 
 #[test]
 fn a_target_is_a_path_or_of_http() {
-    for target in ["o/a/users", "*", "gateway:80", "ftp://gateway/x", "http:x", "http:/x"] {
+    for target in [
+        "o/a/users",
+        "*",
+        "gateway:80",
+        "ftp://gateway/x",
+        "http:x",
+        "http:/x",
+    ] {
         assert_eq!(
             fault(target, &[("Host", "gateway")]),
             Some(Fault::Target),
@@ -142,7 +155,16 @@ fn no_query_names_a_method() {
             "{query}"
         );
     }
-    for query in ["", "method=x", "_methods=1", "x_method=1", "_metho%d", "x=_method", "%", "%5"] {
+    for query in [
+        "",
+        "method=x",
+        "_methods=1",
+        "x_method=1",
+        "_metho%d",
+        "x=_method",
+        "%",
+        "%5",
+    ] {
         let target = format!("/o/a/users?{query}");
         assert_eq!(fault(&target, &[("Host", "g")]), None, "{query}");
     }
