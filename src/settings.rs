@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 /// Form of the access log.
@@ -94,8 +95,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Live counters the embedded store may hold.
     pub max_counters: usize,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies that are believed whom they call for.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it.
+    pub client_ip_header: Naming,
     /// Length of the IPv6 prefix that counts as one address.
     pub ipv6_prefix: u8,
     /// Whether a call without a bearer token is refused.

@@ -15,6 +15,7 @@ use clap::ArgMatches;
 use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
+use crate::identity::address::Naming;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
 
@@ -200,6 +201,13 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         value::choice(text, &[("off", false), ("require-bearer", true)])
     });
     let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
+    let client_ip_header = reader.one("client_ip_header", |text| {
+        let known = [
+            ("x-forwarded-for", Naming::XForwardedFor),
+            ("forwarded", Naming::Forwarded),
+        ];
+        value::choice(text, &known)
+    });
     let ipv6_prefix = reader.one("ipv6_prefix", |text| value::number(text, 1, 128));
     let answers = reader.one("answers", |text| {
         let known = [
@@ -248,6 +256,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         store: store?,
         max_counters: max_counters?,
         trusted_proxies,
+        client_ip_header: client_ip_header?,
         ipv6_prefix: ipv6_prefix?,
         require_bearer: require_bearer?,
         log: log?,

@@ -287,9 +287,21 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "CIDR",
         many: true,
         group: CALLERS,
-        help: "Proxies whose X-Forwarded-For is believed",
-        more: "A bare address is one host. The caller is the right-most address that is not \
-               trusted.",
+        help: "Proxies that are believed whom they call for",
+        more: "A bare address is one host. The caller is the right-most address of \
+               `client_ip_header` that is not trusted.",
+        ..ONE
+    },
+    Setting {
+        key: "client_ip_header",
+        flag: "client-ip-header",
+        value: "x-forwarded-for|forwarded",
+        default: Some("x-forwarded-for"),
+        group: CALLERS,
+        help: "The header in which trusted proxies name their callers",
+        more: "The other one is never read: a proxy that sets one passes on what its caller wrote into \
+               the other. Upstream gets both, with what is known here. An entry that is malformed, \
+               `unknown` or hidden (`_x`) ends the list: the proxy that wrote it is the caller.",
         ..ONE
     },
     Setting {
