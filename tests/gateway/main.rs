@@ -10,6 +10,7 @@
 mod admin;
 mod answers;
 mod bodies;
+mod dodges;
 mod harness;
 mod life;
 mod limits;
