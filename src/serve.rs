@@ -257,6 +257,7 @@ impl Prepared {
             tracing::info!(listen = %addr, workers = settings.threads, edition = %settings.edition, "listening");
         }
         tracing::info!(admin = %self.admin_addr, "admin");
+        admin::warn_if_open(settings);
 
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {

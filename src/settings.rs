@@ -87,6 +87,10 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// The token that changing counters there asks for; `None`: nobody may.
     pub admin_token: Option<Secret>,
+    /// Whether all else there asks for it too, but for health.
+    pub admin_token_for_all: bool,
+    /// Host names by which it is called, beside those that no web page can have.
+    pub admin_hosts: Vec<String>,
     /// Route files, later ones over earlier ones; empty: the shipped table.
     pub routes: Vec<PathBuf>,
     /// The selected edition.

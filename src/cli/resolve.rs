@@ -190,6 +190,15 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         }
     });
     let admin_token = admin_token(reader);
+    let has_token =
+        !(reader.given("admin_token").is_empty() && reader.given("admin_token_file").is_empty());
+    let admin_token_for_all = reader.one("admin_auth", |text| {
+        match value::choice(text, &[("changes", false), ("all", true)]) {
+            Ok(true) if !has_token => Err(ValueError::AdminAuth),
+            read => read,
+        }
+    });
+    let admin_hosts = reader.many("admin_hosts", |given| value::host(&given.text));
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let edition = reader.one("edition", |text| match text {
         "" => Err(ValueError::Empty),
@@ -251,6 +260,8 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         upstream_ca,
         admin: admin?,
         admin_token,
+        admin_token_for_all: admin_token_for_all?,
+        admin_hosts,
         routes,
         edition: edition?,
         store: store?,

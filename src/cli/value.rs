@@ -43,6 +43,10 @@ pub(super) enum ValueError {
     AdminListens,
     #[error("not a token; write 16 visible ASCII characters or more")]
     Token,
+    #[error("there is no token to ask for; give admin_token_file too, or write changes")]
+    AdminAuth,
+    #[error("not a host name; write one without a port, like metrics.example.com")]
+    Host,
     #[error("there twice")]
     Twice,
     #[error("empty")]
@@ -67,6 +71,16 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
 pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
     let is_good = text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
     is_good.then(|| Secret::new(text)).ok_or(ValueError::Token)
+}
+
+/// A host name, in lower case.
+pub(super) fn host(text: &str) -> Result<String, ValueError> {
+    let is_name = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    is_name
+        .then(|| text.to_ascii_lowercase())
+        .ok_or(ValueError::Host)
 }
 
 /// An address to listen on.

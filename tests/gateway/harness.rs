@@ -54,15 +54,10 @@ impl Start<'_> {
             .expect("an upstream");
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(BIN);
-        command.args([
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--log",
-            "json",
-        ]);
+        command.args(["run", "--listen", "127.0.0.1:0", "--log", "json"]);
+        if !self.args.contains(&"--admin") {
+            command.args(["--admin", "127.0.0.1:0"]);
+        }
         command.args(["--upstream", &url]);
         command.args(["--routes", "shipped"]);
         if !self.routes.is_empty() {

@@ -65,8 +65,32 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("127.0.0.1:9090"),
         group: ADDRESSES,
         help: "The admin listener: /metrics, /live, /ready, /top, /peers, finished tasks, charges of others",
-        more: "All that changes counters asks for `admin_token`; nothing else asks for credentials: \
-               keep it on an address that only operators reach.",
+        more: "All that changes counters asks for `admin_token`, and all else where `admin_auth` says \
+               so: keep it on an address that only operators reach. Web pages of other origins get \
+               no answer from it.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_auth",
+        flag: "admin-auth",
+        value: "changes|all",
+        default: Some("changes"),
+        group: ADDRESSES,
+        help: "What of the admin listener asks for its token",
+        more: "`changes`: what changes counters. `all`: everything but /live and /ready. On an address \
+               beyond this host, finished tasks are not taken without a token.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_hosts",
+        flag: "admin-host",
+        value: "NAME",
+        many: true,
+        group: ADDRESSES,
+        help: "A host name by which the admin listener is called",
+        more: "IP addresses, names without a dot and names in `localhost`, `svc`, `cluster.local` and \
+               `internal` need not be given. Any other may be that of a web page which points its name \
+               here (DNS rebinding): it is answered 421.",
         ..ONE
     },
     Setting {
