@@ -141,10 +141,10 @@ fn is_host(host: &[u8]) -> bool {
     } else {
         let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
         let (name, rest) = host.split_at(end);
-        let is_name = !name.is_empty()
-            && name
-                .iter()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        let is_name = name.first().is_some_and(is_plain)
+            && name.iter().all(|b| is_plain(b) || matches!(b, b'-' | b'.'))
+            && !name.windows(2).any(|pair| pair == b"..");
         (is_name, rest)
     };
     is_named && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))

@@ -2,10 +2,11 @@
 //! sent is refused, or both see the same requests; and so of what comes after on the connection.
 
 mod backend;
+mod h2;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::backend::Backend;
 use crate::harness::{Gateway, Start};
@@ -771,8 +772,7 @@ fn a_body_that_is_cut_off_is_no_request_behind() {
             let _ = stream.read_to_end(&mut rest);
         }
     }
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(300) {
+    for _ in 0..15 {
         assert!(backend.take().is_empty());
         std::thread::sleep(Duration::from_millis(20));
     }
