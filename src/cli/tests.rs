@@ -355,6 +355,34 @@ fn the_admin_token_comes_from_a_file_too_and_is_never_printed() {
 }
 
 #[test]
+fn a_token_for_all_needs_one_and_a_host_is_a_name() {
+    let got = mistakes(
+        &["--admin-auth", "all", "--admin-host", "http://a:1"],
+        &[],
+        None,
+    );
+    assert_eq!(
+        got,
+        [
+            "--admin-auth all: there is no token to ask for; give admin_token_file too, or write changes",
+            "--admin-host http://a:1: not a host name; write one without a port, like metrics.example.com",
+        ]
+    );
+    let token = [("FLOODGATE_ADMIN_TOKEN", "sixteen-of-these")];
+    let given = settings(
+        &["--admin-auth", "all", "--admin-host", "A.example"],
+        &token,
+        None,
+    );
+    assert!(given.admin_token_for_all);
+    assert_eq!(given.admin_hosts, ["a.example"]);
+    let got = mistakes(&["--client-ip-header", "forwarder"], &[], None);
+    let expected = "--client-ip-header forwarder: not one of x-forwarded-for, forwarded; \
+                    did you mean forwarded?";
+    assert_eq!(got, [expected]);
+}
+
+#[test]
 fn a_mistake_in_the_store_does_not_print_its_password() {
     let file = Some("store = \"redis://user:secret@a:x\"\nstore_password = \"\"\n");
     let got = mistakes(&["--store-prefix", "{a}"], &[], file);

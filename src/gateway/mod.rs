@@ -91,6 +91,7 @@ impl Gateway {
         }
 
         if let Some(reply) = strict::refusal(session) {
+            ctx.error = "malformed";
             return Ok(Some(reply));
         }
 
