@@ -15,11 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
 use crate::clock::Clock;
-use crate::gateway::downstream::tls::TlsError;
+use crate::gateway::downstream::tls::{Certificates, TlsError};
 use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
 use crate::gateway::{MAX_ATTEMPTS, Shared};
 use crate::observe::{admin, log, metrics::Metrics};
-use crate::settings::{Listen, Settings, StoreSettings};
+use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
 use crate::store::memory::{MemoryOptions, MemoryStore};
@@ -190,6 +190,14 @@ fn check_certificates(path: &Path) -> Result<(), ServeError> {
         true => Err(failed("there is no certificate in it".to_owned())),
         false => Ok(()),
     }
+}
+
+/// Whether these certificates can be used.
+///
+/// # Errors
+/// The first that cannot.
+pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
+    Certificates::load(settings.clone()).map(|_| ())
 }
 
 /// Runs a gateway until SIGTERM or Ctrl-C, and drains it.

@@ -10,11 +10,13 @@
 mod admin;
 mod answers;
 mod bodies;
+mod door;
 mod harness;
 mod life;
 mod limits;
 mod proxying;
 mod settling;
+mod tls;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

@@ -27,6 +27,8 @@ pub struct TlsError {
     pub path: PathBuf,
     /// What is wrong with it, and what to write.
     pub reason: String,
+    /// Whether it could not be read at all.
+    pub unreadable: bool,
 }
 
 impl TlsError {
@@ -34,6 +36,7 @@ impl TlsError {
         Self {
             path: path.to_owned(),
             reason: reason.to_string(),
+            unreadable: false,
         }
     }
 }
@@ -96,7 +99,12 @@ fn read(settings: &TlsSettings) -> Result<Vec<Vec<u8>>, TlsError> {
     let pairs = settings.pairs.iter().flat_map(|(cert, key)| [cert, key]);
     pairs
         .chain(&settings.client_ca)
-        .map(|path| std::fs::read(path).map_err(|error| TlsError::new(path, error)))
+        .map(|path| {
+            std::fs::read(path).map_err(|error| TlsError {
+                unreadable: true,
+                ..TlsError::new(path, error)
+            })
+        })
         .collect()
 }
 
