@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
+use crate::serve;
 use crate::spec::Ruleset;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
@@ -17,6 +18,9 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut found = String::new();
     let (routes, edition) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
+            if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
+                report.add(&error.to_string(), 1, error.unreadable);
+            }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
             (settings.routes, Some(settings.edition))
         }

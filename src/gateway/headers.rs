@@ -1,6 +1,6 @@
 //! What changes in a head on its way up and down.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -13,6 +13,7 @@ use crate::text::push_ip;
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) static STRICT_TRANSPORT_SECURITY: HeaderName = header::STRICT_TRANSPORT_SECURITY;
 /// Names the request in both directions and in the log.
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 /// pingora parses a name in any case, and copies one that is no literal.
@@ -285,12 +286,40 @@ pub(super) fn has_fragment(session: &Session) -> bool {
         .any(|at| head.get(*at) == Some(&b'#'))
 }
 
-/// The peer of the downstream connection.
-pub(super) fn peer(session: &Session) -> Option<IpAddr> {
-    session
-        .client_addr()
-        .and_then(|addr| addr.as_inet())
-        .map(SocketAddr::ip)
+/// Whether the caller speaks HTTPS: to us, or to a trusted proxy that says so.
+pub(super) fn is_https(request: &RequestHeader, tls: bool, trusted: bool) -> bool {
+    let mut said = request.headers.get_all(X_FORWARDED_PROTO).iter();
+    let said = trusted.then(|| (said.next(), said.next()));
+    match said {
+        Some((Some(proto), None)) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+        _ => tls,
+    }
+}
+
+/// Where a `GET` over plain HTTP is sent, if at all.
+pub(super) fn https_location(request: &RequestHeader, port: Option<u16>) -> Option<String> {
+    let port = port?;
+    let safe = [http::Method::GET, http::Method::HEAD].contains(&request.method);
+    let host = request
+        .headers
+        .get(header::HOST)?
+        .to_str()
+        .ok()
+        .filter(|_| safe)?;
+    // Without its own port; an IPv6 address has colons of its own.
+    let name = match host.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b".-[]:".contains(&b);
+    let target = std::str::from_utf8(request.raw_path()).ok()?;
+    if name.is_empty() || !name.bytes().all(is_name) || !target.starts_with('/') {
+        return None;
+    }
+    Some(match port {
+        443 => format!("https://{name}{target}"),
+        _ => format!("https://{name}:{port}{target}"),
+    })
 }
 
 /// The address to charge.
@@ -396,6 +425,7 @@ pub(super) fn prepare_upstream(
     settings: &Settings,
     peer: IpAddr,
     ip: IpAddr,
+    https: bool,
     id: &HeaderValue,
 ) -> pingora::Result<()> {
     let peer = peer.to_canonical();
@@ -407,10 +437,7 @@ pub(super) fn prepare_upstream(
         request.remove_header(&name);
     }
 
-    let proto = match request.headers.get(X_FORWARDED_PROTO) {
-        Some(value) if trusted && value == "https" => "https",
-        _ => "http",
-    };
+    let proto = if https { "https" } else { "http" };
 
     let mut forwarded_for = Vec::with_capacity(40);
     let mut forwarded = Vec::with_capacity(128);

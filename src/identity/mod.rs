@@ -1,6 +1,7 @@
 //! Step 1, identify: who calls. Names folded for counting, addresses cut to their prefix.
 
 pub mod address;
+pub mod proxy_protocol;
 
 use std::borrow::Cow;
 

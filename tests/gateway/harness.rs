@@ -13,7 +13,10 @@ pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
 /// A running gateway. Killed when dropped.
 pub(crate) struct Gateway {
     child: Child,
+    /// The first listener.
     pub(crate) addr: SocketAddr,
+    /// All of them, as given.
+    pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) backend: Option<StandIn>,
     _dir: tempfile::TempDir,
@@ -71,7 +74,7 @@ impl Start<'_> {
             .stderr(Stdio::inherit());
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let mut addr = None;
+        let mut listeners = Vec::new();
         let admin = loop {
             let line = lines
                 .next()
@@ -83,7 +86,7 @@ impl Start<'_> {
                     .as_str()
                     .and_then(|at| at.parse::<SocketAddr>().ok())
             };
-            addr = addr.or(at("listen"));
+            listeners.extend(at("listen"));
             if let Some(admin) = at("admin") {
                 break admin;
             }
@@ -97,7 +100,8 @@ impl Start<'_> {
         });
         let gateway = Gateway {
             child,
-            addr: addr.expect("a listener"),
+            addr: *listeners.first().expect("a listener"),
+            listeners,
             admin,
             backend,
             _dir: dir,
@@ -176,24 +180,39 @@ impl Drop for Gateway {
     }
 }
 
+/// What a client writes to and reads from.
+pub(crate) trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
+
 /// A client connection.
 pub(crate) struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Wire>>,
+    tcp: TcpStream,
 }
 
 impl Connection {
     pub(crate) fn to(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).expect("a connection");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
+        Self::over(addr, |tcp| Box::new(tcp))
+    }
+
+    /// A connection in which something else goes over TCP.
+    pub(crate) fn over(addr: SocketAddr, wrap: impl FnOnce(TcpStream) -> Box<dyn Wire>) -> Self {
+        let tcp = TcpStream::connect(addr).expect("a connection");
+        tcp.set_read_timeout(Some(Duration::from_secs(30)))
             .expect("a timeout");
         Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(wrap(tcp.try_clone().expect("the same socket"))),
+            tcp,
         }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("sent");
+    }
+
+    /// Sends, unless the other side has closed.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// A call with a token and a length; `headers` are lines.
@@ -310,8 +329,7 @@ impl Connection {
 
     /// Closes with a reset: to close without reading what has come would do the same.
     pub(crate) fn reset(self) {
-        let stream = socket2::SockRef::from(self.stream.get_ref());
-        stream
+        socket2::SockRef::from(&self.tcp)
             .set_linger(Some(Duration::ZERO))
             .expect("a socket option");
     }
@@ -320,6 +338,32 @@ impl Connection {
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.read(&mut byte), Ok(0))
+    }
+
+    /// Whether the other side has closed, or reset, before it has said anything.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// A line, or why there is none.
+    pub(crate) fn try_line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => Err("closed".to_owned()),
+            Ok(_) => Ok(line),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// All that comes until the other side closes.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.stream.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
     }
 }
 
