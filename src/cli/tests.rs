@@ -158,6 +158,9 @@ fn the_file_may_use_its_own_types() {
 #[test]
 fn a_switch_needs_no_value() {
     assert!(settings(&["--h2c"], &[], None).h2c);
+    assert!(settings(&["--h2c", "true"], &[], None).h2c);
+    assert!(settings(&["--h2c", "--threads", "1"], &[], None).h2c);
+    assert!(!settings(&["--h2c", "false"], &[("FLOODGATE_H2C", "true")], None).h2c);
     assert!(!settings(&["--h2c=false"], &[("FLOODGATE_H2C", "true")], None).h2c);
 }
 
