@@ -29,7 +29,9 @@ fn settings_for(
         line.extend(["--config".into(), path.clone().into()]);
     }
     line.extend(flags.iter().map(OsString::from));
-    let matches = command().try_get_matches_from(line).unwrap();
+    let matches = command()
+        .try_get_matches_from(crate::cli::args::joined(line))
+        .unwrap();
     let (_, matches) = matches.subcommand().unwrap();
     load(matches, &env(vars), purpose)
 }
