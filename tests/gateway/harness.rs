@@ -77,11 +77,13 @@ impl Start<'_> {
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut addr = None;
+        let mut said = String::new();
         let admin = loop {
             let line = lines
                 .next()
                 .expect("the gateway says where it listens")
                 .expect("UTF-8");
+            said += &format!("{line}\n");
             let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
             let at = |key: &str| {
                 line[key]
@@ -95,6 +97,7 @@ impl Start<'_> {
         };
         let log = dir.path().join("log");
         let mut log = std::fs::File::create(log).expect("a log file");
+        log.write_all(said.as_bytes()).expect("a log file");
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = writeln!(log, "{line}");

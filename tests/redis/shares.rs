@@ -235,3 +235,53 @@ fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+#[test]
+fn what_a_store_refuses_to_be_told_of_one_counter_keeps_nothing_else_away() {
+    let server = Server::with(&["user gate on >secret ~fg:* +@all"]);
+    let proxy = Proxy::to(server.port());
+    let url = proxy.url().replace("://", "://gate:secret@");
+    let gateway = gateway(&url, &[]);
+    acquainted(&[&gateway]);
+    // Two apps: the keys of one will be out of bounds.
+    let keys = || -> Vec<String> {
+        let keys = server.cli(&["keys", "fg:1{*"]);
+        let counters = keys.lines().filter(|key| !key.contains("{all}"));
+        counters.map(str::to_owned).collect()
+    };
+    assert_eq!(calls(&gateway, "/o/b/t/local", 2).admitted, 2);
+    let theirs = keys();
+    assert_eq!(calls(&gateway, "/o/a/t/local", 2).admitted, 2);
+    let ours: Vec<String> = keys()
+        .into_iter()
+        .filter(|key| !theirs.contains(key))
+        .collect();
+    assert!(!theirs.is_empty() && !ours.is_empty());
+    proxy.cut();
+    let meanwhile = ["/o/a/t/local", "/o/b/t/local"].map(|path| calls(&gateway, path, 5).admitted);
+    assert_eq!(meanwhile, [5, 5]);
+    wait_until("it is given up", || !is_up(&gateway));
+    let tag = &ours[0][..=ours[0].find('}').unwrap()];
+    let rights = [
+        "~fg:1{all}*",
+        "~fg:1news*",
+        "~fg:1resets",
+        &format!("~{tag}*"),
+    ];
+    let command = ["acl", "setuser", "gate", "resetkeys"];
+    assert_eq!(server.cli(&[&command, &rights[..]].concat()), "OK");
+    proxy.heal();
+    wait_until("it is back", || is_up(&gateway));
+    // What is refused has been dropped, and all else was told.
+    assert_eq!(exhaust(&[&gateway], "/o/a/t/local", 2 + 5, 10), 10);
+    // Its calls are decided without the store, which stays in use.
+    let theirs = calls(&gateway, "/o/b/t/local", 8);
+    assert_eq!((theirs.admitted, theirs.denied), (3, 5), "{theirs:?}");
+    assert!(is_up(&gateway));
+    assert_eq!(gateway.metric("floodgate_store_failures_total", &[]), 1.0);
+    let log = gateway.log();
+    let warned = log
+        .lines()
+        .filter(|line| line.contains("refuses what concerns one counter"));
+    assert!((1..6).contains(&warned.count()), "{log}");
+}
