@@ -16,6 +16,8 @@ pub(crate) struct Gateway {
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) backend: Option<StandIn>,
+    /// What it has logged until it listened.
+    start: String,
     _dir: tempfile::TempDir,
 }
 
@@ -97,7 +99,6 @@ impl Start<'_> {
         };
         let log = dir.path().join("log");
         let mut log = std::fs::File::create(log).expect("a log file");
-        log.write_all(said.as_bytes()).expect("a log file");
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = writeln!(log, "{line}");
@@ -108,6 +109,7 @@ impl Start<'_> {
             addr: addr.expect("a listener"),
             admin,
             backend,
+            start: said,
             _dir: dir,
         };
         gateway.wait_until_listening();
@@ -151,6 +153,11 @@ impl Gateway {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The same, with what was said before it listened.
+    pub(crate) fn whole_log(&self) -> String {
+        format!("{}{}", self.start, self.log())
     }
 
     pub(crate) fn backend(&self) -> &StandIn {

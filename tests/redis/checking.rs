@@ -25,7 +25,10 @@ fn a_good_store_is_named_with_its_version_and_clock() {
     let line = out.lines().last().unwrap();
     let start = format!("good: {} is Redis ", server.url());
     assert!(line.starts_with(&start), "{line}");
-    assert!(line.contains(", noeviction, its clock 0 ms "), "{line}");
+    let ahead = line.split(", noeviction, its clock ").nth(1).unwrap();
+    let ms: u32 = ahead.split(' ').next().unwrap().parse().unwrap();
+    // The same clock, asked on a busy machine.
+    assert!(ms < 50, "{line}");
     assert_eq!(code, check("memory", &[]).0);
 }
 

@@ -7,7 +7,7 @@ use crate::server::{Cluster, Server, wait_until};
 
 /// The lines of this level that the gateway has logged about its store.
 fn lines(gateway: &Gateway, level: &str) -> Vec<serde_json::Value> {
-    let log = gateway.log();
+    let log = gateway.whole_log();
     let lines = log
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -78,7 +78,7 @@ fn what_libraries_log_names_no_file_of_the_machine_that_built_it() {
     wait_until("it is up", || is_up(&other));
     cluster.nodes[0].kill();
     wait_until("a part is given up", || !is_up(&other));
-    for log in [gateway.log(), other.log()] {
+    for log in [gateway.whole_log(), other.whole_log()] {
         assert!(log.contains("out of use"), "{log}");
         for path in ["registry", "log.file", "/src/"] {
             assert!(!log.contains(path), "{path}: {log}");

@@ -288,3 +288,19 @@ fn odd() -> RedisError {
         "not an answer of our script",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_wait_for_each_other_no_longer_than_all_need_to_notice() {
+        let ms = Duration::from_millis;
+        // With the default timeout; a longer one; one that no rule of two seconds can hold.
+        for (timeout, connect_timeout, waits) in
+            [(50, 500, 1000), (100, 500, 1150), (900, 3600, 1500)]
+        {
+            assert_eq!(seeding_us(ms(timeout), ms(connect_timeout)), waits * 1000);
+        }
+    }
+}
