@@ -11,6 +11,7 @@ use clap::ArgMatches;
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
 use crate::serve;
 use crate::spec::Ruleset;
+use crate::text::printable;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut report = Report::default();
@@ -86,7 +87,7 @@ impl Report {
         let s = if self.mistakes == 1 { "" } else { "s" };
         let text = format!("{}{} mistake{s}\n", self.text, self.mistakes);
         io::stderr()
-            .write_all(text.as_bytes())
+            .write_all(printable(&text).as_bytes())
             .map_err(CliError::Print)?;
         Ok(match self.unreadable {
             true => Ended::Unreadable,

@@ -29,7 +29,9 @@ fn settings_for(
         line.extend(["--config".into(), path.clone().into()]);
     }
     line.extend(flags.iter().map(OsString::from));
-    let matches = command().try_get_matches_from(line).unwrap();
+    let matches = command()
+        .try_get_matches_from(crate::cli::args::joined(line))
+        .unwrap();
     let (_, matches) = matches.subcommand().unwrap();
     load(matches, &env(vars), purpose)
 }
@@ -163,6 +165,9 @@ fn the_file_may_use_its_own_types() {
 #[test]
 fn a_switch_needs_no_value() {
     assert!(settings(&["--h2c"], &[], None).h2c);
+    assert!(settings(&["--h2c", "true"], &[], None).h2c);
+    assert!(settings(&["--h2c", "--threads", "1"], &[], None).h2c);
+    assert!(!settings(&["--h2c", "false"], &[("FLOODGATE_H2C", "true")], None).h2c);
     assert!(!settings(&["--h2c=false"], &[("FLOODGATE_H2C", "true")], None).h2c);
 }
 

@@ -31,7 +31,8 @@ pub struct Reply {
     pub limit: Option<String>,
     /// The app whose limit it is; only ever the caller's own.
     pub app: Option<String>,
-    /// `Retry-After`, seconds.
+    /// `Retry-After`, seconds. Never more than the window, which can be a fiftieth of it too
+    /// little: see [`crate::limit::sliding`].
     pub retry_after: Option<u64>,
     /// `Allow`.
     pub allow: Option<String>,
