@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use matchit::Router;
 
+use super::canonical::decode;
+use crate::identity;
 use crate::spec::RouteId;
 
 /// A call that cannot be in the table.
@@ -23,15 +25,19 @@ pub struct TableError {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: RouteId,
-    /// Which parameter is `{username}`.
+    /// Which segment is `{username}`.
     user: Option<usize>,
 }
+
+/// A trie for each method. A handful: a scan is faster than a hash.
+type Methods = Vec<(String, Router<Entry>)>;
 
 /// The compiled matcher.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    // A handful of methods: a scan is faster than a hash.
-    methods: Vec<(String, Router<Entry>)>,
+    methods: Methods,
+    /// The same, fixed segments in lower case.
+    plain: Methods,
 }
 
 /// What a path matches.
@@ -51,14 +57,14 @@ pub enum Found<'p> {
 }
 
 /// The path with positional parameter names (matchit refuses different names at one position),
-/// its shape for the eye, and which parameter is `{username}`.
+/// and which segment is `{username}`.
 fn positional(path: &str) -> Result<(String, Option<usize>), String> {
     let mut out = String::with_capacity(path.len());
     let (mut user, mut count) = (None, 0_usize);
     let Some(below) = path.strip_prefix('/') else {
         return Err("a path begins with `/`".to_owned());
     };
-    for segment in below.split('/') {
+    for (nth, segment) in below.split('/').enumerate() {
         out.push('/');
         if segment.is_empty() {
             return Err("a path has no empty segment and no trailing `/`".to_owned());
@@ -74,7 +80,7 @@ fn positional(path: &str) -> Result<(String, Option<usize>), String> {
                         "`{segment}` is no parameter: write one name of letters, digits and `_` in braces"
                     ));
                 }
-                if name == "username" && user.replace(count).is_some() {
+                if name == "username" && user.replace(nth).is_some() {
                     return Err("`{username}` is there twice: name the acting user so, the other one otherwise".to_owned());
                 }
                 out.push_str(&format!("{{p{count}}}"));
@@ -108,6 +114,7 @@ impl RouteTable {
         calls: impl IntoIterator<Item = (RouteId, &'c str, &'c str)>,
     ) -> Result<Self, Vec<TableError>> {
         let mut methods: BTreeMap<String, Router<Entry>> = BTreeMap::new();
+        let mut plain: BTreeMap<String, Router<Entry>> = BTreeMap::new();
         let mut seen: HashMap<(String, String), String> = HashMap::new();
         let mut errors = Vec::new();
         for (index, (id, method, path)) in calls.into_iter().enumerate() {
@@ -133,6 +140,9 @@ impl RouteTable {
             let router = methods.entry(method.to_owned()).or_default();
             match router.insert(shape.clone(), Entry { id, user }) {
                 Ok(()) => {
+                    let plain = plain.entry(method.to_owned()).or_default();
+                    // Of two that differ in case alone, the first.
+                    let _ = plain.insert(shape.to_lowercase(), Entry { id, user });
                     seen.insert((method.to_owned(), shape), path.to_owned());
                 }
                 Err(error) => fail(error.to_string()),
@@ -141,6 +151,7 @@ impl RouteTable {
         if errors.is_empty() {
             Ok(Self {
                 methods: methods.into_iter().collect(),
+                plain: plain.into_iter().collect(),
             })
         } else {
             Err(errors)
@@ -149,41 +160,58 @@ impl RouteTable {
 
     /// Finds the route of a canonical path below the app (`/users/alice`, or empty). `HEAD` is
     /// looked up as `GET`.
+    ///
+    /// A path that no route has, and that some servers take for one all the same (`/USERS`,
+    /// `/users%20`, `/users.json`), is that one here: a spelling is no way around its limits.
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
         let method = if method == "HEAD" { "GET" } else { method };
-        let router = self
-            .methods
-            .iter()
-            .find(|(name, _)| name == method)
-            .map(|(_, router)| router);
-        if let Some(found) = router.and_then(|router| router.at(tail).ok()) {
-            let user = found
-                .value
-                .user
-                .and_then(|nth| found.params.iter().nth(nth))
-                .map(|(_, value)| value);
-            return Found::Route {
-                id: found.value.id,
-                user,
-            };
+        match find(&self.methods, method, tail, tail) {
+            Found::Unmatched => find(&self.plain, method, &plainest(tail), tail),
+            found => found,
         }
-        let mut allow: Vec<&str> = Vec::new();
-        for (name, router) in &self.methods {
-            if router.at(tail).is_ok() {
-                allow.push(name);
-                if name == "GET" {
-                    allow.push("HEAD");
-                }
+    }
+}
+
+/// The plainest spelling of a path's segments, without their extensions.
+fn plainest(tail: &str) -> String {
+    let mut plain = String::with_capacity(tail.len());
+    for segment in tail.split('/').skip(1) {
+        plain.push('/');
+        let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
+        plain.push_str(name.split('.').next().unwrap_or_default());
+    }
+    plain
+}
+
+/// Looks a path up; the user is taken from it as it is written.
+fn find<'p>(methods: &Methods, method: &str, tail: &str, written: &'p str) -> Found<'p> {
+    let router = methods
+        .iter()
+        .find(|(name, _)| name == method)
+        .map(|(_, router)| router);
+    if let Some(found) = router.and_then(|router| router.at(tail).ok()) {
+        let user = found.value.user;
+        return Found::Route {
+            id: found.value.id,
+            user: user.and_then(|nth| written.split('/').nth(nth + 1)),
+        };
+    }
+    let mut allow: Vec<&str> = Vec::new();
+    for (name, router) in methods {
+        if router.at(tail).is_ok() {
+            allow.push(name);
+            if name == "GET" {
+                allow.push("HEAD");
             }
         }
-        if allow.is_empty() {
-            return Found::Unmatched;
-        }
-        allow.push("OPTIONS");
-        allow.sort_unstable();
-        Found::MethodNotAllowed(allow.join(", "))
     }
+    if allow.is_empty() {
+        return Found::Unmatched;
+    }
+    allow.push("OPTIONS");
+    allow.sort_unstable();
+    Found::MethodNotAllowed(allow.join(", "))
 }
 
 #[cfg(test)]
@@ -265,6 +293,47 @@ mod tests {
                 user: Some("Al%2Cice")
             }
         );
+    }
+
+    #[test]
+    fn another_spelling_of_a_route_is_that_route() {
+        let table = table(&[
+            ("POST", "/messages/users"),
+            ("GET", "/users/{username}/status"),
+            ("GET", "/Polls"),
+        ])
+        .unwrap();
+        for tail in [
+            "/MESSAGES/users",
+            "/messages/Users",
+            "/messages/users%20",
+            "/messages/users.json",
+            "/messages/users.",
+            "/messages/users%3Bx=1",
+            "/messages/users%3Fx=1",
+            "/messages/%EF%BD%95sers",
+            "/me%E2%80%8Bssages/users",
+            "/me%C5%BF%C5%BFages/users",
+        ] {
+            assert_eq!(id(&table.find("POST", tail)), Some(0), "{tail}");
+        }
+        assert_eq!(id(&table.find("GET", "/polls")), Some(2));
+        assert_eq!(
+            table.find("GET", "/USERS/Al.Ice%20/status"),
+            Found::Route {
+                id: RouteId(1),
+                user: Some("Al.Ice%20")
+            }
+        );
+        for tail in [
+            "/message/users",
+            "/messages/users/x",
+            "",
+            "/messages",
+            "/messages/usersx",
+        ] {
+            assert_eq!(table.find("POST", tail), Found::Unmatched, "{tail}");
+        }
     }
 
     #[test]
