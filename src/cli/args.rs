@@ -9,6 +9,9 @@ use super::table::{SETTINGS, Setting, env_name};
 /// Settings that matter to the commands that only look at routes.
 const FOR_LOOKING: &[&str] = &["routes", "edition"];
 
+/// Settings that matter to `explain`.
+const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
+
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
 
@@ -107,7 +110,7 @@ pub fn command() -> Command {
                     .required(true)
                     .help("The URL, or its path alone"),
             ),
-        Some(FOR_LOOKING),
+        Some(FOR_EXPLAINING),
     );
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))

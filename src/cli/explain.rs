@@ -6,13 +6,17 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 
 use clap::ArgMatches;
+use ipnet::IpNet;
 use serde::Serialize;
 
+use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
 use crate::admission::{self, Call, Policy, Reject, cost_of};
+use crate::apps::App;
 use crate::gateway::reply::Reply;
 use crate::head::Head;
+use crate::identity;
 use crate::limit::{Limit, LimitId, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
@@ -58,6 +62,8 @@ struct Explained<'r> {
     edition: Option<&'r str>,
     method: String,
     app: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<Known<'r>>,
     user: Option<String>,
     ip: IpAddr,
     limits: Vec<Charged<'r>>,
@@ -72,10 +78,32 @@ struct Explained<'r> {
     other_caps: Vec<&'r Cap>,
 }
 
+/// What is known of the app.
+#[derive(Debug, Serialize)]
+struct Known<'r> {
+    names: &'r [String],
+    /// Empty: it may be called from anywhere.
+    allow: &'r [IpNet],
+    suspended: bool,
+}
+
+impl<'r> Known<'r> {
+    fn new(app: &'r App) -> Self {
+        Self {
+            names: &app.names,
+            allow: &app.allow,
+            suspended: app.suspended,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Charged<'r> {
     #[serde(flatten)]
     limit: LimitView<'r>,
+    /// The figure for all, where the app has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota_of_all: Option<u32>,
     cost: Option<u32>,
     key: String,
     #[serde(skip)]
@@ -112,11 +140,15 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip = text("ip");
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
-    let rules = rules::load(&settings.routes)?;
+    let mut rules = rules::load(&settings.routes)?;
+    let editions = rules::selection(&rules, &settings.edition)?;
+    let apps = Some((&mut rules, editions));
+    rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
     let policy = Policy {
-        editions: rules::selection(&rules, &settings.edition)?,
-        require_bearer: settings.require_bearer,
+        editions,
+        auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     };
     let body = match matches.get_one::<String>("body") {
         Some(path) => Some(read_body(path)?),
@@ -237,10 +269,17 @@ fn rejected<'r>(
     reject: &Reject,
     asked: Asked<'_>,
 ) -> Explained<'r> {
-    let ip = crate::identity::address::prefix(asked.ip, policy.ipv6_prefix);
+    let ip = identity::address::prefix(asked.ip, policy.ipv6_prefix);
+    let app = canonical::canonical(asked.path).ok().and_then(|path| {
+        let (app, _) = canonical::split_app(&path)?;
+        rules
+            .apps
+            .find(&identity::fold_app(&app.name, rules.fold_app_names))
+    });
     let charged = |id: &LimitId| {
         let limit = rules.limit(*id);
         Charged {
+            quota_of_all: None,
             cost: Some(1),
             key: format!("{}{{{ip}}}", limit.name),
             quota: quota(limit),
@@ -251,7 +290,8 @@ fn rejected<'r>(
         route: None,
         edition: None,
         method: asked.method.to_owned(),
-        app: None,
+        app: app.map(|app| app.name().to_owned()),
+        known: app.map(Known::new),
         user: None,
         ip,
         limits: admission::address_limits(rules, reject)
@@ -286,9 +326,16 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         (None, Unit::Messages, recipients) => recipients,
         (None, unit, _) => Some(cost_of(unit, 1)),
     };
-    let charged = |id: &LimitId| {
-        let limit = rules.limit(*id);
+    let charged = |id: LimitId| {
+        let limit = rules.limit(id);
+        let own = call.app(rules);
+        let of_all = own.and_then(|app| {
+            app.limits
+                .iter()
+                .find(|(all, own)| *own == id && *all != id)
+        });
         Some(Charged {
+            quota_of_all: of_all.map(|(all, _)| rules.limit(*all).quota.get()),
             cost: cost(limit),
             key: counter(limit, call)?,
             quota: quota(limit),
@@ -300,9 +347,10 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         edition: rules.editions.get(call.edition.0).map(|e| &*e.name),
         method: asked.method.to_owned(),
         app: Some(call.caller.app.clone()),
+        known: call.app(rules).map(Known::new),
         user: call.caller.user.clone(),
         ip: call.ip,
-        limits: call.limits(rules).iter().filter_map(charged).collect(),
+        limits: call.limits(rules).filter_map(charged).collect(),
         max_recipients: route.and_then(|route| route.max_recipients),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
@@ -339,6 +387,21 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     );
     fact("edition", explained.edition.map(str::to_owned));
     fact("app", explained.app.clone());
+    if let Some(Known {
+        names,
+        allow,
+        suspended,
+    }) = &explained.known
+    {
+        let others = names.get(1..).unwrap_or_default().join(", ");
+        fact("also", Some(others).filter(|others| !others.is_empty()));
+        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+        fact(
+            "allowed",
+            Some(allow.join(", ")).filter(|allow| !allow.is_empty()),
+        );
+        fact("suspended", suspended.then(|| "yes".to_owned()));
+    }
     fact("user", explained.user.clone());
     fact("ip", Some(explained.ip.to_string()));
     let recipients = match (explained.recipients, explained.max_recipients) {
@@ -363,7 +426,10 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     let mut rows = vec![["limit", "cost", "group", "counter"].map(str::to_owned)];
     rows.extend(explained.limits.iter().map(|charged| {
         [
-            charged.quota.clone(),
+            match charged.quota_of_all {
+                Some(for_all) => format!("{} (its own; {for_all} for all)", charged.quota),
+                None => charged.quota.clone(),
+            },
             match (charged.cost, explained.refused.is_some()) {
                 (None, _) => "by body".to_owned(),
                 (Some(0), true) => "refused".to_owned(),

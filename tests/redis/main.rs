@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod apps;
 mod calls;
 mod checking;
 mod clocks;
