@@ -682,17 +682,12 @@ impl ProxyHttp for Gateway {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
         }
-        if (200..=299).contains(&status) {
-            // Its token is good, and what it has taken is spent.
-            ctx.let_go();
-        }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
-            if ctx.admitted.as_ref().is_some_and(|call| !call.whole) {
-                // Nothing waits for the rest of its body.
-                ctx.settle(None, self.shared.clock.now());
-            }
+            // Nothing waits for the rest of its body, or for its caller to read.
+            ctx.settle(None, self.shared.clock.now());
         }
+        ctx.let_go();
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
@@ -764,6 +759,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.error = error.etype().as_str();
         if *error.esource() == ErrorSource::Upstream {
+            ctx.let_go();
             self.shared.metrics.upstream_error();
         }
         let gone = *error.esource() == ErrorSource::Downstream

@@ -15,10 +15,12 @@ struct Slot<T> {
     value: T,
 }
 
+/// Empty until something is to be remembered.
+type Shard<T> = RwLock<Box<[[Slot<T>; WAYS]]>>;
+
 #[derive(Debug)]
 pub(super) struct Memory<T> {
-    /// Empty until something is to be remembered.
-    shards: [RwLock<Box<[[Slot<T>; WAYS]]>>; SHARDS],
+    shards: [Shard<T>; SHARDS],
     /// Of a shard; a power of two.
     sets: usize,
 }
@@ -33,7 +35,7 @@ impl<T: Copy + Default> Memory<T> {
     }
 
     /// The hash is evenly spread already.
-    fn place(&self, key: u128) -> (&RwLock<Box<[[Slot<T>; WAYS]]>>, usize) {
+    fn place(&self, key: u128) -> (&Shard<T>, usize) {
         let bytes = key.to_le_bytes();
         let shard = usize::from(bytes[0]) % SHARDS;
         let set = usize::from(u16::from_le_bytes([bytes[1], bytes[2]])) % self.sets;
