@@ -38,6 +38,9 @@ pub struct RouteTable {
     methods: Methods,
     /// The same, fixed segments in lower case.
     plain: Methods,
+    /// Routes with a parameter where another has a fixed segment: some server may take a value
+    /// for that one.
+    shadowed: Vec<bool>,
 }
 
 /// What a path matches.
@@ -115,7 +118,7 @@ impl RouteTable {
     ) -> Result<Self, Vec<TableError>> {
         let mut methods: BTreeMap<String, Router<Entry>> = BTreeMap::new();
         let mut plain: BTreeMap<String, Router<Entry>> = BTreeMap::new();
-        let mut seen: HashMap<(String, String), String> = HashMap::new();
+        let mut seen: HashMap<(String, String), (RouteId, String)> = HashMap::new();
         let mut errors = Vec::new();
         for (index, (id, method, path)) in calls.into_iter().enumerate() {
             let mut fail = |reason: String| {
@@ -133,7 +136,7 @@ impl RouteTable {
                     continue;
                 }
             };
-            if let Some(other) = seen.get(&(method.to_owned(), shape.clone())) {
+            if let Some((_, other)) = seen.get(&(method.to_owned(), shape.clone())) {
                 fail(format!("the same call as `{method} {other}`"));
                 continue;
             }
@@ -143,13 +146,25 @@ impl RouteTable {
                     let plain = plain.entry(method.to_owned()).or_default();
                     // Of two that differ in case alone, the first.
                     let _ = plain.insert(shape.to_lowercase(), Entry { id, user });
-                    seen.insert((method.to_owned(), shape), path.to_owned());
+                    seen.insert((method.to_owned(), shape), (id, path.to_owned()));
                 }
                 Err(error) => fail(error.to_string()),
             }
         }
+        let is_shadowed = |method: &str, shape: &str| {
+            seen.keys()
+                .any(|(m, other)| m == method && is_shadow(shape, other))
+        };
+        let mut shadowed = Vec::new();
+        for ((method, shape), (id, _)) in &seen {
+            if is_shadowed(method, shape) {
+                shadowed.resize(shadowed.len().max(id.0 + 1), false);
+                shadowed[id.0] = true;
+            }
+        }
         if errors.is_empty() {
             Ok(Self {
+                shadowed,
                 methods: methods.into_iter().collect(),
                 plain: plain.into_iter().collect(),
             })
@@ -166,11 +181,37 @@ impl RouteTable {
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
         let method = if method == "HEAD" { "GET" } else { method };
-        match find(&self.methods, method, tail, tail) {
-            Found::Unmatched => find(&self.plain, method, &plainest(tail), tail),
-            found => found,
+        let found = find(&self.methods, method, tail, tail);
+        let is_sure = match &found {
+            Found::Route { id, .. } => {
+                !self.shadowed.get(id.0).is_some_and(|shadowed| *shadowed) || is_plain(tail)
+            }
+            Found::MethodNotAllowed(_) => true,
+            Found::Unmatched => false,
+        };
+        if is_sure {
+            return found;
+        }
+        match find(&self.plain, method, &plainest(tail), tail) {
+            Found::Unmatched => found,
+            plain => plain,
         }
     }
+}
+
+/// Whether a path of the first shape may be one of the second, but for its spelling.
+fn is_shadow(shape: &str, other: &str) -> bool {
+    let pairs = || shape.split('/').zip(other.split('/'));
+    let is_parameter = |segment: &str| segment.starts_with('{');
+    shape.split('/').count() == other.split('/').count()
+        && pairs().all(|(a, b)| a == b || is_parameter(a) || is_parameter(b))
+        && pairs().any(|(a, b)| is_parameter(a) && !is_parameter(b))
+}
+
+/// Whether a path is its own plainest spelling: the usual case.
+fn is_plain(tail: &str) -> bool {
+    tail.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_'))
 }
 
 /// The plainest spelling of a path's segments, without their extensions.
@@ -334,6 +375,29 @@ mod tests {
         ] {
             assert_eq!(table.find("POST", tail), Found::Unmatched, "{tail}");
         }
+    }
+
+    #[test]
+    fn no_value_of_a_parameter_is_another_spelling_of_a_fixed_segment() {
+        let table = table(&[
+            ("GET", "/rooms/super_admin"),
+            ("GET", "/rooms/{room}"),
+            ("GET", "/users/{username}"),
+            ("DELETE", "/rooms/{room}"),
+        ])
+        .unwrap();
+        for tail in [
+            "/rooms/super_admin",
+            "/rooms/Super_Admin",
+            "/rooms/super_admin%20",
+        ] {
+            assert_eq!(id(&table.find("GET", tail)), Some(0), "{tail}");
+        }
+        for tail in ["/rooms/1", "/rooms/Super", "/Rooms/A"] {
+            assert_eq!(id(&table.find("GET", tail)), Some(1), "{tail}");
+        }
+        assert_eq!(id(&table.find("GET", "/users/Super_Admin")), Some(2));
+        assert_eq!(id(&table.find("DELETE", "/rooms/Super_Admin")), Some(3));
     }
 
     #[test]
