@@ -32,8 +32,9 @@ fn top(criterion: &mut Criterion) {
     };
     let policy = Policy {
         editions,
-        require_bearer: true,
+        auth: floodgate::identity::Auth::RequireBearer,
         ipv6_prefix: 64,
+        unknown_apps: Default::default(),
     };
     let calls: Vec<Foreign> = (0..10_000_u32)
         .filter_map(|n| {

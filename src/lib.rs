@@ -10,12 +10,13 @@
 //!
 //! # Arrows
 //!
-//! `main → cli → serve → everything`; `gateway → admission → {identity, route, limit, store}`;
-//! `spec → {identity, route, limit}`; `route → {identity, limit}`; `store → limit`.
+//! `main → cli → serve → everything`; `gateway → admission → {apps, identity, route, limit, store}`;
+//! `spec → {apps, identity, route, limit}`; `route → {identity, limit}`; `store → limit`.
 //! The pure part (everything that is not behind the `gateway` feature) knows neither pingora
 //! nor redis nor tokio, reads no clock and no environment: time is an argument.
 
 pub mod admission;
+pub mod apps;
 pub mod head;
 pub mod identity;
 pub mod limit;

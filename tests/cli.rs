@@ -148,7 +148,8 @@ fn a_start_that_fails_says_why_in_one_line() {
                 "--routes",
                 "nowhere.toml",
             ],
-            "floodgate: cannot read nowhere.toml: No such file",
+            "floodgate: cannot read nowhere.toml: No such file or directory (os error 2); correct the \
+             path after --routes, or leave it out for the table that is built in",
         ),
     ];
     for (args, start) in cases {
@@ -156,6 +157,126 @@ fn a_start_that_fails_says_why_in_one_line() {
         assert_eq!(ran.code, 1, "{}", ran.err);
         assert!(ran.err.starts_with(start), "{}", ran.err);
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn what_explain_cannot_explain_is_said_and_what_to_write() {
+    for (method, url, said) in [
+        (
+            "get",
+            "/o/a/users/u",
+            "get: methods are case-sensitive; write GET\n",
+        ),
+        (
+            "Post",
+            "/o/a/users",
+            "methods are case-sensitive; write POST\n",
+        ),
+        (
+            "GE T",
+            "/o/a/users",
+            "\"GE T\" is no method; write GET, POST, ",
+        ),
+        ("", "/o/a/users", "\"\" is no method"),
+        (
+            "GET",
+            "http://host:99999/o/a/users",
+            "the port is no number from 1 to 65535\n",
+        ),
+        ("GET", "http://host:0/o/a/users", "the port is no number"),
+        ("GET", "http://[::1]:x/o/a/users", "the port is no number"),
+        ("GET", "http:///o/a/users", "is no URL; write https://host/"),
+        ("GET", "/o/a/users/a b", "a URL has no spaces"),
+        (
+            "GET",
+            "/o/a/users/a\u{1b}[31mb",
+            "\\u{1b}[31mb\": a URL has no spaces",
+        ),
+        ("GET", "o/a/users", "is no URL; write https://host/"),
+    ] {
+        let ran = run(&["explain", method, url]);
+        assert_eq!((ran.code, &*ran.out), (1, ""), "{method} {url}");
+        assert!(ran.err.contains(said), "{method} {url}: {}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+    for url in [
+        "http://host:65535/o/a/users/u",
+        "https://user@[::1]:8080/o/a/users/u",
+        "http://host/o/a/users/u",
+        "http://host:/o/a/users/u",
+    ] {
+        let ran = run(&["explain", "GET", url]);
+        assert_eq!(ran.code, 0, "{url}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_switch_takes_its_value_with_a_space_too() {
+    for value in ["true", "false"] {
+        let ran = run(&["check", "--h2c", value]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    let ran = run(&["check", "--h2c", "on"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.starts_with("--h2c on: not one of true, false"),
+        "{}",
+        ran.err
+    );
+    // What follows a switch is no value of it because it stands there.
+    let ran = run(&["explain", "--h2c", "GET", "/o/a/users/u"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn route_files_without_an_edition_are_said_to_have_none() {
+    for command in ["check", "run", "routes"] {
+        let upstream = [("FLOODGATE_UPSTREAM", "http://127.0.0.1:1")];
+        let args = [command, "--routes", "/dev/null"];
+        let ran = run_with(&std::env::temp_dir(), &upstream, &args, "");
+        assert_eq!(ran.code, 1);
+        assert!(
+            ran.err.contains(
+                "there is no edition and no route in the route files; write --routes shipped before"
+            ),
+            "{}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn no_name_steers_the_terminal() {
+    let evil = "a\u{1b}]0;x\u{7}\u{9b}31m";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("routes.toml");
+    fs::write(
+        &file,
+        "[[route]]\nname = \"\\u001b[31mred\"\ncalls = [\"GET /x\\u0007\"]\n",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    for args in [
+        &["check", "--edition", evil][..],
+        &["run", "--routes", evil],
+        &["run", "--listen", evil],
+        &["run", evil],
+        &["run", "--edition", evil, "--upstream", "http://127.0.0.1:1"],
+        &["explain", evil, "/o/a/users"],
+        &["explain", "GET", evil],
+        &["explain", "--ip", evil, "GET", "/o/a/users"],
+        &["explain", "--body", evil, "GET", "/o/a/users"],
+        &["routes", evil],
+        &["check", "--routes", "shipped", "--routes", file],
+        &["routes", "--routes", "shipped", "--routes", file],
+        &[evil],
+    ] {
+        let ran = run(args);
+        assert_ne!(ran.code, 0, "{args:?}");
+        let text = ran.err + &ran.out;
+        let raw = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(raw), "{args:?}: {text:?}");
     }
 }
 
@@ -402,6 +523,163 @@ fn the_task_slots_of_the_readme_hold_in_the_default_edition() {
             "{path}"
         );
     }
+}
+
+const CERTIFICATE: &str = "0123456789abcdef0123456789abcdef";
+
+#[test]
+fn every_mistake_in_a_file_of_apps_is_told_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"o#a\", \"id\"]\nlimits.message-users = \"12000/min\"\nedition = \"v9\"\n\
+                [[app]]\nnames = \"O#A\"\nlimits.messages-users = \"100/day\"\nallow = [\"10.0.0.300\"]\n\
+                [[app]]\nnames = \"id2\"\ncertificate_env = \"APP_CERTIFICATE\"\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let env = [("APP_CERTIFICATE", "not-so-secret")];
+    let ran = run_with(dir.path(), &env, &["check", "--apps", "apps.toml"], "");
+    let expected = [
+        "apps.toml:4: app `o#a`: `v9`: unknown edition; did you mean `v1`?",
+        "apps.toml:6: app `O#A`: `O#A`: app `o#a` has this name already, in apps.toml:2; an app's names stand in one entry",
+        "apps.toml:7: app `O#A`: `100/day`: an app's figure goes over one for all, and there is none of this unit, window and scope; there are messages/min:app, messages/min:ip",
+        "apps.toml:8: app `O#A`: `\"10.0.0.300\"`: not a network; write 203.0.113.0/24, 2001:db8::/32 or one address",
+        "apps.toml:11: app `id2`: `APP_CERTIFICATE`: entry 1 is no certificate; write 32 hex digits, one certificate a line",
+        "5 mistakes",
+    ];
+    assert_eq!(ran.err.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(ran.code, 1);
+    let ran = run_with(
+        dir.path(),
+        &env,
+        &[
+            "run",
+            "--upstream",
+            "http://127.0.0.1:1",
+            "--apps",
+            "apps.toml",
+        ],
+        "",
+    );
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("apps.toml:11: app `id2`"), "{}", ran.err);
+    assert!(!ran.err.contains("not-so-secret"), "{}", ran.err);
+}
+
+#[test]
+fn a_file_of_apps_is_good_or_unreadable() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    fs::create_dir(dir.path().join("conf")).unwrap();
+    write(
+        "conf/apps.toml",
+        "[[app]]\nnames = [\"o#a\", \"id\"]\nlimits.messages-users = \"12000/min\"\n\
+         certificate_file = \"id.cert\"\ncertificate_env = \"NEXT\"\n",
+    );
+    let check = |env: &[(&str, &str)], more: &[&str]| {
+        let args = [&["check", "--apps", "conf/apps.toml"][..], more].concat();
+        run_with(dir.path(), env, &args, "")
+    };
+    let env = [("NEXT", CERTIFICATE)];
+    let ran = check(&env, &[]);
+    assert_eq!(
+        ran.code, 2,
+        "the certificate's file is missing: {}",
+        ran.err
+    );
+    assert!(
+        ran.err
+            .starts_with("conf/apps.toml:4: app `o#a`: `id.cert`: cannot read conf/id.cert"),
+        "{}",
+        ran.err
+    );
+    write(
+        "conf/id.cert",
+        &format!("{CERTIFICATE}\n{}\n", "f".repeat(32)),
+    );
+    let ran = check(&env, &["--unknown-apps", "reject"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(
+        ran.out.ends_with("selected: current; 1 app\n"),
+        "{}",
+        ran.out
+    );
+    let ran = check(&[], &[]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("`NEXT`: no such variable"), "{}", ran.err);
+    let ran = check(&env, &["--apps", "gone.toml"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.starts_with("cannot read gone.toml"), "{}", ran.err);
+    let ran = run(&["check", "--unknown-apps", "reject"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err
+            .contains("every app is unknown; name a file of known ones with --apps"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn explain_says_what_is_known_of_an_app_and_needs_no_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"Org#App\", \"id\"]\nedition = \"v3\"\nlimits.messages-users = \"12000/min\"\n\
+                allow = [\"10.0.0.0/8\"]\ncertificate_file = \"gone\"\n\
+                [[app]]\nnames = \"old\"\nsuspended = true\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let ask = |args: &[&str]| {
+        let all = [&["explain", "--apps", "apps.toml"][..], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    let path = "/app-id/ID/messages/users";
+    let explained = json_of(&ask(&["--json", "--ip", "10.1.1.1", "POST", path]));
+    assert_eq!(explained["app"], "org#app");
+    assert_eq!(explained["edition"], "v3");
+    assert_eq!(
+        explained["known"],
+        json!({ "names": ["org#app", "id"], "allow": ["10.0.0.0/8"], "suspended": false })
+    );
+    let expected = [
+        figure("messages", 12_000, 60, "app", json!(null)),
+        figure("messages", 12_000, 60, "ip", json!(null)),
+    ];
+    assert_eq!(figures(&explained), expected);
+    assert_eq!(explained["limits"][0]["quota_of_all"], 6000);
+    assert_eq!(
+        explained["limits"][0]["key"],
+        "messages-users:messages/min:app{org#app}"
+    );
+    let words = ask(&["--ip", "10.1.1.1", "POST", path]);
+    for said in [
+        "12000 messages/min (its own; 6000 for all)",
+        "also        id",
+        "allowed     10.0.0.0/8",
+    ] {
+        assert!(words.out.contains(said), "{said}: {}", words.out);
+    }
+    let outside = ask(&["--json", "POST", path]);
+    assert_eq!(outside.code, 1);
+    assert_eq!(
+        json_of(&outside)["refused"],
+        json!({ "status": 403, "reason": "This app may not be called from this address." })
+    );
+    let suspended = json_of(&ask(&["--json", "GET", "/app-id/old/users/a"]));
+    assert_eq!(suspended["refused"]["status"], 403);
+    assert_eq!(suspended["known"]["suspended"], true);
+    assert_eq!(suspended["limits"][0]["name"], "unauthorized:calls/s:ip");
+    let unknown = ask(&["--json", "--unknown-apps", "reject", "GET", "/x/y/users/a"]);
+    assert_eq!(json_of(&unknown)["refused"]["status"], 404);
+}
+
+#[test]
+fn the_apps_of_the_readme_are_good() {
+    let readme = include_str!("../README.md");
+    let mut blocks = readme
+        .split("```toml\n")
+        .filter_map(|text| text.split("```").next());
+    let block = blocks.find(|block| block.contains("[[app]]")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("apps.toml"), block).unwrap();
+    fs::write(dir.path().join("acme.cert"), CERTIFICATE).unwrap();
+    let ran = run_with(dir.path(), &[], &["check", "--apps", "apps.toml"], "");
+    assert_eq!(ran.code, 0, "{}", ran.err);
 }
 
 #[test]

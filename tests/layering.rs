@@ -33,6 +33,11 @@ const NEVER: &[(&str, &[&str])] = &[
             "crate::admission",
         ],
     ),
+    ("apps", PURE),
+    (
+        "apps",
+        &["crate::route", "crate::store", "crate::admission"],
+    ),
     ("spec", PURE),
     ("spec", &["crate::store", "crate::admission"]),
     ("store/memory", PURE),

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Policy, Reject};
+use crate::apps::{App, AppId, UnknownApps};
 use crate::head::Head;
-use crate::identity::{self, Caller};
+use crate::identity::{self, Auth, Caller};
 use crate::limit::{CounterKey, LimitId, Scope, Window};
 use crate::route::Form;
 use crate::route::canonical;
@@ -31,8 +32,10 @@ pub struct Call {
     pub form: Form,
     /// The edition whose limits hold.
     pub edition: EditionId,
-    /// Whose call it is.
+    /// Whose call it is. A known app goes by its first name.
     pub caller: Caller,
+    /// The app's entry, if it is a known one.
+    pub known: Option<AppId>,
     /// The address, cut to the prefix that counts.
     pub ip: IpAddr,
     pub(super) ip_key: CounterKey,
@@ -56,16 +59,32 @@ impl Call {
         self.route(rules).map_or("options", |route| &route.name)
     }
 
-    /// The limits that an authorised call is charged.
+    /// What is known of the app.
     #[must_use]
-    pub fn limits<'r>(&self, rules: &'r Ruleset) -> &'r [LimitId] {
-        match self.route(rules) {
+    pub fn app<'r>(&self, rules: &'r Ruleset) -> Option<&'r App> {
+        self.known.and_then(|id| rules.apps.get(id))
+    }
+
+    /// The limits that an authorised call is charged, the app's own in place of those for all.
+    pub fn limits<'r>(&self, rules: &'r Ruleset) -> impl Iterator<Item = LimitId> + use<'r> {
+        let of_all: &[LimitId] = match self.route(rules) {
             Some(route) => route
                 .editions
                 .get(self.edition.0)
                 .map_or(&[], |e| &e.limits),
             None => &rules.ip_limits.options,
-        }
+        };
+        let app = self.app(rules);
+        of_all
+            .iter()
+            .map(move |id| app.map_or(*id, |app| app.limit(*id)))
+    }
+
+    /// What its bearer token must be.
+    #[must_use]
+    pub fn auth(&self, rules: &Ruleset, policy: &Policy) -> Auth {
+        self.route(rules)
+            .map_or(Auth::Off, |route| route.auth.unwrap_or(policy.auth))
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
@@ -74,11 +93,49 @@ impl Call {
     /// a body that never ends.
     #[must_use]
     pub fn holds_others_up(&self, rules: &Ruleset) -> bool {
-        self.limits(rules).iter().any(|id| {
-            let limit = rules.limit(*id);
+        self.limits(rules).any(|id| {
+            let limit = rules.limit(id);
             limit.scope != Scope::Ip && matches!(limit.window, Window::Day(_) | Window::Running)
         })
     }
+}
+
+/// An app as counters know it.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) key: CounterKey,
+    pub(super) known: Option<AppId>,
+    pub(super) edition: EditionId,
+}
+
+/// The app of this name in this form: all names of a known app are one.
+pub(super) fn named(rules: &Ruleset, policy: &Policy, name: &str, form: Form) -> Named {
+    let (name, key, known) = counted(rules, name);
+    let own = known.and_then(|id| rules.apps.get(id)?.editions);
+    let (by_key, by_id) = own.unwrap_or(policy.editions);
+    Named {
+        name,
+        key,
+        known,
+        edition: match form {
+            Form::AppKey => by_key,
+            Form::AppId => by_id,
+        },
+    }
+}
+
+/// The name and key by which the counters know an app of this name, and its entry.
+pub(super) fn counted(rules: &Ruleset, name: &str) -> (String, CounterKey, Option<AppId>) {
+    let mut name = identity::fold_app(name, rules.fold_app_names);
+    let id = rules.apps.find_id(&name);
+    let Some(app) = id.and_then(|id| rules.apps.get(id)) else {
+        let key = rules.keys.app(&name);
+        return (name, key, None);
+    };
+    if name != app.name() {
+        app.name().clone_into(&mut name);
+    }
+    (name, app.key, id)
 }
 
 /// Steps 1 and 2: who calls, and what.
@@ -100,10 +157,17 @@ pub fn screen(
         return Err(Reject::MethodNotAllowed { allow });
     }
     let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
-    let edition = match app.form {
-        Form::AppKey => policy.editions.0,
-        Form::AppId => policy.editions.1,
-    };
+    let named = named(rules, policy, &app.name, app.form);
+    if let Some(known) = named.known.and_then(|id| rules.apps.get(id)) {
+        if known.suspended {
+            return Err(Reject::Suspended);
+        }
+        if !known.allows(head.ip) {
+            return Err(Reject::Address);
+        }
+    } else if policy.unknown_apps == UnknownApps::Reject {
+        return Err(Reject::UnknownApp);
+    }
     let (target, user) = if head.method == "OPTIONS" {
         (Target::Options, None)
     } else {
@@ -116,22 +180,21 @@ pub fn screen(
             Found::Unmatched => (Target::Unmatched, None),
         }
     };
-    let app_name = identity::fold_app(&app.name, rules.fold_app_names);
     let ip = identity::address::prefix(head.ip, policy.ipv6_prefix);
     let call = Call {
         target,
         form: app.form,
-        edition,
+        edition: named.edition,
         ip,
         ip_key: rules.keys.ip(ip),
-        app_key: rules.keys.app(&app_name),
+        app_key: named.key,
         caller: Caller {
-            app: app_name,
+            app: named.name,
             user,
         },
+        known: named.known,
     };
-    let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
-    if policy.require_bearer && needs_token && !head.has_bearer {
+    if call.auth(rules, policy) != Auth::Off && !head.has_bearer {
         return Err(Reject::Unauthenticated);
     }
     Ok(call)

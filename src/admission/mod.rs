@@ -17,8 +17,10 @@ use std::time::Duration;
 pub use self::call::{Call, Target, screen};
 pub use self::others::{Foreign, ForeignError, Owner};
 pub use self::settle::Outcome;
+use crate::apps::UnknownApps;
 use crate::head::Head;
-use crate::identity;
+use crate::identity::token::TokenError;
+use crate::identity::{self, Auth};
 use crate::limit::{Decision, LimitId, Moment, Plan, Scope, Unit};
 use crate::route::canonical::PathError;
 use crate::route::pricing::{self, PriceError};
@@ -30,10 +32,12 @@ use crate::store::{Store, StoreError};
 pub struct Policy {
     /// Editions for the App Key and the App ID form.
     pub editions: (EditionId, EditionId),
-    /// Whether a call without a bearer token is refused (401) before it reaches an app counter.
-    pub require_bearer: bool,
+    /// What the bearer token of a call must be, before it reaches an app counter.
+    pub auth: Auth,
     /// Length of the IPv6 prefix that counts as one address.
     pub ipv6_prefix: u8,
+    /// What becomes of calls for apps that no entry names.
+    pub unknown_apps: UnknownApps,
 }
 
 /// A call that goes no further, for a reason of its own (4xx).
@@ -43,6 +47,12 @@ pub enum Reject {
     Path(PathError),
     /// No such path.
     NotFound,
+    /// No entry names the app, and only known ones may be called.
+    UnknownApp,
+    /// The app is suspended.
+    Suspended,
+    /// The app may not be called from this address.
+    Address,
     /// The path exists with other methods.
     MethodNotAllowed {
         /// For `Allow`.
@@ -50,6 +60,10 @@ pub enum Reject {
     },
     /// No bearer token.
     Unauthenticated,
+    /// A bearer token that is not accepted here.
+    Token(TokenError),
+    /// A bearer token that the upstream has just refused.
+    TokenRefused,
     /// The body cannot be priced, or has more recipients than one call may have.
     Body(PriceError),
 }
@@ -126,10 +140,15 @@ pub fn recipients(route: &Route, body: &[u8]) -> Result<u32, Reject> {
 #[must_use]
 pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] {
     match reject {
-        Reject::Unauthenticated => &rules.ip_limits.unauthorized,
-        Reject::NotFound | Reject::MethodNotAllowed { .. } | Reject::Path(_) => {
-            &rules.ip_limits.rejected
-        }
+        Reject::Unauthenticated
+        | Reject::Token(_)
+        | Reject::TokenRefused
+        | Reject::Suspended
+        | Reject::Address => &rules.ip_limits.unauthorized,
+        Reject::NotFound
+        | Reject::UnknownApp
+        | Reject::MethodNotAllowed { .. }
+        | Reject::Path(_) => &rules.ip_limits.rejected,
         Reject::Body(_) => &[],
     }
 }
@@ -217,7 +236,7 @@ impl<S: Store> Admission<S> {
     /// The charges of a call: a look at the address's `unauthorized` limits, then its own limits.
     #[must_use]
     pub fn plan(&self, rules: &Ruleset, call: &Call, recipients: u32, now: Moment) -> Plan {
-        let known = self.known.contains(call.app_key, now);
+        let known = call.known.is_some() || self.known.contains(call.app_key, now);
         let mut plan = Plan {
             origin: Some(call.ip_key),
             app: Some(call.app_key),
@@ -231,24 +250,27 @@ impl<S: Store> Admission<S> {
                 .iter()
                 .map(|id| rules.limit(*id).charge(*id, call.ip_key, 0, false, now)),
         );
-        plan.charges
-            .extend(call.limits(rules).iter().filter_map(|id| {
-                let limit = rules.limit(*id);
-                let key = match limit.scope {
-                    Scope::App => call.app_key,
-                    Scope::User => rules
-                        .keys
-                        .user(&call.caller.app, call.caller.user.as_deref()?),
-                    Scope::Ip => call.ip_key,
-                };
-                // Its users' names are made by callers, and stay bounded.
-                let known = known && limit.scope == Scope::App;
-                Some(limit.charge(*id, key, cost_of(limit.unit, recipients), known, now))
-            }));
+        plan.charges.extend(call.limits(rules).filter_map(|id| {
+            let limit = rules.limit(id);
+            let key = match limit.scope {
+                Scope::App => call.app_key,
+                Scope::User => rules
+                    .keys
+                    .user(&call.caller.app, call.caller.user.as_deref()?),
+                Scope::Ip => call.ip_key,
+            };
+            // Its users' names are made by callers, and stay bounded.
+            let known = known && limit.scope == Scope::App;
+            Some(limit.charge(id, key, cost_of(limit.unit, recipients), known, now))
+        }));
         plan
     }
 
-    async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
+    /// The decision over a plan that [`Admission::plan`] has made.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`].
+    pub async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
         match self.store.decide(&mut plan, now).await? {
             Decision::Admit { nearest, reported } => Ok(Admitted {
                 nearest: nearest.map(|room| Nearest {

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
+use super::call::{counted, named};
 use super::{Admission, Admitted, Call, Policy, Refused, Target};
 use crate::identity::{self, Caller, address};
 use crate::limit::{Charge, Decision, LimitId, Moment, Plan, Scope, Span, Unit};
-use crate::route::Form;
 use crate::spec::check::suggestion;
 use crate::spec::{RouteId, Ruleset, Unmatched};
 use crate::store::{Store, StoreError};
@@ -83,19 +83,6 @@ impl Owner<'_> {
     }
 }
 
-/// The form of an app's name: `#` stands in an App Key alone. `None`: neither.
-fn form(app: &str) -> Option<Form> {
-    if app.contains('/') || app.contains(char::is_control) {
-        return None;
-    }
-    match app.split_once('#') {
-        None => (!app.is_empty()).then_some(Form::AppId),
-        Some((org, name)) => {
-            (!org.is_empty() && !name.is_empty() && !name.contains('#')).then_some(Form::AppKey)
-        }
-    }
-}
-
 impl Foreign {
     /// A call of the operation `route` for this app (`org#app` or App ID), user (the plain ID)
     /// and address, with so many recipients.
@@ -111,7 +98,7 @@ impl Foreign {
         ip: Option<IpAddr>,
         recipients: u32,
     ) -> Result<Self, ForeignError> {
-        let form = form(app).ok_or_else(|| ForeignError::App(app.to_owned()))?;
+        let form = identity::form(app).ok_or_else(|| ForeignError::App(app.to_owned()))?;
         let documented = rules.routes.iter().position(|known| &*known.name == route);
         let takes_unmatched = rules.unmatched == Unmatched::DefaultLimit;
         let target = match documented {
@@ -124,24 +111,22 @@ impl Foreign {
                 });
             }
         };
-        let name = identity::fold_app(app, rules.fold_app_names);
+        let named = named(rules, policy, app, form);
         let address = ip.map_or(IpAddr::from([0, 0, 0, 0]), |ip| {
             address::prefix(ip, policy.ipv6_prefix)
         });
         let call = Call {
             target,
             form,
-            edition: match form {
-                Form::AppKey => policy.editions.0,
-                Form::AppId => policy.editions.1,
-            },
+            edition: named.edition,
             ip: address,
             ip_key: rules.keys.ip(address),
-            app_key: rules.keys.app(&name),
+            app_key: named.key,
             caller: Caller {
-                app: name,
+                app: named.name,
                 user: user.map(str::to_lowercase),
             },
+            known: named.known,
         };
         check(rules, &call, recipients)?;
         Ok(Self {
@@ -168,13 +153,13 @@ fn check(rules: &Ruleset, call: &Call, cost: u32) -> Result<(), ForeignError> {
     let Some(route) = call.route(rules) else {
         return Ok(());
     };
-    let per_user = |id: &LimitId| rules.limit(*id).scope == Scope::User;
+    let per_user = |id: LimitId| rules.limit(id).scope == Scope::User;
     let has_user = call
         .caller
         .user
         .as_deref()
         .is_some_and(|user| !user.is_empty());
-    if !has_user && call.limits(rules).iter().any(per_user) {
+    if !has_user && call.limits(rules).any(per_user) {
         return Err(ForeignError::NoUser(route.name.clone()));
     }
     match (cost, route.max_recipients) {
@@ -284,16 +269,15 @@ impl<S: Store> Admission<S> {
 
 /// Charges of nothing to these limits' counters of this owner; each counter once.
 fn counters(rules: &Ruleset, limits: &[LimitId], owner: Owner<'_>, now: Moment) -> Plan {
-    let fold = |app: &str| identity::fold_app(app, rules.fold_app_names);
     let (app, origin, key) = match owner {
         Owner::App(app) => {
-            let app = rules.keys.app(&fold(app));
+            let (_, app, _) = counted(rules, app);
             (Some(app), None, app)
         }
         Owner::User(app, user) => {
-            let app = fold(app);
-            let key = rules.keys.user(&app, &user.to_lowercase());
-            (Some(rules.keys.app(&app)), None, key)
+            let (name, app, _) = counted(rules, app);
+            let key = rules.keys.user(&name, &user.to_lowercase());
+            (Some(app), None, key)
         }
         Owner::Ip(ip) => {
             let key = rules.keys.ip(ip);

@@ -35,7 +35,7 @@ v1 = { limits = [{ rate = "1 tasks", hold = "task", max_hold = "60s" }] }
 [[route]]
 name = "token"
 calls = ["POST /token"]
-needs_token = false
+auth = "off"
 v1 = { limits = ["5/s"] }
 "#;
 
@@ -65,8 +65,9 @@ impl World {
         Self {
             policy: Policy {
                 editions,
-                require_bearer: true,
+                auth: Auth::RequireBearer,
                 ipv6_prefix: 64,
+                unknown_apps: Default::default(),
             },
             rules,
             spine: Admission::new(MemoryStore::new(MemoryOptions {
@@ -326,8 +327,7 @@ fn options_is_charged_to_its_address_and_a_token_call_needs_no_token() {
     assert_eq!(call.target, Target::Options);
     assert!(
         call.limits(&world.rules)
-            .iter()
-            .all(|id| world.rules.limit(*id).scope == Scope::Ip)
+            .all(|id| world.rules.limit(id).scope == Scope::Ip)
     );
     assert!(
         world
@@ -376,4 +376,166 @@ fn a_foreign_charge_that_nobody_gives_back_frees_its_slot_and_keeps_its_units() 
         world.denied_by("POST", "/o/a/token", 1),
         "token:calls/s:app"
     );
+}
+
+/// The same world, where these apps are known.
+fn with_apps(text: &str) -> World {
+    let mut world = World::new();
+    let layer = Layer {
+        name: "apps.toml".to_owned(),
+        text: text.to_owned(),
+    };
+    let editions = world.policy.editions;
+    world
+        .rules
+        .add_apps(&[layer], editions, &|_| Ok(None))
+        .unwrap_or_else(|m| panic!("{m}"));
+    world
+}
+
+#[test]
+fn all_names_of_an_app_share_its_counters_and_its_users() {
+    let world = with_apps("[[app]]\nnames = [\"Org#App\", \"ID1\"]\n");
+    let (call, _) = world.admit("POST", "/app-id/id1/send/Alice", 1).unwrap();
+    assert_eq!(call.caller.app, "org#app", "as logs know it");
+    assert!(world.admit("POST", "/org/APP/send/alice", 1).is_ok());
+    assert!(world.admit("POST", "/app-id/ID1/send/ALICE", 1).is_ok());
+    assert_eq!(
+        world.denied_by("POST", "/org/app/send/alice", 1),
+        "send:calls/min:user"
+    );
+    assert!(world.admit("POST", "/org/app/send/bob", 1).is_ok());
+    assert_eq!(
+        world.denied_by("POST", "/app-id/id1/send/bob", 1),
+        "send:calls/s:app"
+    );
+}
+
+#[test]
+fn others_charge_look_and_reset_by_any_name() {
+    let world = with_apps("[[app]]\nnames = [\"o#a\", \"id\"]\n");
+    let foreign = Foreign::new(
+        &world.rules,
+        &world.policy,
+        "send",
+        "ID",
+        Some("eve"),
+        None,
+        4,
+    );
+    let foreign = foreign.unwrap();
+    assert!(ready(world.spine.admit_foreign(&world.rules, &foreign, world.now)).is_ok());
+    assert_eq!(foreign.call().caller.app, "o#a");
+    let limit = (0..)
+        .map(LimitId)
+        .find(|id| &*world.rules.limit(*id).name == "send:messages/min:app")
+        .unwrap();
+    let left = |owner| ready(world.spine.left(&world.rules, limit, owner, world.now)).unwrap();
+    assert_eq!(left(Owner::App("O#A")), 6);
+    assert_eq!(left(Owner::App("id")), 6);
+    ready(
+        world
+            .spine
+            .reset(&world.rules, &[limit], Owner::App("ID"), world.now),
+    )
+    .unwrap();
+    assert_eq!(left(Owner::App("o#a")), 10);
+}
+
+#[test]
+fn a_task_is_reported_done_by_any_name_of_its_app() {
+    let world = with_apps("[[app]]\nnames = [\"o#a\", \"id\"]\n");
+    let (call, mut admitted) = world.admit("POST", "/o/a/run", 1).unwrap();
+    let outcome = Outcome::Answered {
+        status: 200,
+        task: Some("t1"),
+    };
+    world
+        .spine
+        .settle(&world.rules, &call, &mut admitted.plan, outcome, world.now);
+    assert_eq!(
+        world.denied_by("POST", "/app-id/id/run", 1),
+        "run:tasks:app"
+    );
+    assert!(world.finish("ID"));
+    assert!(world.admit("POST", "/app-id/id/run", 1).is_ok());
+}
+
+#[test]
+fn a_figure_of_its_own_holds_for_the_app_and_for_no_other() {
+    let world = with_apps(
+        "[[app]]\nnames = \"up#up\"\nlimits.send = [\"20 messages/min\", \"9/s\", \"9/min per user\"]\n\
+         [[app]]\nnames = \"down#down\"\nlimits.send = \"2 messages/min\"\n",
+    );
+    assert_eq!(
+        world.denied_by("POST", "/down/down/send/a", 3),
+        "send:messages/min:app"
+    );
+    assert!(world.admit("POST", "/down/down/send/a", 2).is_ok());
+    // Addresses count across apps: 18 of 20 for this one, and more than 10 for any other.
+    for _ in 0..3 {
+        assert!(world.admit("POST", "/up/up/send/a", 5).is_ok());
+    }
+    assert!(world.admit("POST", "/up/up/send/a", 3).is_ok());
+    assert_eq!(
+        world.denied_by("POST", "/up/up/send/a", 3),
+        "send:messages/min:app"
+    );
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/a", 1),
+        "send:messages/min:ip"
+    );
+}
+
+#[test]
+fn a_suspended_app_and_an_address_that_it_does_not_allow_cost_the_address_alone() {
+    let world = with_apps(
+        "[[app]]\nnames = \"gone#gone\"\nsuspended = true\n\
+         [[app]]\nnames = \"shut#shut\"\nallow = [\"2001:db8::/32\"]\n",
+    );
+    let screen = |path: &str, ip: &str| world.screen("POST", path, ip, true).map(|_| ());
+    assert_eq!(
+        screen("/gone/gone/send/a", "192.0.2.1"),
+        Err(Reject::Suspended)
+    );
+    assert_eq!(
+        screen("/gone/gone/no/such/path", "192.0.2.1"),
+        Err(Reject::Suspended)
+    );
+    assert_eq!(
+        screen("/shut/shut/send/a", "192.0.2.1"),
+        Err(Reject::Address)
+    );
+    assert_eq!(screen("/shut/shut/send/a", "2001:db8::1"), Ok(()));
+    let options = world.screen("OPTIONS", "/gone/gone/send/a", "192.0.2.1", false);
+    assert_eq!(options.map(|_| ()), Err(Reject::Suspended));
+    for reject in [Reject::Suspended, Reject::Address] {
+        let names: Vec<&str> = address_limits(&world.rules, &reject)
+            .iter()
+            .map(|id| &*world.rules.limit(*id).name)
+            .collect();
+        assert_eq!(names, ["unauthorized:calls/s:ip"]);
+    }
+}
+
+#[test]
+fn where_apps_must_be_known_others_cost_the_address_alone() {
+    let mut world = with_apps("[[app]]\nnames = [\"o#a\", \"id\"]\n");
+    world.policy.unknown_apps = UnknownApps::Reject;
+    let screen = |path: &str| world.screen("POST", path, "192.0.2.1", true).map(|_| ());
+    assert_eq!(screen("/o/a/send/a"), Ok(()));
+    assert_eq!(screen("/app-id/ID/send/a"), Ok(()));
+    for path in [
+        "/o/b/send/a",
+        "/app-id/id2/send/a",
+        "/id/send",
+        "/o%23a/x/send/a",
+    ] {
+        assert_eq!(screen(path), Err(Reject::UnknownApp), "{path}");
+    }
+    let names: Vec<&str> = address_limits(&world.rules, &Reject::UnknownApp)
+        .iter()
+        .map(|id| &*world.rules.limit(*id).name)
+        .collect();
+    assert_eq!(names, ["rejected:calls/s:ip"]);
 }

@@ -1,11 +1,16 @@
 //! The command line, made from the table of settings.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, Command};
 
 use super::table::{SETTINGS, Setting, env_name};
 
 /// Settings that matter to the commands that only look at routes.
 const FOR_LOOKING: &[&str] = &["routes", "edition"];
+
+/// Settings that matter to `explain`.
+const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
 
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
@@ -105,7 +110,7 @@ pub fn command() -> Command {
                     .required(true)
                     .help("The URL, or its path alone"),
             ),
-        Some(FOR_LOOKING),
+        Some(FOR_EXPLAINING),
     );
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
@@ -137,6 +142,35 @@ fn with_settings(command: Command, shown: Option<&[&str]>) -> Command {
         let hidden = shown.is_some_and(|shown| !shown.contains(&setting.key));
         argument(setting).hide(hidden)
     }))
+}
+
+/// Words that can only be a switch's value.
+const SWITCHED: &[&str] = &["true", "false", "yes", "no", "on", "off", "1", "0"];
+
+/// The arguments, with a switch and the value after it in one: the value may be left out, and so
+/// the parser takes it with a `=` alone.
+pub(super) fn joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let flag = joined
+            .last()
+            .and_then(|last| last.to_str()?.strip_prefix("--"));
+        let is_switch = flag.is_some_and(|flag| {
+            let mut switches = SETTINGS.iter().filter(|setting| setting.is_switch());
+            switches.any(|setting| setting.flag == flag)
+        });
+        let is_value = SWITCHED
+            .iter()
+            .any(|word| argument.eq_ignore_ascii_case(word));
+        match joined.last_mut().filter(|_| is_switch && is_value) {
+            Some(last) => {
+                last.push("=");
+                last.push(&argument);
+            }
+            None => joined.push(argument),
+        }
+    }
+    joined
 }
 
 fn argument(setting: &Setting) -> Arg {

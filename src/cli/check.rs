@@ -8,54 +8,78 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
+use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
 use crate::serve;
 use crate::spec::Ruleset;
+use crate::text::printable;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut report = Report::default();
     // Mistakes elsewhere do not hide those of the route files that are named.
     let mut found = String::new();
-    let (routes, edition) = match load(matches, env, Purpose::Look) {
+    let (routes, apps, edition) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
             if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
                 report.add(&error.to_string(), 1, error.unreadable);
             }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
-            (settings.routes, Some(settings.edition))
+            (settings.routes, settings.apps, Some(settings.edition))
         }
         Err(error) => {
             report.add(&error.to_string(), error.count(), error.is_unreadable());
-            (named_routes(matches), None)
+            (named_routes(matches), named(matches, "apps"), None)
         }
     };
-    let rules = match rules::load(&routes) {
+    let mut rules = match rules::load(&routes) {
         Ok(rules) => Some(rules),
         Err(error) => {
             report.add_rules(&error);
             None
         }
     };
-    if let (Some(rules), Some(edition)) = (&rules, &edition)
-        && let Err(error) = rules::selection(rules, edition)
+    let mut editions = None;
+    if let (Some(rules), Some(edition)) = (&rules, &edition) {
+        match rules::selection(rules, edition) {
+            Ok(found) => editions = Some(found),
+            Err(error) => report.add_rules(&error),
+        }
+    }
+    let good = rules.as_ref().map(summary);
+    if let Err(error) =
+        rules::add_apps(rules.as_mut().zip(editions), &apps, Certificates::Read(env))
     {
         report.add_rules(&error);
     }
-    match (rules, edition, report.mistakes) {
-        (Some(rules), Some(edition), 0) => {
-            print(&format!("{}{found}", summary(&rules, &edition)))?;
+    match (rules, good, edition, report.mistakes) {
+        (Some(rules), Some(good), Some(edition), 0) => {
+            let apps = match (apps.is_empty(), rules.apps.len()) {
+                (true, _) => String::new(),
+                (false, 1) => "; 1 app".to_owned(),
+                (false, count) => format!("; {count} apps"),
+            };
+            print(&format!("{good}; selected: {edition}{apps}\n{found}"))?;
             Ok(Ended::Good)
         }
         _ => report.end(),
     }
 }
 
-fn named_routes(matches: &ArgMatches) -> Vec<PathBuf> {
-    let shipped = || table::setting("routes").and_then(|setting| setting.default);
-    match matches.try_get_many::<String>("routes") {
+/// The files that a flag names.
+fn named(matches: &ArgMatches, flag: &str) -> Vec<PathBuf> {
+    match matches.try_get_many::<String>(flag) {
         Ok(Some(named)) => named.map(PathBuf::from).collect(),
-        _ => shipped().into_iter().map(PathBuf::from).collect(),
+        _ => Vec::new(),
     }
+}
+
+fn named_routes(matches: &ArgMatches) -> Vec<PathBuf> {
+    let named = named(matches, "routes");
+    if !named.is_empty() {
+        return named;
+    }
+    let shipped = table::setting("routes").and_then(|setting| setting.default);
+    shipped.into_iter().map(PathBuf::from).collect()
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +110,7 @@ impl Report {
         let s = if self.mistakes == 1 { "" } else { "s" };
         let text = format!("{}{} mistake{s}\n", self.text, self.mistakes);
         io::stderr()
-            .write_all(text.as_bytes())
+            .write_all(printable(&text).as_bytes())
             .map_err(CliError::Print)?;
         Ok(match self.unreadable {
             true => Ended::Unreadable,
@@ -95,10 +119,10 @@ impl Report {
     }
 }
 
-fn summary(rules: &Ruleset, edition: &str) -> String {
+fn summary(rules: &Ruleset) -> String {
     let editions: Vec<&str> = rules.editions.iter().map(|e| &*e.name).collect();
     format!(
-        "good: {} routes, {} limits, editions {}; selected: {edition}\n",
+        "good: {} routes, {} limits, editions {}",
         rules.routes.len(),
         rules.limits.len(),
         editions.join(" "),

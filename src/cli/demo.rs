@@ -15,6 +15,7 @@ use clap::parser::ValueSource;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
+use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, load, rules};
 use crate::serve;
 use crate::settings::{Listen, Upstream};
@@ -125,8 +126,10 @@ struct Tally {
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut settings = load(matches, env, Purpose::Look)?;
-    let rules = rules::load(&settings.routes)?;
-    rules::selection(&rules, &settings.edition)?;
+    let mut rules = rules::load(&settings.routes)?;
+    let editions = rules::selection(&rules, &settings.edition)?;
+    let certificates = Certificates::Read(env);
+    rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;
     let backend = StandIn::start(StandInOptions {
         remember: 0,
         ..StandInOptions::default()

@@ -6,13 +6,17 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 
 use clap::ArgMatches;
+use ipnet::IpNet;
 use serde::Serialize;
 
+use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
 use crate::admission::{self, Call, Policy, Reject, cost_of};
+use crate::apps::App;
 use crate::gateway::reply::Reply;
 use crate::head::Head;
+use crate::identity;
 use crate::limit::{Limit, LimitId, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
@@ -24,6 +28,20 @@ pub enum ArgumentError {
     /// The URL has no path.
     #[error("{0:?} is no URL; write https://host/org/app/users, or the path alone")]
     Url(String),
+    /// The URL has what none can have.
+    #[error(
+        "{0:?}: a URL has no spaces and no control characters; write them percent-encoded, e.g. %20"
+    )]
+    Space(String),
+    /// The URL's port is none.
+    #[error("{0:?}: the port is no number from 1 to 65535")]
+    Port(String),
+    /// The method is in small letters.
+    #[error("{0}: methods are case-sensitive; write {1}")]
+    Case(String, String),
+    /// The method is none.
+    #[error("{0:?} is no method; write GET, POST, PUT, DELETE, …")]
+    Method(String),
     /// The address is none.
     #[error("--ip {0}: not an address; write e.g. 203.0.113.7 or 2001:db8::1")]
     Ip(String),
@@ -44,6 +62,8 @@ struct Explained<'r> {
     edition: Option<&'r str>,
     method: String,
     app: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<Known<'r>>,
     user: Option<String>,
     ip: IpAddr,
     limits: Vec<Charged<'r>>,
@@ -58,10 +78,32 @@ struct Explained<'r> {
     other_caps: Vec<&'r Cap>,
 }
 
+/// What is known of the app.
+#[derive(Debug, Serialize)]
+struct Known<'r> {
+    names: &'r [String],
+    /// Empty: it may be called from anywhere.
+    allow: &'r [IpNet],
+    suspended: bool,
+}
+
+impl<'r> Known<'r> {
+    fn new(app: &'r App) -> Self {
+        Self {
+            names: &app.names,
+            allow: &app.allow,
+            suspended: app.suspended,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Charged<'r> {
     #[serde(flatten)]
     limit: LimitView<'r>,
+    /// The figure for all, where the app has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota_of_all: Option<u32>,
     cost: Option<u32>,
     key: String,
     #[serde(skip)]
@@ -98,19 +140,23 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip = text("ip");
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
-    let rules = rules::load(&settings.routes)?;
+    let mut rules = rules::load(&settings.routes)?;
+    let editions = rules::selection(&rules, &settings.edition)?;
+    let apps = Some((&mut rules, editions));
+    rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
     let policy = Policy {
-        editions: rules::selection(&rules, &settings.edition)?,
-        require_bearer: settings.require_bearer,
+        editions,
+        auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     };
     let body = match matches.get_one::<String>("body") {
         Some(path) => Some(read_body(path)?),
         None => None,
     };
-    let method = text("method").to_uppercase();
+    let method = method_of(text("method"))?;
     let asked = Asked {
-        method: &method,
+        method,
         path,
         ip: ip.to_canonical(),
         body: body.as_deref(),
@@ -126,13 +172,55 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     })
 }
 
+/// A method, as callers must write it.
+fn method_of(text: &str) -> Result<&str, ArgumentError> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || !text.chars().all(is_token) {
+        return Err(ArgumentError::Method(text.to_owned()));
+    }
+    match text.to_ascii_uppercase() {
+        upper if upper == text => Ok(text),
+        upper => Err(ArgumentError::Case(text.to_owned(), upper)),
+    }
+}
+
+/// Whether the part of a URL before its path names a host, and a port that can be.
+fn check_authority(url: &str, authority: &str) -> Result<(), ArgumentError> {
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let after = host.rfind(']').map_or(0, |at| at + 1);
+    let (name, port) = match host[after..].split_once(':') {
+        Some((name, port)) => (name, port),
+        None => (&host[after..], ""),
+    };
+    if after == 0 && name.is_empty() {
+        return Err(ArgumentError::Url(url.to_owned()));
+    }
+    let is_digits = port.bytes().all(|b| b.is_ascii_digit());
+    match port.is_empty() || is_digits && matches!(port.parse::<u16>(), Ok(1..)) {
+        true => Ok(()),
+        false => Err(ArgumentError::Port(url.to_owned())),
+    }
+}
+
 /// The path of a URL, or of a path with a query string.
 fn path_of(url: &str) -> Result<&str, ArgumentError> {
+    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(ArgumentError::Space(url.to_owned()));
+    }
     let rest = ["https://", "http://"]
         .iter()
         .find_map(|scheme| url.strip_prefix(scheme));
     let from = match rest {
-        Some(rest) => rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]),
+        Some(rest) => {
+            let (authority, from) = match rest.find(['/', '?', '#']) {
+                Some(at) => rest.split_at(at),
+                None => (rest, "/"),
+            };
+            check_authority(url, authority)?;
+            from
+        }
         None => url,
     };
     let path = from.split(['?', '#']).next().unwrap_or(from);
@@ -181,10 +269,17 @@ fn rejected<'r>(
     reject: &Reject,
     asked: Asked<'_>,
 ) -> Explained<'r> {
-    let ip = crate::identity::address::prefix(asked.ip, policy.ipv6_prefix);
+    let ip = identity::address::prefix(asked.ip, policy.ipv6_prefix);
+    let app = canonical::canonical(asked.path).ok().and_then(|path| {
+        let (app, _) = canonical::split_app(&path)?;
+        rules
+            .apps
+            .find(&identity::fold_app(&app.name, rules.fold_app_names))
+    });
     let charged = |id: &LimitId| {
         let limit = rules.limit(*id);
         Charged {
+            quota_of_all: None,
             cost: Some(1),
             key: format!("{}{{{ip}}}", limit.name),
             quota: quota(limit),
@@ -195,7 +290,8 @@ fn rejected<'r>(
         route: None,
         edition: None,
         method: asked.method.to_owned(),
-        app: None,
+        app: app.map(|app| app.name().to_owned()),
+        known: app.map(Known::new),
         user: None,
         ip,
         limits: admission::address_limits(rules, reject)
@@ -230,9 +326,16 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         (None, Unit::Messages, recipients) => recipients,
         (None, unit, _) => Some(cost_of(unit, 1)),
     };
-    let charged = |id: &LimitId| {
-        let limit = rules.limit(*id);
+    let charged = |id: LimitId| {
+        let limit = rules.limit(id);
+        let own = call.app(rules);
+        let of_all = own.and_then(|app| {
+            app.limits
+                .iter()
+                .find(|(all, own)| *own == id && *all != id)
+        });
         Some(Charged {
+            quota_of_all: of_all.map(|(all, _)| rules.limit(*all).quota.get()),
             cost: cost(limit),
             key: counter(limit, call)?,
             quota: quota(limit),
@@ -244,9 +347,10 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         edition: rules.editions.get(call.edition.0).map(|e| &*e.name),
         method: asked.method.to_owned(),
         app: Some(call.caller.app.clone()),
+        known: call.app(rules).map(Known::new),
         user: call.caller.user.clone(),
         ip: call.ip,
-        limits: call.limits(rules).iter().filter_map(charged).collect(),
+        limits: call.limits(rules).filter_map(charged).collect(),
         max_recipients: route.and_then(|route| route.max_recipients),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
@@ -283,6 +387,21 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     );
     fact("edition", explained.edition.map(str::to_owned));
     fact("app", explained.app.clone());
+    if let Some(Known {
+        names,
+        allow,
+        suspended,
+    }) = &explained.known
+    {
+        let others = names.get(1..).unwrap_or_default().join(", ");
+        fact("also", Some(others).filter(|others| !others.is_empty()));
+        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+        fact(
+            "allowed",
+            Some(allow.join(", ")).filter(|allow| !allow.is_empty()),
+        );
+        fact("suspended", suspended.then(|| "yes".to_owned()));
+    }
     fact("user", explained.user.clone());
     fact("ip", Some(explained.ip.to_string()));
     let recipients = match (explained.recipients, explained.max_recipients) {
@@ -307,7 +426,10 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     let mut rows = vec![["limit", "cost", "group", "counter"].map(str::to_owned)];
     rows.extend(explained.limits.iter().map(|charged| {
         [
-            charged.quota.clone(),
+            match charged.quota_of_all {
+                Some(for_all) => format!("{} (its own; {for_all} for all)", charged.quota),
+                None => charged.quota.clone(),
+            },
             match (charged.cost, explained.refused.is_some()) {
                 (None, _) => "by body".to_owned(),
                 (Some(0), true) => "refused".to_owned(),

@@ -16,6 +16,8 @@ use clap::ArgMatches;
 use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
+use crate::apps::UnknownApps;
+use crate::identity::Auth;
 use crate::identity::address::Naming;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
@@ -203,14 +205,30 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     });
     let admin_hosts = reader.many("admin_hosts", |given| value::host(&given.text));
     let routes = reader.many("routes", |given| Ok(route_file(given)));
+    let apps = reader.many("apps", |given| Ok(beside(given)));
+    let unknown_apps = reader.one("unknown_apps", |text| {
+        let known = [
+            ("allow", UnknownApps::Allow),
+            ("reject", UnknownApps::Reject),
+        ];
+        match value::choice(text, &known)? {
+            UnknownApps::Reject if apps.is_empty() => Err(ValueError::NoApps),
+            choice => Ok(choice),
+        }
+    });
     let edition = reader.one("edition", |text| match text {
         "" => Err(ValueError::Empty),
         _ => Ok(text.to_owned()),
     });
     let store = store::read(reader);
     let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
-    let require_bearer = reader.one("auth", |text| {
-        value::choice(text, &[("off", false), ("require-bearer", true)])
+    let auth = reader.one("auth", |text| value::choice(text, Auth::WORDS));
+    let bad_token_memory = reader.one("bad_token_memory", |text| match text {
+        "off" => Ok(None),
+        _ => value::time(text, MILLISECOND).map(Some),
+    });
+    let unproven_share = reader.one("unproven_share", |text| {
+        value::number(text.strip_suffix('%').unwrap_or(text), 1, 100)
     });
     let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
     let client_ip_header = reader.one("client_ip_header", |text| {
@@ -278,13 +296,17 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         admin_token_for_all: admin_token_for_all?,
         admin_hosts,
         routes,
+        apps,
+        unknown_apps: unknown_apps?,
         edition: edition?,
         store: store?,
         max_counters: max_counters?,
         trusted_proxies,
         client_ip_header: client_ip_header?,
         ipv6_prefix: ipv6_prefix?,
-        require_bearer: require_bearer?,
+        auth: auth?,
+        bad_token_memory: bad_token_memory?,
+        unproven_share: unproven_share?,
         log: log?,
         access_log: access_log?,
         answers: answers?,

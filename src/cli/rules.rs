@@ -1,5 +1,7 @@
 //! Route files → [`Ruleset`].
 
+use std::cell::Cell;
+use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::resolve::SHIPPED;
 use super::value::nearest;
 use crate::limit::KeyHasher;
+use crate::spec::apps::{SecretPlace, mistakes_alone};
 use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
 use crate::spec::{self, EditionId, Ruleset};
 
@@ -15,6 +18,8 @@ use crate::spec::{self, EditionId, Ruleset};
 #[derive(Debug)]
 pub struct RulesError {
     unreadable: Vec<(PathBuf, io::Error)>,
+    /// Whether a file that these files name could not be read: a mistake says which.
+    lacks_file: bool,
     kind: Option<Kind>,
 }
 
@@ -39,7 +44,7 @@ impl RulesError {
     /// Whether a file could not be read.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
-        !self.unreadable.is_empty()
+        !self.unreadable.is_empty() || self.lacks_file
     }
 }
 
@@ -49,11 +54,21 @@ impl fmt::Display for RulesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut end = "";
         for (path, error) in &self.unreadable {
-            write!(f, "{end}cannot read {}: {error}", path.display())?;
+            write!(
+                f,
+                "{end}cannot read {}: {error}; correct the path after --routes, or leave it out for \
+                 the table that is built in",
+                path.display()
+            )?;
             end = "\n";
         }
         match &self.kind {
             Some(Kind::Mistakes(mistakes)) => write!(f, "{end}{mistakes}"),
+            Some(Kind::Edition { name, known }) if known.is_empty() => write!(
+                f,
+                "{end}no edition {name:?}: there is no edition and no route in the route files; \
+                 write --routes {SHIPPED} before them to add to the table that is built in"
+            ),
             Some(Kind::Edition { name, known }) => {
                 write!(
                     f,
@@ -105,12 +120,84 @@ pub(super) fn load_with(files: &[PathBuf], keys: KeyHasher) -> Result<Ruleset, R
         let mistakes = mistakes_of_some(&layers);
         return Err(RulesError {
             unreadable,
+            lacks_file: false,
             kind: (!mistakes.0.is_empty()).then_some(Kind::Mistakes(mistakes)),
         });
     }
     compile(&layers, keys).map_err(|mistakes| RulesError {
         unreadable,
+        lacks_file: false,
         kind: Some(Kind::Mistakes(mistakes)),
+    })
+}
+
+/// Whether the certificates of apps are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Certificates<'e> {
+    /// From their files and from this environment.
+    Read(&'e [(OsString, OsString)]),
+    /// They are not needed, and need not be there.
+    Leave,
+}
+
+/// Reads files of apps and adds them to the rules. Without rules, which have mistakes of their
+/// own, only looks for mistakes.
+pub(super) fn add_apps(
+    rules: Option<(&mut Ruleset, (EditionId, EditionId))>,
+    files: &[PathBuf],
+    certificates: Certificates<'_>,
+) -> Result<(), RulesError> {
+    let mut unreadable = Vec::new();
+    let (mut layers, mut paths) = (Vec::new(), Vec::new());
+    for path in files {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                paths.push(path.as_path());
+                layers.push(Layer {
+                    name: path.display().to_string(),
+                    text,
+                });
+            }
+            Err(error) => unreadable.push((path.clone(), error)),
+        }
+    }
+    let lacks_file = Cell::new(false);
+    let secrets = |place: SecretPlace<'_>| {
+        let Certificates::Read(env) = certificates else {
+            return Ok(None);
+        };
+        match place {
+            SecretPlace::File { layer, path } => {
+                let beside = paths.get(layer).and_then(|file| file.parent());
+                let path = beside.map_or_else(|| PathBuf::from(path), |dir| dir.join(path));
+                std::fs::read_to_string(&path).map(Some).map_err(|error| {
+                    lacks_file.set(true);
+                    format!("cannot read {}: {error}", path.display())
+                })
+            }
+            SecretPlace::Env(name) => {
+                let found = env.iter().find(|(known, _)| known.to_str() == Some(name));
+                let text = found.and_then(|(_, value)| value.to_str());
+                text.map(|text| Some(text.to_owned())).ok_or_else(|| {
+                    "no such variable in the environment; set it to the certificate".to_owned()
+                })
+            }
+        }
+    };
+    let mistakes = match rules {
+        Some((rules, editions)) if unreadable.is_empty() => {
+            rules.add_apps(&layers, editions, &secrets).err()
+        }
+        // What can be read has its mistakes told all the same.
+        _ => Some(mistakes_alone(&layers, &secrets)).filter(|mistakes| !mistakes.0.is_empty()),
+    };
+    if unreadable.is_empty() && mistakes.is_none() {
+        return Ok(());
+    }
+    Err(RulesError {
+        unreadable,
+        lacks_file: lacks_file.get(),
+        kind: mistakes.map(Kind::Mistakes),
     })
 }
 
@@ -118,6 +205,7 @@ pub(super) fn load_with(files: &[PathBuf], keys: KeyHasher) -> Result<Ruleset, R
 pub(super) fn selection(rules: &Ruleset, name: &str) -> Result<(EditionId, EditionId), RulesError> {
     rules.selection(name).ok_or_else(|| RulesError {
         unreadable: Vec::new(),
+        lacks_file: false,
         kind: Some(Kind::Edition {
             name: name.to_owned(),
             known: rules

@@ -29,7 +29,9 @@ fn settings_for(
         line.extend(["--config".into(), path.clone().into()]);
     }
     line.extend(flags.iter().map(OsString::from));
-    let matches = command().try_get_matches_from(line).unwrap();
+    let matches = command()
+        .try_get_matches_from(crate::cli::args::joined(line))
+        .unwrap();
     let (_, matches) = matches.subcommand().unwrap();
     load(matches, &env(vars), purpose)
 }
@@ -71,8 +73,11 @@ fn defaults_hold_where_nothing_is_given() {
     assert_eq!(s.max_in_flight, 10_000);
     assert_eq!(s.ipv6_prefix, 64);
     assert_eq!(s.grace, Duration::from_secs(30));
-    assert!(s.require_bearer && s.access_log && !s.h2c);
+    assert!(s.access_log && !s.h2c);
     assert_eq!(s.shield, crate::settings::Shield::default());
+    assert_eq!(s.auth, crate::identity::Auth::RequireBearer);
+    assert_eq!(s.bad_token_memory, Some(Duration::from_secs(5)));
+    assert_eq!(s.unproven_share, 25);
     assert!(s.threads >= 1);
 }
 
@@ -106,6 +111,7 @@ fn every_setting_can_be_given_in_every_layer() {
         _ if value == "TIME" => "3s".to_owned(),
         _ if value.starts_with('N') => "2000".to_owned(),
         _ if value == "BITS" => "48".to_owned(),
+        _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),
     };
     let mut flags = Vec::new();
@@ -163,6 +169,9 @@ fn the_file_may_use_its_own_types() {
 #[test]
 fn a_switch_needs_no_value() {
     assert!(settings(&["--h2c"], &[], None).h2c);
+    assert!(settings(&["--h2c", "true"], &[], None).h2c);
+    assert!(settings(&["--h2c", "--threads", "1"], &[], None).h2c);
+    assert!(!settings(&["--h2c", "false"], &[("FLOODGATE_H2C", "true")], None).h2c);
     assert!(!settings(&["--h2c=false"], &[("FLOODGATE_H2C", "true")], None).h2c);
 }
 

@@ -56,6 +56,10 @@ pub(super) enum ValueError {
     Prefix,
     #[error("the callers' address too; choose another port")]
     AdminListens,
+    #[error(
+        "every app is unknown; name a file of known ones with --apps, or apps = [\"apps.toml\"]"
+    )]
+    NoApps,
     #[error("not a token; write 16 visible ASCII characters or more")]
     Token,
     #[error("there is no token to ask for; give admin_token_file too, or write changes")]

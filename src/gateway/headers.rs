@@ -367,17 +367,15 @@ pub(super) fn is_trusted(settings: &Settings, peer: IpAddr) -> bool {
         .any(|net| net.contains(&peer))
 }
 
-/// Whether the call carries a bearer token.
-pub(super) fn has_bearer(request: &RequestHeader) -> bool {
+/// The bearer token of the call. One that names two has none.
+pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return false;
+        return None;
     };
-    let value = value.to_str().ok();
-    let Some((scheme, token)) = value.and_then(|v| v.split_at_checked("bearer ".len())) else {
-        return false;
-    };
-    scheme.eq_ignore_ascii_case("bearer ") && !token.trim().is_empty()
+    let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
 }
 
 /// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).

@@ -11,6 +11,7 @@ use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
 use crate::admission::{Denied, Reject};
+use crate::identity::token::TokenError;
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
@@ -31,7 +32,8 @@ pub struct Reply {
     pub limit: Option<String>,
     /// The app whose limit it is; only ever the caller's own.
     pub app: Option<String>,
-    /// `Retry-After`, seconds.
+    /// `Retry-After`, seconds. Never more than the window, which can be a fiftieth of it too
+    /// little: see [`crate::limit::sliding`].
     pub retry_after: Option<u64>,
     /// `Allow`.
     pub allow: Option<String>,
@@ -120,12 +122,14 @@ impl Reply {
                 "IllegalArgumentException",
                 error.to_string(),
             ),
-            Reject::NotFound => Self::new(
+            Reject::NotFound | Reject::UnknownApp => Self::new(
                 404,
                 "organization_application_not_found",
                 "OrganizationApplicationNotFoundException",
                 format!("Could not find application for org/app from URI: {target}"),
             ),
+            Reject::Suspended => forbidden("This app is suspended."),
+            Reject::Address => forbidden("This app may not be called from this address."),
             Reject::MethodNotAllowed { allow } => {
                 let mut reply = Self::new(
                     405,
@@ -142,6 +146,14 @@ impl Reply {
                 "UnauthorizedException",
                 "Unable to authenticate",
             ),
+            Reject::Token(error) => bad_token(match error {
+                TokenError::Corrupt | TokenError::Signature => {
+                    "Unable to authenticate due to corrupt access token"
+                }
+                TokenError::Expired => "Unable to authenticate due to expired access token",
+                _ => "Unable to authenticate",
+            }),
+            Reject::TokenRefused => bad_token("Unable to authenticate"),
             Reject::Body(PriceError::Empty { field }) => {
                 message_error(400, format!("param {field} can't be empty"))
             }
@@ -439,6 +451,19 @@ fn text(json: &mut Vec<u8>, before: &[u8], value: &str) {
 fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
     json.extend_from_slice(before);
     push_number(json, value);
+}
+
+fn bad_token(description: &'static str) -> Reply {
+    Reply::new(
+        401,
+        "auth_bad_access_token",
+        "AuthBadAccessTokenException",
+        description,
+    )
+}
+
+fn forbidden(description: &'static str) -> Reply {
+    Reply::new(403, "forbidden_op", "ForbiddenOpException", description)
 }
 
 fn message_error(status: u16, description: impl Into<Cow<'static, str>>) -> Reply {

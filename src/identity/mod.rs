@@ -2,10 +2,33 @@
 
 pub mod address;
 pub mod proxy_protocol;
+pub mod token;
 
 use std::borrow::Cow;
 
+use crate::route::Form;
 use crate::route::canonical::{decode, decode_but};
+
+/// What a call's bearer token must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Auth {
+    /// Nobody looks whether there is one.
+    Off,
+    /// There is one. Only the backend can tell whether it is good.
+    #[default]
+    RequireBearer,
+    /// There is one, and one that can be checked here is good.
+    Verify,
+}
+
+impl Auth {
+    /// All of them, by the words of settings and route files.
+    pub const WORDS: &[(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("require-bearer", Self::RequireBearer),
+        ("verify", Self::Verify),
+    ];
+}
 
 /// The caller of one call, with names as counters know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +59,20 @@ pub fn fold_app(name: &str, fold: bool) -> String {
             parts.join("#")
         }
         false => decoded.into_owned(),
+    }
+}
+
+/// The form of an app's name: `#` stands in an App Key alone. `None`: neither.
+#[must_use]
+pub fn form(app: &str) -> Option<Form> {
+    if app.contains('/') || app.contains(char::is_control) {
+        return None;
+    }
+    match app.split_once('#') {
+        None => (!app.is_empty()).then_some(Form::AppId),
+        Some((org, name)) => {
+            (!org.is_empty() && !name.is_empty() && !name.contains('#')).then_some(Form::AppKey)
+        }
     }
 }
 

@@ -86,6 +86,12 @@ impl Collector {
         }
     }
 
+    /// The file of this place, and its line.
+    pub(super) fn name_of(&self, at: Place) -> String {
+        let file = self.files.get(at.file).map_or("", String::as_str);
+        format!("{file}:{}", at.line)
+    }
+
     /// A whole file cannot be read.
     pub(super) fn lose_file(&mut self) {
         self.lost.file = true;

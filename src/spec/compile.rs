@@ -11,6 +11,7 @@ use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
+use crate::apps::Apps;
 use crate::limit::{Denial, KeyHasher, Limit, LimitId, Mode, OnStoreFailure, Scope, Unit};
 use crate::route::RouteTable;
 use crate::route::pricing::{Cap, CostSource};
@@ -189,6 +190,7 @@ impl Compiler<'_> {
             ip_limits,
             table,
             keys: self.keys,
+            apps: Apps::default(),
         }
     }
 
@@ -273,7 +275,7 @@ impl Compiler<'_> {
             name: "unmatched".into(),
             title: "".into(),
             calls: Box::default(),
-            needs_token: true,
+            auth: None,
             cost: None,
             max_recipients: None,
             editions,
@@ -307,7 +309,7 @@ impl Compiler<'_> {
             name: written.name.value.as_str().into(),
             title: written.title.as_str().into(),
             calls: calls.into(),
-            needs_token: written.needs_token.unwrap_or(true),
+            auth: written.auth,
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             editions: by_edition,

@@ -104,6 +104,13 @@ impl Figure {
         })
     }
 
+    /// Whether a parsed text says what is counted; where it does not, calls are meant.
+    #[must_use]
+    pub fn names_unit(text: &str) -> bool {
+        let amount = text.split('/').next().unwrap_or(text);
+        amount.contains(|c: char| c.is_ascii_alphabetic())
+    }
+
     /// The part of the limit's name after the owner: `calls/s:app`.
     #[must_use]
     pub fn counter_name(&self, scope: Scope, zone: Option<&str>) -> String {

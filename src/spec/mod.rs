@@ -1,7 +1,8 @@
-//! `routes.toml`: as written (serde) → validated → compiled.
+//! `routes.toml`, and files of apps: as written (serde) → validated → compiled.
 //!
 //! Compiled types cannot be invalid; every mistake of a file is reported at once.
 
+pub mod apps;
 pub mod check;
 pub mod compile;
 pub mod figure;
@@ -10,6 +11,8 @@ mod written;
 #[cfg(test)]
 mod tests;
 
+use crate::apps::Apps;
+use crate::identity::Auth;
 use crate::limit::{KeyHasher, Limit, LimitId};
 use crate::route::{RouteTable, pricing::CostSource};
 
@@ -63,8 +66,8 @@ pub struct Route {
     pub title: Box<str>,
     /// Its calls: method and path below the app, e.g. `("GET", "/users/{username}")`.
     pub calls: Box<[(Box<str>, Box<str>)]>,
-    /// Whether a call needs a bearer token.
-    pub needs_token: bool,
+    /// What the bearer token of a call must be; `None`: what the settings say for all.
+    pub auth: Option<Auth>,
     /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
     /// the body is not read.
     pub cost: Option<CostSource>,
@@ -110,6 +113,8 @@ pub struct Ruleset {
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.
     pub keys: KeyHasher,
+    /// What is known of single apps.
+    pub apps: Apps,
 }
 
 impl Ruleset {

@@ -1,8 +1,11 @@
 //! Route files as written: read with their places, layered, not yet checked against each other.
 
+mod app;
 mod entry;
 mod limit;
 mod value;
+
+pub(super) use app::{WrittenApp, WrittenFigure};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::Unmatched;
 use super::check::{Collector, Place, suggestion};
 use super::figure::{Figure, Period};
+use crate::identity::Auth;
 use crate::limit::calendar::Zone;
 use crate::limit::{Denial, Hold, Mode, OnStoreFailure, Scope, Unit};
 
@@ -70,7 +74,8 @@ pub(super) struct WrittenRoute {
     pub(super) max_recipients: Option<At<u32>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
-    pub(super) needs_token: Option<bool>,
+    /// What the bearer token must be.
+    pub(super) auth: Option<Auth>,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
@@ -104,6 +109,8 @@ pub(super) struct Written {
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
     pub(super) routes: Vec<WrittenRoute>,
+    /// Of files of apps, which hold nothing else.
+    pub(super) apps: Vec<WrittenApp>,
 }
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -135,7 +142,7 @@ const ROUTE_KEYS: &[&str] = &[
     "cost",
     "max_recipients",
     "caps",
-    "needs_token",
+    "auth",
     "denial",
     "mode",
     "on_store_failure",

@@ -19,6 +19,8 @@ pub(crate) struct Gateway {
     pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) backend: Option<StandIn>,
+    /// What it has logged until it listened.
+    start: String,
     _dir: tempfile::TempDir,
 }
 
@@ -75,11 +77,13 @@ impl Start<'_> {
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut listeners = Vec::new();
+        let mut said = String::new();
         let admin = loop {
             let line = lines
                 .next()
                 .expect("the gateway says where it listens")
                 .expect("UTF-8");
+            said += &format!("{line}\n");
             let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
             let at = |key: &str| {
                 line[key]
@@ -104,6 +108,7 @@ impl Start<'_> {
             listeners,
             admin,
             backend,
+            start: said,
             _dir: dir,
         };
         gateway.wait_until_listening();
@@ -147,6 +152,11 @@ impl Gateway {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The same, with what was said before it listened.
+    pub(crate) fn whole_log(&self) -> String {
+        format!("{}{}", self.start, self.log())
     }
 
     pub(crate) fn backend(&self) -> &StandIn {

@@ -9,6 +9,7 @@
 
 mod admin;
 mod answers;
+mod apps;
 mod bodies;
 mod dodges;
 mod door;

@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod apps;
 mod calls;
 mod checking;
 mod clocks;
@@ -19,6 +20,7 @@ mod gateways;
 mod harness;
 mod leases;
 mod load;
+mod mistakes;
 mod outage;
 mod processes;
 mod proxy;

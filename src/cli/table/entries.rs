@@ -224,6 +224,27 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "apps",
+        flag: "apps",
+        value: "FILE",
+        many: true,
+        group: RULES,
+        help: "Files of known apps: their names, editions, limits, certificates, allowed addresses",
+        more: "Each holds `[[app]]` entries; no two may have a name in common. In floodgate.toml, \
+               paths are relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "unknown_apps",
+        flag: "unknown-apps",
+        value: "allow|reject",
+        default: Some("allow"),
+        group: RULES,
+        help: "Whether an app that no entry names may be called; reject: 404",
+        more: "`reject` needs `apps`.",
+        ..ONE
+    },
+    Setting {
         key: "store",
         flag: "store",
         value: "memory|URL",
@@ -384,11 +405,35 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
     Setting {
         key: "auth",
         flag: "auth",
-        value: "off|require-bearer",
+        value: "off|require-bearer|verify",
         default: Some("require-bearer"),
         group: CALLERS,
-        help: "Whether a call without a bearer token is answered 401 here",
-        more: "Only the upstream can check a token; this one only looks whether there is one.",
+        help: "What a call's bearer token must be, or it is answered 401 here",
+        more: "`require-bearer`: there. `verify`: and, where it is an AccessToken2 (`007…`) and the app has \
+               certificates, good for REST calls of this app; only the upstream can check any other. \
+               A route's own `auth` goes over this.",
+        ..ONE
+    },
+    Setting {
+        key: "bad_token_memory",
+        flag: "bad-token-memory",
+        value: "TIME|off",
+        default: Some("5s"),
+        group: CALLERS,
+        help: "How long a token that the upstream has refused (401) is answered 401 here",
+        more: "Only a keyed hash of it is kept.",
+        ..ONE
+    },
+    Setting {
+        key: "unproven_share",
+        flag: "unproven-share",
+        value: "PERCENT",
+        default: Some("25"),
+        group: CALLERS,
+        help: "Share of a limit that one address may hold with tokens not yet seen good",
+        more: "Of each limit per app and user, by calls that have not been answered yet, and one call in any \
+               case. A token is seen good when a call with it has been answered 2xx, or when it has been \
+               verified here.",
         ..ONE
     },
     Setting {

@@ -32,6 +32,8 @@ struct Lease {
     taken: Taken,
     /// Monotonic.
     until_us: u64,
+    /// The figure that had room for them: no good for calls with a smaller one.
+    quota: u32,
 }
 
 /// A counter that had no room.
@@ -88,7 +90,9 @@ impl Leases {
                 Held::Unknown
             };
         }
-        let valid = |lease: &&mut Lease| mono_us < lease.until_us && lease.left >= charge.cost;
+        let valid = |lease: &&mut Lease| {
+            mono_us < lease.until_us && lease.left >= charge.cost && lease.quota <= charge.quota
+        };
         let Some(lease) = self.held.iter_mut().find(valid) else {
             return Held::Unknown;
         };
@@ -198,11 +202,13 @@ impl Leases {
             Some(lease) => {
                 lease.left = lease.left.saturating_add(reading.granted);
                 lease.until_us = lease.until_us.min(until_us);
+                lease.quota = lease.quota.max(charge.quota);
             }
             None => self.held.push(Lease {
                 left: reading.granted,
                 taken,
                 until_us,
+                quota: charge.quota,
             }),
         }
         true
@@ -313,6 +319,20 @@ mod tests {
         leases.ended(sent_us + STEP, |taken, units| back.push((taken, units)));
         assert_eq!(back, [(Taken::Step(501), 6)]);
         assert!(leases.is_empty());
+    }
+
+    #[test]
+    fn units_that_a_larger_figure_had_room_for_are_no_good_for_a_smaller_one() {
+        let with = |quota| Charge { quota, ..charge(1) };
+        let mut leases = Leases::default();
+        let reading = Reading::new(1500, 10, 0);
+        leases.heard(&with(2000), &reading, 1511, STEP, STEP);
+        assert_eq!(leases.take(&with(1000), STEP), Held::Unknown);
+        assert!(matches!(leases.take(&with(2000), STEP), Held::Room(_)));
+        assert!(matches!(leases.take(&with(3000), STEP), Held::Room(_)));
+        // Joined with units of a smaller one, nobody can tell them apart.
+        leases.heard(&with(1000), &Reading::new(100, 10, 0), 110, STEP, STEP);
+        assert_eq!(leases.take(&with(1000), STEP), Held::Unknown);
     }
 
     #[test]
