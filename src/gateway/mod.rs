@@ -75,7 +75,7 @@ impl Gateway {
         };
         let peer = connection.peer.ip();
         let trusted = headers::is_trusted(&shared.settings, peer);
-        ctx.https = headers::is_https(session.req_header(), connection.tls, trusted);
+        ctx.https = headers::is_https(session.req_header(), &shared.settings, peer, connection.tls);
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());

@@ -96,7 +96,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: ADDRESSES,
         help: "Refuse plain HTTP with 403; auto: where a listener speaks TLS",
         more: "A call is HTTPS if it came over TLS, or if one of `trusted_proxies` says so in \
-               `X-Forwarded-Proto`.",
+               `X-Forwarded-Proto`, or beside the caller's address in `Forwarded` (`client_ip_header`).",
         ..ONE
     },
     Setting {
