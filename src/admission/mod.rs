@@ -68,6 +68,23 @@ pub enum Reject {
     Body(PriceError),
 }
 
+impl Reject {
+    /// What of the app's entry stands against the call: a word for logs, empty if nothing does.
+    #[must_use]
+    pub fn of_app(&self) -> &'static str {
+        match self {
+            Self::UnknownApp => "unknown app",
+            Self::Suspended => "app suspended",
+            Self::Address => "address not allowed",
+            Self::Path(_)
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::Unauthenticated
+            | Self::Body(_) => "",
+        }
+    }
+}
+
 /// A call over a limit. Nothing was charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {

@@ -152,3 +152,61 @@ impl Apps {
         self.all.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(names: &[&str], limits: &[(u32, u32)]) -> App {
+        App {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            key: CounterKey(0),
+            editions: None,
+            certificates: Vec::new(),
+            allow: Vec::new(),
+            suspended: false,
+            limits: limits
+                .iter()
+                .map(|(all, own)| (LimitId(*all), LimitId(*own)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn finding_an_app_and_its_limits_allocates_nothing() {
+        let apps = Apps::new(vec![
+            app(&["o#a", "id"], &[(7, 20), (3, 21)]),
+            app(&["x"], &[]),
+        ]);
+        let mut found = 0;
+        let run = allocation_counter::measure(|| {
+            for name in ["o#a", "id", "x", "y", ""] {
+                found += u32::from(apps.find(name).is_some());
+            }
+            let known = apps.find("id");
+            for (id, own) in [(3, 21), (7, 20), (5, 5)] {
+                let limit = known.map(|app| app.limit(LimitId(id)));
+                found += u32::from(limit == Some(LimitId(own)));
+            }
+        });
+        assert_eq!((found, run.count_total), (6, 0));
+        assert_eq!(apps.find("id").unwrap().name(), "o#a");
+    }
+
+    #[test]
+    fn a_certificate_is_32_hex_digits_and_is_not_printed() {
+        let digits = "0123456789abcdefABCDEF0123456789";
+        let certificate = Certificate::new(digits).unwrap();
+        assert_eq!(certificate.expose(), digits);
+        assert_eq!(format!("{certificate:?}"), "***");
+        for text in [
+            "",
+            "0",
+            &digits[1..],
+            &format!("{digits}0"),
+            &"g".repeat(32),
+        ] {
+            assert!(Certificate::new(text).is_none(), "{text}");
+        }
+    }
+}

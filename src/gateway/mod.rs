@@ -278,7 +278,7 @@ impl Gateway {
         ctx.error = match &reject {
             Reject::Token(error) => error.as_str(),
             Reject::TokenRefused => "token: refused before",
-            _ => "",
+            other => other.of_app(),
         };
         let charged = shared
             .admission

@@ -211,6 +211,12 @@ fn a_suspended_app_is_answered_here() {
     assert_eq!(charged("unauthorized:calls/s:ip"), 3.0);
     assert_eq!(charged(":app\""), 0.0);
     assert_eq!(admitted(&gateway, "GET", "/o/b/t/app", 1), 1);
+    let mut tries = 0;
+    while gateway.log().lines().count() < 4 && tries < 500 {
+        tries += 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(gateway.log().matches("\"app suspended\"").count(), 3);
 }
 
 #[test]
