@@ -1,5 +1,6 @@
 //! `floodgate check --connect`.
 
+use std::net::TcpListener;
 use std::process::Command;
 
 use floodgate::standin::{StandIn, StandInOptions};
@@ -169,6 +170,12 @@ fn what_is_at_the_address_instead_is_named() {
     let backend = StandIn::start(StandInOptions::default()).unwrap();
     let line = mistake(&format!("redis://{}", backend.addr), &[]);
     assert!(line.contains("is no Redis; correct the address"), "{line}");
+    let line = mistake(&format!("rediss://{}", backend.addr), &[]);
+    assert!(line.contains("does not answer in TLS"), "{line}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let line = mistake(&format!("rediss://{silent}"), &[]);
+    assert!(line.contains("check that it runs and speaks TLS"), "{line}");
     let watched = Watched::start();
     let line = mistake(&watched.url().replace("/counters", "/others"), &[]);
     assert!(

@@ -126,12 +126,11 @@ fn of_io(options: &RedisOptions, error: &RedisError) -> Cause {
     let is_cluster = options.topology == Topology::Cluster;
     let advice = if error.is_timeout() {
         let tls = match options.tls {
-            true => "; does that port speak TLS?",
+            true => " and speaks TLS (else write redis instead of rediss)",
             false => "",
         };
         return Cause::outage(format!(
-            "it does not answer in time{tls}; check that it runs, its address, and any firewall \
-             between"
+            "it does not answer in time; check that it runs{tls}, its address, and any firewall between"
         ));
     } else if error.is_connection_refusal() {
         "nothing listens there; start the server, or correct the address"
