@@ -32,7 +32,7 @@ fn top(criterion: &mut Criterion) {
     };
     let policy = Policy {
         editions,
-        require_bearer: true,
+        auth: floodgate::identity::Auth::RequireBearer,
         ipv6_prefix: 64,
         unknown_apps: Default::default(),
     };

@@ -142,7 +142,7 @@ pub fn prepare(
     let admin_addr = admin.local_addr().map_err(admin_error)?;
     let policy = Policy {
         editions,
-        require_bearer: settings.require_bearer,
+        auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
         unknown_apps: settings.unknown_apps,
     };

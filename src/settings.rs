@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::apps::UnknownApps;
+use crate::identity::Auth;
 use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
@@ -158,8 +159,13 @@ pub struct Settings {
     pub client_ip_header: Naming,
     /// Length of the IPv6 prefix that counts as one address.
     pub ipv6_prefix: u8,
-    /// Whether a call without a bearer token is refused.
-    pub require_bearer: bool,
+    /// What the bearer token of a call must be.
+    pub auth: Auth,
+    /// How long a token that the upstream has refused is refused here; `None`: not at all.
+    pub bad_token_memory: Option<Duration>,
+    /// Percent of a figure that the calls in flight of one address may hold with tokens that
+    /// have not been seen good.
+    pub unproven_share: u8,
     /// Access log form.
     pub log: LogFormat,
     /// Whether to write the access log.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Policy, Reject};
 use crate::apps::{App, AppId, UnknownApps};
 use crate::head::Head;
-use crate::identity::{self, Caller};
+use crate::identity::{self, Auth, Caller};
 use crate::limit::{CounterKey, LimitId, Scope, Window};
 use crate::route::Form;
 use crate::route::canonical;
@@ -78,6 +78,13 @@ impl Call {
         of_all
             .iter()
             .map(move |id| app.map_or(*id, |app| app.limit(*id)))
+    }
+
+    /// What its bearer token must be.
+    #[must_use]
+    pub fn auth(&self, rules: &Ruleset, policy: &Policy) -> Auth {
+        self.route(rules)
+            .map_or(Auth::Off, |route| route.auth.unwrap_or(policy.auth))
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
@@ -187,8 +194,7 @@ pub fn screen(
         },
         known: named.known,
     };
-    let needs_token = call.route(rules).is_some_and(|route| route.needs_token);
-    if policy.require_bearer && needs_token && !head.has_bearer {
+    if call.auth(rules, policy) != Auth::Off && !head.has_bearer {
         return Err(Reject::Unauthenticated);
     }
     Ok(call)

@@ -19,7 +19,8 @@ pub use self::others::{Foreign, ForeignError, Owner};
 pub use self::settle::Outcome;
 use crate::apps::UnknownApps;
 use crate::head::Head;
-use crate::identity;
+use crate::identity::token::TokenError;
+use crate::identity::{self, Auth};
 use crate::limit::{Decision, LimitId, Moment, Plan, Scope, Unit};
 use crate::route::canonical::PathError;
 use crate::route::pricing::{self, PriceError};
@@ -31,8 +32,8 @@ use crate::store::{Store, StoreError};
 pub struct Policy {
     /// Editions for the App Key and the App ID form.
     pub editions: (EditionId, EditionId),
-    /// Whether a call without a bearer token is refused (401) before it reaches an app counter.
-    pub require_bearer: bool,
+    /// What the bearer token of a call must be, before it reaches an app counter.
+    pub auth: Auth,
     /// Length of the IPv6 prefix that counts as one address.
     pub ipv6_prefix: u8,
     /// What becomes of calls for apps that no entry names.
@@ -59,6 +60,10 @@ pub enum Reject {
     },
     /// No bearer token.
     Unauthenticated,
+    /// A bearer token that is not accepted here.
+    Token(TokenError),
+    /// A bearer token that the upstream has just refused.
+    TokenRefused,
     /// The body cannot be priced, or has more recipients than one call may have.
     Body(PriceError),
 }
@@ -75,6 +80,8 @@ impl Reject {
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::Unauthenticated
+            | Self::Token(_)
+            | Self::TokenRefused
             | Self::Body(_) => "",
         }
     }
@@ -152,9 +159,11 @@ pub fn recipients(route: &Route, body: &[u8]) -> Result<u32, Reject> {
 #[must_use]
 pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] {
     match reject {
-        Reject::Unauthenticated | Reject::Suspended | Reject::Address => {
-            &rules.ip_limits.unauthorized
-        }
+        Reject::Unauthenticated
+        | Reject::Token(_)
+        | Reject::TokenRefused
+        | Reject::Suspended
+        | Reject::Address => &rules.ip_limits.unauthorized,
         Reject::NotFound
         | Reject::UnknownApp
         | Reject::MethodNotAllowed { .. }
@@ -276,7 +285,11 @@ impl<S: Store> Admission<S> {
         plan
     }
 
-    async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
+    /// The decision over a plan that [`Admission::plan`] has made.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`].
+    pub async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
         match self.store.decide(&mut plan, now).await? {
             Decision::Admit { nearest, reported } => Ok(Admitted {
                 nearest: nearest.map(|room| Nearest {

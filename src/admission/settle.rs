@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::call::counted;
 use super::{Admission, Call};
+use crate::identity::Auth;
 use crate::limit::{Charge, CounterKey, Decision, Hold, LimitId, Moment, Plan, Scope, Unit};
-use crate::spec::Ruleset;
+use crate::spec::{Route, Ruleset};
 use crate::store::{Store, StoreError};
 
 /// What came of an admitted call.
@@ -90,7 +91,8 @@ impl<S: Store> Admission<S> {
         {
             // Only a call that the backend has let in by its token speaks for its app: anyone may
             // send OPTIONS, or ask for a token of a made-up one.
-            if call.route(rules).is_some_and(|route| route.needs_token) {
+            let asks = |route: &Route| route.auth != Some(Auth::Off);
+            if call.route(rules).is_some_and(asks) {
                 self.known.note(call.app_key, now);
             }
         }

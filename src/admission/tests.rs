@@ -35,7 +35,7 @@ v1 = { limits = [{ rate = "1 tasks", hold = "task", max_hold = "60s" }] }
 [[route]]
 name = "token"
 calls = ["POST /token"]
-needs_token = false
+auth = "off"
 v1 = { limits = ["5/s"] }
 "#;
 
@@ -65,7 +65,7 @@ impl World {
         Self {
             policy: Policy {
                 editions,
-                require_bearer: true,
+                auth: Auth::RequireBearer,
                 ipv6_prefix: 64,
                 unknown_apps: Default::default(),
             },

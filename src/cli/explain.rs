@@ -146,7 +146,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
     let policy = Policy {
         editions,
-        require_bearer: settings.require_bearer,
+        auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
         unknown_apps: settings.unknown_apps,
     };

@@ -17,6 +17,7 @@ use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
 use crate::apps::UnknownApps;
+use crate::identity::Auth;
 use crate::identity::address::Naming;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
@@ -221,8 +222,13 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     });
     let store = store::read(reader);
     let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
-    let require_bearer = reader.one("auth", |text| {
-        value::choice(text, &[("off", false), ("require-bearer", true)])
+    let auth = reader.one("auth", |text| value::choice(text, Auth::WORDS));
+    let bad_token_memory = reader.one("bad_token_memory", |text| match text {
+        "off" => Ok(None),
+        _ => value::time(text, MILLISECOND).map(Some),
+    });
+    let unproven_share = reader.one("unproven_share", |text| {
+        value::number(text.strip_suffix('%').unwrap_or(text), 1, 100)
     });
     let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
     let client_ip_header = reader.one("client_ip_header", |text| {
@@ -298,7 +304,9 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         trusted_proxies,
         client_ip_header: client_ip_header?,
         ipv6_prefix: ipv6_prefix?,
-        require_bearer: require_bearer?,
+        auth: auth?,
+        bad_token_memory: bad_token_memory?,
+        unproven_share: unproven_share?,
         log: log?,
         access_log: access_log?,
         answers: answers?,

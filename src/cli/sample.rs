@@ -51,7 +51,7 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         name: name.into(),
         title: title.into(),
         calls: [(call.0.into(), call.1.into())].into(),
-        needs_token: true,
+        auth: None,
         cost: None,
         max_recipients: None,
         editions: editions.into(),

@@ -73,8 +73,11 @@ fn defaults_hold_where_nothing_is_given() {
     assert_eq!(s.max_in_flight, 10_000);
     assert_eq!(s.ipv6_prefix, 64);
     assert_eq!(s.grace, Duration::from_secs(30));
-    assert!(s.require_bearer && s.access_log && !s.h2c);
+    assert!(s.access_log && !s.h2c);
     assert_eq!(s.shield, crate::settings::Shield::default());
+    assert_eq!(s.auth, crate::identity::Auth::RequireBearer);
+    assert_eq!(s.bad_token_memory, Some(Duration::from_secs(5)));
+    assert_eq!(s.unproven_share, 25);
     assert!(s.threads >= 1);
 }
 
@@ -108,6 +111,7 @@ fn every_setting_can_be_given_in_every_layer() {
         _ if value == "TIME" => "3s".to_owned(),
         _ if value.starts_with('N') => "2000".to_owned(),
         _ if value == "BITS" => "48".to_owned(),
+        _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),
     };
     let mut flags = Vec::new();

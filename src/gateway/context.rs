@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::Shared;
+use super::auth::{Held, Token};
 use super::body::Pace;
 use super::downstream::state::State;
 use crate::admission::{Call, Nearest, Outcome};
@@ -45,6 +46,10 @@ pub struct Context {
     /// Whether the target must be rewritten before it goes upstream.
     pub(super) rewrite: bool,
     pub(super) call: Option<Call>,
+    /// Of a call that needs one.
+    pub(super) token: Option<Token>,
+    /// What it holds while nobody knows whether its token is good.
+    pub(super) held: Held,
     pub(super) admitted: Option<Admitted>,
     pub(super) nearest: Option<Nearest>,
     pub(super) cost: u32,
@@ -85,6 +90,8 @@ impl Context {
             path: String::new(),
             rewrite: false,
             call: None,
+            token: None,
+            held: Held::default(),
             admitted: None,
             nearest: None,
             cost: 0,
@@ -129,6 +136,11 @@ impl Context {
                 .is_some_and(|admitted| admitted.forwarded && !admitted.whole)
     }
 
+    /// Lets go of what the call holds by an unknown token.
+    pub(super) fn let_go(&mut self) {
+        self.shared.tokens.let_go(&mut self.held);
+    }
+
     /// Settles the call, once.
     pub(super) fn settle(&mut self, task: Option<&str>, now: Moment) {
         let incomplete = self.is_incomplete();
@@ -146,6 +158,7 @@ impl Context {
             }
         };
         self.shared.settle(call, &mut admitted.plan, outcome, now);
+        self.let_go();
     }
 }
 
@@ -156,6 +169,7 @@ impl Drop for Context {
             let now = self.shared.clock.now();
             self.settle(None, now);
         }
+        self.let_go();
         if self.entered {
             self.shared.leave();
         }

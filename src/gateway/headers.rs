@@ -286,12 +286,23 @@ pub(super) fn has_fragment(session: &Session) -> bool {
         .any(|at| head.get(*at) == Some(&b'#'))
 }
 
-/// Whether the caller speaks HTTPS: to us, or to a trusted proxy that says so.
-pub(super) fn is_https(request: &RequestHeader, tls: bool, trusted: bool) -> bool {
+/// Whether the caller speaks HTTPS: to us, or to a trusted proxy that says so, in the header in
+/// which it names its caller or in that one's sister.
+pub(super) fn is_https(
+    request: &RequestHeader,
+    settings: &Settings,
+    peer: IpAddr,
+    tls: bool,
+) -> bool {
+    if !is_trusted(settings, peer) {
+        return tls;
+    }
+    if settings.client_ip_header == Naming::Forwarded {
+        return client(request, settings, peer).https.unwrap_or(tls);
+    }
     let mut said = request.headers.get_all(X_FORWARDED_PROTO).iter();
-    let said = trusted.then(|| (said.next(), said.next()));
-    match said {
-        Some((Some(proto), None)) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+    match (said.next(), said.next()) {
+        (Some(proto), None) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
         _ => tls,
     }
 }
@@ -327,11 +338,15 @@ pub(super) fn client_ip(session: &Session, settings: &Settings, peer: IpAddr) ->
     if !is_trusted(settings, peer) {
         return peer.to_canonical();
     }
-    let headers = &session.req_header().headers;
+    client(session.req_header(), settings, peer).ip
+}
+
+/// Whom a trusted proxy calls for.
+fn client(request: &RequestHeader, settings: &Settings, peer: IpAddr) -> address::Client {
     let naming = settings.client_ip_header;
-    let lines = headers.get_all(name_of(naming)).iter();
-    let lines = lines.map(http::HeaderValue::as_bytes);
-    address::client_ip(peer, naming, lines, &settings.trusted_proxies)
+    let lines = request.headers.get_all(name_of(naming)).iter();
+    let lines = lines.map(HeaderValue::as_bytes);
+    address::client(peer, naming, lines, &settings.trusted_proxies)
 }
 
 /// The header that is read.
@@ -352,17 +367,15 @@ pub(super) fn is_trusted(settings: &Settings, peer: IpAddr) -> bool {
         .any(|net| net.contains(&peer))
 }
 
-/// Whether the call carries a bearer token.
-pub(super) fn has_bearer(request: &RequestHeader) -> bool {
+/// The bearer token of the call. One that names two has none.
+pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return false;
+        return None;
     };
-    let value = value.to_str().ok();
-    let Some((scheme, token)) = value.and_then(|v| v.split_at_checked("bearer ".len())) else {
-        return false;
-    };
-    scheme.eq_ignore_ascii_case("bearer ") && !token.trim().is_empty()
+    let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
 }
 
 /// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).

@@ -2,6 +2,7 @@
 //! call meets it; charged once in `request_filter` (a retry re-enters at `upstream_peer`),
 //! settled in `logging`, with `Drop` of the context behind it.
 
+mod auth;
 mod body;
 mod context;
 pub(crate) mod downstream;
@@ -74,7 +75,7 @@ impl Gateway {
         };
         let peer = connection.peer.ip();
         let trusted = headers::is_trusted(&shared.settings, peer);
-        ctx.https = headers::is_https(session.req_header(), connection.tls, trusted);
+        ctx.https = headers::is_https(session.req_header(), &shared.settings, peer, connection.tls);
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());
@@ -109,13 +110,14 @@ impl Gateway {
 
         // 1 identify, 2 match
         let request = session.req_header();
+        let bearer = headers::bearer(request);
         let target = match self.target(session, ctx) {
             Ok(()) => {
                 let head = Head {
                     method: request.method.as_str(),
                     raw_path: &ctx.path,
                     ip: ctx.ip,
-                    has_bearer: headers::has_bearer(request),
+                    has_bearer: bearer.is_some(),
                 };
                 shared
                     .admission
@@ -127,6 +129,16 @@ impl Gateway {
             Ok(call) => call,
             // Boxed, as other rare turns are: each call pays for the size of its futures.
             Err(reject) => return Ok(Some(Box::pin(self.reject(ctx, reject)).await)),
+        };
+        let auth = call.auth(&shared.rules, &shared.policy);
+        ctx.token = match shared.tokens.look(&shared.rules, auth, &call, bearer, now) {
+            Ok(token) => token,
+            Err(reject) => {
+                let reply = Box::pin(self.reject(ctx, reject)).await;
+                // Only now: its address was charged, and not its app.
+                ctx.call = Some(call);
+                return Ok(Some(reply));
+            }
         };
         if headers::expects_the_unknown(session.req_header()) {
             ctx.call = Some(call);
@@ -171,10 +183,17 @@ impl Gateway {
         ctx.cost = recipients;
 
         // 4 decide
-        let verdict = shared
-            .admission
-            .admit(&shared.rules, &call, recipients, now)
-            .await;
+        let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        let verdict = match shared.tokens.hold(ctx.token, &plan) {
+            Ok(held) => {
+                ctx.held = held;
+                shared.admission.decide(plan, now).await
+            }
+            Err(denied) => {
+                ctx.error = "unproven";
+                Err(Refused::Deny(denied))
+            }
+        };
         let call = ctx.call.insert(call);
         match verdict {
             Ok(admitted) => {
@@ -203,7 +222,10 @@ impl Gateway {
                 });
                 Ok(None)
             }
-            Err(refused) => Ok(Some(self.refuse(ctx, &refused, now))),
+            Err(refused) => {
+                ctx.let_go();
+                Ok(Some(self.refuse(ctx, &refused, now)))
+            }
         }
     }
 
@@ -253,7 +275,11 @@ impl Gateway {
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
         let now = ctx.started;
-        ctx.error = reject.of_app();
+        ctx.error = match &reject {
+            Reject::Token(error) => error.as_str(),
+            Reject::TokenRefused => "token: refused before",
+            other => other.of_app(),
+        };
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
@@ -652,13 +678,16 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
+        if let Some(token) = ctx.token {
+            let now = self.shared.clock.since(ctx.started);
+            self.shared.tokens.answered(token, status, now);
+        }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
-            if ctx.admitted.as_ref().is_some_and(|call| !call.whole) {
-                // Nothing waits for the rest of its body.
-                ctx.settle(None, self.shared.clock.now());
-            }
+            // Nothing waits for the rest of its body, or for its caller to read.
+            ctx.settle(None, self.shared.clock.now());
         }
+        ctx.let_go();
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
@@ -730,6 +759,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.error = error.etype().as_str();
         if *error.esource() == ErrorSource::Upstream {
+            ctx.let_go();
             self.shared.metrics.upstream_error();
         }
         let gone = *error.esource() == ErrorSource::Downstream

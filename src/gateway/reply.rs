@@ -11,6 +11,7 @@ use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
 use crate::admission::{Denied, Reject};
+use crate::identity::token::TokenError;
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
@@ -145,6 +146,14 @@ impl Reply {
                 "UnauthorizedException",
                 "Unable to authenticate",
             ),
+            Reject::Token(error) => bad_token(match error {
+                TokenError::Corrupt | TokenError::Signature => {
+                    "Unable to authenticate due to corrupt access token"
+                }
+                TokenError::Expired => "Unable to authenticate due to expired access token",
+                _ => "Unable to authenticate",
+            }),
+            Reject::TokenRefused => bad_token("Unable to authenticate"),
             Reject::Body(PriceError::Empty { field }) => {
                 message_error(400, format!("param {field} can't be empty"))
             }
@@ -442,6 +451,15 @@ fn text(json: &mut Vec<u8>, before: &[u8], value: &str) {
 fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
     json.extend_from_slice(before);
     push_number(json, value);
+}
+
+fn bad_token(description: &'static str) -> Reply {
+    Reply::new(
+        401,
+        "auth_bad_access_token",
+        "AuthBadAccessTokenException",
+        description,
+    )
 }
 
 fn forbidden(description: &'static str) -> Reply {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use http::HeaderValue;
 
+use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::reply::{self, Reply};
@@ -42,6 +43,7 @@ pub struct Shared {
     pub(super) caps: Arc<Caps>,
     /// Of the TLS listeners, if there are any.
     pub(super) certificates: Option<Certificates>,
+    pub(super) tokens: Tokens,
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
     hsts: Option<HeaderValue>,
@@ -87,6 +89,7 @@ impl Shared {
                 settings.max_connections_per_ip,
             )),
             certificates,
+            tokens: Tokens::new(settings.bad_token_memory, settings.unproven_share),
             settings,
             rules,
             admission: Admission::new(store),

@@ -18,21 +18,32 @@ pub enum Naming {
     Forwarded,
 }
 
+/// Whom trusted proxies call for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address to charge.
+    pub ip: IpAddr,
+    /// Whether it speaks HTTPS to the first of them; `None` where `Forwarded` does not say so
+    /// beside the address, and always where that is not read.
+    pub https: Option<bool>,
+}
+
 /// The address to charge: IPv4-mapped IPv6 as IPv4; the peer, or, when the peer is a trusted
 /// proxy, the right-most untrusted address of the header (all its lines, in order).
 /// An entry that names no address, malformed or on purpose (`unknown`, `_hidden`), stops the walk
 /// at the last good address: it makes nobody anonymous, and nobody someone else.
 #[must_use]
-pub fn client_ip<'h>(
+pub fn client<'h>(
     peer: IpAddr,
     naming: Naming,
     lines: impl DoubleEndedIterator<Item = &'h [u8]>,
     trusted: &[IpNet],
-) -> IpAddr {
+) -> Client {
     let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
-    let mut ip = peer.to_canonical();
+    let ip = peer.to_canonical();
+    let mut client = Client { ip, https: None };
     if trusted.is_empty() || !is_trusted(&ip) {
-        return ip;
+        return client;
     }
     let entries = lines.rev().flat_map(|line| Entries {
         rest: Some(line),
@@ -41,18 +52,21 @@ pub fn client_ip<'h>(
     for entry in entries.take(MAX_HOPS) {
         let text = std::str::from_utf8(entry).ok();
         let hop = text.and_then(|text| match naming {
-            Naming::XForwardedFor => node(unquoted(text.trim())),
+            Naming::XForwardedFor => {
+                let ip = node(unquoted(text.trim()))?;
+                Some(Client { ip, https: None })
+            }
             Naming::Forwarded => element(text),
         });
         let Some(hop) = hop else {
-            return ip;
+            return client;
         };
-        ip = hop;
-        if !is_trusted(&ip) {
-            return ip;
+        client = hop;
+        if !is_trusted(&client.ip) {
+            return client;
         }
     }
-    ip
+    client
 }
 
 /// The entries of a line, from the right: what trusted proxies have written stands there, and is
@@ -95,10 +109,10 @@ fn last(text: &[u8], wanted: u8, quoted: bool) -> Option<usize> {
     None
 }
 
-/// The address of one element of `Forwarded`: pairs of which exactly one is `for`.
-fn element(text: &str) -> Option<IpAddr> {
+/// One element of `Forwarded`: pairs, of which exactly one is `for`, and one at most `proto`.
+fn element(text: &str) -> Option<Client> {
     let mut rest = Some(text);
-    let mut named = None;
+    let (mut ip, mut https) = (None, None);
     while let Some(pairs) = rest {
         let pair = match last(pairs.as_bytes(), b';', true) {
             Some(at) => {
@@ -115,15 +129,19 @@ fn element(text: &str) -> Option<IpAddr> {
             continue;
         }
         let (name, value) = pair.split_once('=')?;
-        if !name.eq_ignore_ascii_case("for") {
-            continue;
-        }
-        if named.is_some() {
+        let value = unquoted(value);
+        let is_twice = if name.eq_ignore_ascii_case("for") {
+            ip.replace(node(value)?).is_some()
+        } else if name.eq_ignore_ascii_case("proto") {
+            https.replace(value.eq_ignore_ascii_case("https")).is_some()
+        } else {
+            false
+        };
+        if is_twice {
             return None;
         }
-        named = Some(node(unquoted(value))?);
     }
-    named
+    Some(Client { ip: ip?, https })
 }
 
 /// What stands between quotes; anything else as it is. An address has nothing to escape.

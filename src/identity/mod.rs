@@ -2,11 +2,33 @@
 
 pub mod address;
 pub mod proxy_protocol;
+pub mod token;
 
 use std::borrow::Cow;
 
 use crate::route::Form;
 use crate::route::canonical::{decode, decode_but};
+
+/// What a call's bearer token must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Auth {
+    /// Nobody looks whether there is one.
+    Off,
+    /// There is one. Only the backend can tell whether it is good.
+    #[default]
+    RequireBearer,
+    /// There is one, and one that can be checked here is good.
+    Verify,
+}
+
+impl Auth {
+    /// All of them, by the words of settings and route files.
+    pub const WORDS: &[(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("require-bearer", Self::RequireBearer),
+        ("verify", Self::Verify),
+    ];
+}
 
 /// The caller of one call, with names as counters know them.
 #[derive(Clone, Debug, PartialEq, Eq)]

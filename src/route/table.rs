@@ -38,6 +38,9 @@ pub struct RouteTable {
     methods: Methods,
     /// The same, fixed segments in lower case.
     plain: Methods,
+    /// Routes with a parameter where another has a fixed segment: some server may take a value
+    /// for that one.
+    shadowed: Vec<bool>,
 }
 
 /// What a path matches.
@@ -115,7 +118,7 @@ impl RouteTable {
     ) -> Result<Self, Vec<TableError>> {
         let mut methods: BTreeMap<String, Router<Entry>> = BTreeMap::new();
         let mut plain: BTreeMap<String, Router<Entry>> = BTreeMap::new();
-        let mut seen: HashMap<(String, String), String> = HashMap::new();
+        let mut seen: HashMap<(String, String), (RouteId, String)> = HashMap::new();
         let mut errors = Vec::new();
         for (index, (id, method, path)) in calls.into_iter().enumerate() {
             let mut fail = |reason: String| {
@@ -133,7 +136,7 @@ impl RouteTable {
                     continue;
                 }
             };
-            if let Some(other) = seen.get(&(method.to_owned(), shape.clone())) {
+            if let Some((_, other)) = seen.get(&(method.to_owned(), shape.clone())) {
                 fail(format!("the same call as `{method} {other}`"));
                 continue;
             }
@@ -143,13 +146,25 @@ impl RouteTable {
                     let plain = plain.entry(method.to_owned()).or_default();
                     // Of two that differ in case alone, the first.
                     let _ = plain.insert(shape.to_lowercase(), Entry { id, user });
-                    seen.insert((method.to_owned(), shape), path.to_owned());
+                    seen.insert((method.to_owned(), shape), (id, path.to_owned()));
                 }
                 Err(error) => fail(error.to_string()),
             }
         }
+        let is_shadowed = |method: &str, shape: &str| {
+            seen.keys()
+                .any(|(m, other)| m == method && is_shadow(shape, other))
+        };
+        let mut shadowed = Vec::new();
+        for ((method, shape), (id, _)) in &seen {
+            if is_shadowed(method, shape) {
+                shadowed.resize(shadowed.len().max(id.0 + 1), false);
+                shadowed[id.0] = true;
+            }
+        }
         if errors.is_empty() {
             Ok(Self {
+                shadowed,
                 methods: methods.into_iter().collect(),
                 plain: plain.into_iter().collect(),
             })
@@ -166,11 +181,37 @@ impl RouteTable {
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
         let method = if method == "HEAD" { "GET" } else { method };
-        match find(&self.methods, method, tail, tail) {
-            Found::Unmatched => find(&self.plain, method, &plainest(tail), tail),
-            found => found,
+        let found = find(&self.methods, method, tail, tail);
+        let is_sure = match &found {
+            Found::Route { id, .. } => {
+                !self.shadowed.get(id.0).is_some_and(|shadowed| *shadowed) || is_plain(tail)
+            }
+            Found::MethodNotAllowed(_) => true,
+            Found::Unmatched => false,
+        };
+        if is_sure {
+            return found;
+        }
+        match find(&self.plain, method, &plainest(tail), tail) {
+            Found::Unmatched => found,
+            plain => plain,
         }
     }
+}
+
+/// Whether a path of the first shape may be one of the second, but for its spelling.
+fn is_shadow(shape: &str, other: &str) -> bool {
+    let pairs = || shape.split('/').zip(other.split('/'));
+    let is_parameter = |segment: &str| segment.starts_with('{');
+    shape.split('/').count() == other.split('/').count()
+        && pairs().all(|(a, b)| a == b || is_parameter(a) || is_parameter(b))
+        && pairs().any(|(a, b)| is_parameter(a) && !is_parameter(b))
+}
+
+/// Whether a path is its own plainest spelling: the usual case.
+fn is_plain(tail: &str) -> bool {
+    tail.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_'))
 }
 
 /// The plainest spelling of a path's segments, without their extensions.
@@ -215,144 +256,4 @@ fn find<'p>(methods: &Methods, method: &str, tail: &str, written: &'p str) -> Fo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(calls: &[(&'static str, &'static str)]) -> Result<RouteTable, Vec<TableError>> {
-        RouteTable::build(
-            calls
-                .iter()
-                .enumerate()
-                .map(|(i, (method, path))| (RouteId(i), *method, *path)),
-        )
-    }
-
-    fn id(found: &Found<'_>) -> Option<usize> {
-        match found {
-            Found::Route { id, .. } => Some(id.0),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn static_segments_win_and_a_user_of_that_name_is_served() {
-        let table = table(&[
-            ("POST", "/users/batch/status"),
-            ("GET", "/users/{username}/status"),
-            ("GET", "/users/{username}"),
-            ("GET", "/metadata/user/capacity"),
-            ("GET", "/metadata/user/{username}"),
-            ("PUT", "/metadata/user/{username}"),
-        ])
-        .unwrap();
-        assert_eq!(id(&table.find("POST", "/users/batch/status")), Some(0));
-        assert_eq!(
-            table.find("GET", "/users/batch/status"),
-            Found::Route {
-                id: RouteId(1),
-                user: Some("batch")
-            }
-        );
-        assert_eq!(
-            table.find("GET", "/users/batch"),
-            Found::Route {
-                id: RouteId(2),
-                user: Some("batch")
-            }
-        );
-        assert_eq!(id(&table.find("GET", "/metadata/user/capacity")), Some(3));
-        assert_eq!(id(&table.find("PUT", "/metadata/user/capacity")), Some(5));
-    }
-
-    #[test]
-    fn backtracking_leaves_a_static_prefix_that_leads_nowhere() {
-        let table = table(&[("GET", "/a/b/c"), ("GET", "/a/{x}/d"), ("GET", "/{y}/b/e")]).unwrap();
-        assert_eq!(id(&table.find("GET", "/a/b/d")), Some(1));
-        assert_eq!(id(&table.find("GET", "/a/b/e")), Some(2));
-        assert_eq!(table.find("GET", "/a/b/f"), Found::Unmatched);
-    }
-
-    #[test]
-    fn head_is_looked_up_as_get_and_405_lists_what_is_allowed() {
-        let table = table(&[("GET", "/users"), ("POST", "/users"), ("DELETE", "/users")]).unwrap();
-        assert_eq!(id(&table.find("HEAD", "/users")), Some(0));
-        assert_eq!(
-            table.find("PATCH", "/users"),
-            Found::MethodNotAllowed("DELETE, GET, HEAD, OPTIONS, POST".to_owned())
-        );
-        assert_eq!(table.find("GET", ""), Found::Unmatched);
-    }
-
-    #[test]
-    fn the_user_is_the_parameter_of_that_name_wherever_it_stands() {
-        let table = table(&[("PUT", "/rooms/{room}/users/{username}/tag/{tag}")]).unwrap();
-        assert_eq!(
-            table.find("PUT", "/rooms/1/users/Al%2Cice/tag/x"),
-            Found::Route {
-                id: RouteId(0),
-                user: Some("Al%2Cice")
-            }
-        );
-    }
-
-    #[test]
-    fn another_spelling_of_a_route_is_that_route() {
-        let table = table(&[
-            ("POST", "/messages/users"),
-            ("GET", "/users/{username}/status"),
-            ("GET", "/Polls"),
-        ])
-        .unwrap();
-        for tail in [
-            "/MESSAGES/users",
-            "/messages/Users",
-            "/messages/users%20",
-            "/messages/users.json",
-            "/messages/users.",
-            "/messages/users%3Bx=1",
-            "/messages/users%3Fx=1",
-            "/messages/%EF%BD%95sers",
-            "/me%E2%80%8Bssages/users",
-            "/me%C5%BF%C5%BFages/users",
-        ] {
-            assert_eq!(id(&table.find("POST", tail)), Some(0), "{tail}");
-        }
-        assert_eq!(id(&table.find("GET", "/polls")), Some(2));
-        assert_eq!(
-            table.find("GET", "/USERS/Al.Ice%20/status"),
-            Found::Route {
-                id: RouteId(1),
-                user: Some("Al.Ice%20")
-            }
-        );
-        for tail in [
-            "/message/users",
-            "/messages/users/x",
-            "",
-            "/messages",
-            "/messages/usersx",
-        ] {
-            assert_eq!(table.find("POST", tail), Found::Unmatched, "{tail}");
-        }
-    }
-
-    #[test]
-    fn all_mistakes_are_told_at_once() {
-        let errors = table(&[
-            ("GET", "users"),
-            ("GET", "/users/"),
-            ("GET", "/u/{a}{b}"),
-            ("GET", "/u/{*rest}"),
-            ("GET", "/u/{username}/x/{username}"),
-            ("GET", "/same/{a}"),
-            ("GET", "/same/{b}"),
-            ("GET", "/a//b"),
-        ])
-        .unwrap_err();
-        assert_eq!(
-            errors.iter().map(|e| e.index).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4, 6, 7]
-        );
-        assert!(errors[5].reason.contains("GET /same/{a}"), "{}", errors[5]);
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ mod written;
 mod tests;
 
 use crate::apps::Apps;
+use crate::identity::Auth;
 use crate::limit::{KeyHasher, Limit, LimitId};
 use crate::route::{RouteTable, pricing::CostSource};
 
@@ -65,8 +66,8 @@ pub struct Route {
     pub title: Box<str>,
     /// Its calls: method and path below the app, e.g. `("GET", "/users/{username}")`.
     pub calls: Box<[(Box<str>, Box<str>)]>,
-    /// Whether a call needs a bearer token.
-    pub needs_token: bool,
+    /// What the bearer token of a call must be; `None`: what the settings say for all.
+    pub auth: Option<Auth>,
     /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
     /// the body is not read.
     pub cost: Option<CostSource>,

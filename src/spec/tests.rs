@@ -2,6 +2,7 @@
 
 use super::compile::{Layer, compile};
 use super::*;
+use crate::identity::Auth;
 use crate::limit::{Denial, Hold, Mode, Scope, Unit, Window};
 use crate::route::table::Found;
 
@@ -684,7 +685,7 @@ fn a_token_alone_is_asked_for_without_one() {
     let open: Vec<&str> = rules
         .routes
         .iter()
-        .filter(|r| !r.needs_token)
+        .filter(|r| r.auth == Some(Auth::Off))
         .map(|r| &*r.calls[0].1)
         .collect();
     assert_eq!(open, ["/token"]);

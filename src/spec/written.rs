@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::Unmatched;
 use super::check::{Collector, Place, suggestion};
 use super::figure::{Figure, Period};
+use crate::identity::Auth;
 use crate::limit::calendar::Zone;
 use crate::limit::{Denial, Hold, Mode, OnStoreFailure, Scope, Unit};
 
@@ -73,7 +74,8 @@ pub(super) struct WrittenRoute {
     pub(super) max_recipients: Option<At<u32>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
-    pub(super) needs_token: Option<bool>,
+    /// What the bearer token must be.
+    pub(super) auth: Option<Auth>,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
@@ -140,7 +142,7 @@ const ROUTE_KEYS: &[&str] = &[
     "cost",
     "max_recipients",
     "caps",
-    "needs_token",
+    "auth",
     "denial",
     "mode",
     "on_store_failure",

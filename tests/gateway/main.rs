@@ -20,6 +20,7 @@ mod proxying;
 mod settling;
 mod smuggling;
 mod tls;
+mod tokens;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

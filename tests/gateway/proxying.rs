@@ -164,7 +164,7 @@ fn of_two_headers_one_is_read_and_the_other_says_the_same() {
             "forwarded",
             "2001:db8::1",
             "2001:db8::1, 127.0.0.1",
-            "for=2.2.2.2, for=\"[2001:db8::1]:4711\";proto=https, for=127.0.0.1;proto=http;host=\"gateway\"",
+            "for=2.2.2.2, for=\"[2001:db8::1]:4711\";proto=https, for=127.0.0.1;proto=https;host=\"gateway\"",
         ),
     ] {
         let args = [&trusted[..], &["--client-ip-header", header]].concat();
@@ -173,6 +173,47 @@ fn of_two_headers_one_is_read_and_the_other_says_the_same() {
         assert_eq!(value(&headers, "x-real-ip").as_deref(), Some(real));
         assert_eq!(value(&headers, "x-forwarded-for").as_deref(), Some(chain));
         assert_eq!(value(&headers, "forwarded").as_deref(), Some(forwarded));
+    }
+}
+
+#[test]
+fn the_header_that_names_the_caller_says_its_protocol_too() {
+    let only = ["--https-only", "true", "--trusted-proxy", "127.0.0.0/8"];
+    let status = |gateway: &Gateway, headers: &[&str]| {
+        let answer = gateway.connect().call("GET", "/o/a/users/x", headers, "");
+        answer.status
+    };
+    let by_forwarded = start(&[&only[..], &["--client-ip-header", "forwarded"]].concat());
+    let by_the_other = start(&only);
+    for (headers, first, second) in [
+        (&["Forwarded: for=9.9.9.9;proto=https"][..], 200, 403),
+        (
+            &[
+                "Forwarded: for=9.9.9.9;proto=http",
+                "X-Forwarded-Proto: https",
+            ],
+            403,
+            200,
+        ),
+        (
+            &["Forwarded: for=9.9.9.9", "X-Forwarded-Proto: https"],
+            403,
+            200,
+        ),
+        (
+            &["Forwarded: for=1.1.1.1;proto=https, for=9.9.9.9;proto=http"],
+            403,
+            403,
+        ),
+        (
+            &["X-Forwarded-Proto: https", "X-Forwarded-Proto: https"],
+            403,
+            403,
+        ),
+        (&[], 403, 403),
+    ] {
+        assert_eq!(status(&by_forwarded, headers), first, "{headers:?}");
+        assert_eq!(status(&by_the_other, headers), second, "{headers:?}");
     }
 }
 

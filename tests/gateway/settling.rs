@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::ROUTES;
 use crate::harness::{Connection, Gateway, Start, start};
 
+/// Each bad token reaches the backend.
 fn gateway(routes: &str) -> Gateway {
     Start {
         routes,
+        args: &["--bad-token-memory", "off"],
         ..Start::default()
     }
     .start()
@@ -265,6 +267,8 @@ fn a_task_whose_caller_left_early_keeps_its_slot_under_its_name() {
         ..Start::default()
     }
     .start();
+    // From here on its token is known to be good.
+    assert_eq!(gateway.call("GET", "/o/a/users/known", "").status, 200);
     for leave in [drop::<Connection>, reset] {
         let mut connection = gateway.connect();
         connection.send_call("POST", "/o/a/push/task", &["x-standin-delay-ms: 300"], "{}");

@@ -1,6 +1,9 @@
 //! `floodgate check --connect`.
 
+use std::net::TcpListener;
 use std::process::Command;
+
+use floodgate::standin::{StandIn, StandInOptions};
 
 use crate::server::{Certificates, Cluster, Server, Watched};
 
@@ -129,6 +132,8 @@ fn who_does_not_answer_or_not_in_tls_is_told_what_to_do() {
         line.ends_with("nothing listens there; start the server, or correct the address"),
         "{line}"
     );
+    let line = mistake(&server.url().replace("redis:", "redis-cluster:"), &[]);
+    assert!(line.contains("nothing listens there; start the"), "{line}");
     let line = mistake("redis://no-such-host.invalid", &[]);
     assert!(line.ends_with("; correct the host's name"), "{line}");
     let certificates = Certificates::new();
@@ -144,6 +149,37 @@ fn who_does_not_answer_or_not_in_tls_is_told_what_to_do() {
     let line = mistake(&server.url().replace("rediss:", "redis:"), &[]);
     assert!(
         line.ends_with("if that port speaks TLS, write rediss instead of redis"),
+        "{line}"
+    );
+}
+
+#[test]
+fn what_is_at_the_address_instead_is_named() {
+    let server = Server::start();
+    let sentinel = server.url().replace("redis:", "redis-sentinel:") + "/counters";
+    let line = mistake(&sentinel, &[]);
+    assert!(
+        line.contains("this server is no sentinel; write redis://"),
+        "{line}"
+    );
+    let line = mistake(&format!("{}/99", server.url()), &[]);
+    assert!(
+        line.contains("no database of this number; correct it"),
+        "{line}"
+    );
+    let backend = StandIn::start(StandInOptions::default()).unwrap();
+    let line = mistake(&format!("redis://{}", backend.addr), &[]);
+    assert!(line.contains("is no Redis; correct the address"), "{line}");
+    let line = mistake(&format!("rediss://{}", backend.addr), &[]);
+    assert!(line.contains("does not answer in TLS"), "{line}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let line = mistake(&format!("rediss://{silent}"), &[]);
+    assert!(line.contains("check that it runs and speaks TLS"), "{line}");
+    let watched = Watched::start();
+    let line = mistake(&watched.url().replace("/counters", "/others"), &[]);
+    assert!(
+        line.contains("correct the name at the end of the URL"),
         "{line}"
     );
 }

@@ -38,20 +38,31 @@ fn a_node_of_a_cluster_is_not_taken_for_a_server_of_its_own() {
 }
 
 #[test]
+fn a_server_of_its_own_is_not_taken_for_a_cluster() {
+    let server = Server::start();
+    let gateway = gateway(&server.url().replace("redis:", "redis-cluster:"), &[]);
+    is_said_once(&gateway, "no part of a cluster; write redis://");
+}
+
+#[test]
 fn a_password_that_is_wrong_or_missing_is_said() {
     let server = Server::with(&["requirepass secret"]);
     for user in ["", ":wrong@"] {
         let url = server.url().replace("://", &format!("://{user}"));
-        let gateway = gateway(&url, &[]);
-        is_said_once(&gateway, "the password is wrong or missing; set them with");
+        for url in [&url, &url.replace("redis:", "redis-cluster:")] {
+            let gateway = gateway(url, &[]);
+            is_said_once(&gateway, "the password is wrong or missing; set them with");
+        }
     }
 }
 
 #[test]
 fn a_server_without_tls_is_said() {
     let server = Server::start();
-    let gateway = gateway(&server.url().replace("redis:", "rediss:"), &[]);
-    is_said_once(&gateway, "does not answer in TLS; write redis");
+    for scheme in ["rediss:", "rediss-cluster:"] {
+        let gateway = gateway(&server.url().replace("redis:", scheme), &[]);
+        is_said_once(&gateway, "does not answer in TLS; write redis");
+    }
 }
 
 #[test]
@@ -78,8 +89,11 @@ fn what_libraries_log_names_no_file_of_the_machine_that_built_it() {
     wait_until("it is up", || is_up(&other));
     cluster.nodes[0].kill();
     wait_until("a part is given up", || !is_up(&other));
-    for log in [gateway.whole_log(), other.whole_log()] {
-        assert!(log.contains("out of use"), "{log}");
+    for gateway in [&gateway, &other] {
+        wait_until("it is in the log", || {
+            gateway.whole_log().contains("out of use")
+        });
+        let log = gateway.whole_log();
         for path in ["registry", "log.file", "/src/"] {
             assert!(!log.contains(path), "{path}: {log}");
         }

@@ -267,6 +267,8 @@ fn what_a_store_refuses_to_be_told_of_one_counter_keeps_nothing_else_away() {
     assert_eq!((theirs.admitted, theirs.denied), (3, 5), "{theirs:?}");
     assert!(is_up(&gateway));
     assert_eq!(gateway.metric("floodgate_store_failures_total", &[]), 1.0);
+    let is_said = || gateway.log().contains("refuses what concerns one counter");
+    wait_until("it is said", is_said);
     let log = gateway.log();
     let warned = log
         .lines()

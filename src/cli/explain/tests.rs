@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cli::sample;
+use crate::identity::Auth;
 
 fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> Value {
     let rules = sample::rules();
     let policy = Policy {
         editions: rules.selection(selection).unwrap(),
-        require_bearer: true,
+        auth: Auth::RequireBearer,
         ipv6_prefix: 64,
         unknown_apps: Default::default(),
     };
@@ -118,7 +119,7 @@ fn the_words_say_what_the_json_says() {
     let rules = sample::rules();
     let policy = Policy {
         editions: rules.selection("v4").unwrap(),
-        require_bearer: true,
+        auth: Auth::RequireBearer,
         ipv6_prefix: 64,
         unknown_apps: Default::default(),
     };

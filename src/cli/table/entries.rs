@@ -96,7 +96,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: ADDRESSES,
         help: "Refuse plain HTTP with 403; auto: where a listener speaks TLS",
         more: "A call is HTTPS if it came over TLS, or if one of `trusted_proxies` says so in \
-               `X-Forwarded-Proto`.",
+               `X-Forwarded-Proto`, or beside the caller's address in `Forwarded` (`client_ip_header`).",
         ..ONE
     },
     Setting {
@@ -405,11 +405,35 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
     Setting {
         key: "auth",
         flag: "auth",
-        value: "off|require-bearer",
+        value: "off|require-bearer|verify",
         default: Some("require-bearer"),
         group: CALLERS,
-        help: "Whether a call without a bearer token is answered 401 here",
-        more: "Only the upstream can check a token; this one only looks whether there is one.",
+        help: "What a call's bearer token must be, or it is answered 401 here",
+        more: "`require-bearer`: there. `verify`: and, where it is an AccessToken2 (`007…`) and the app has \
+               certificates, good for REST calls of this app; only the upstream can check any other. \
+               A route's own `auth` goes over this.",
+        ..ONE
+    },
+    Setting {
+        key: "bad_token_memory",
+        flag: "bad-token-memory",
+        value: "TIME|off",
+        default: Some("5s"),
+        group: CALLERS,
+        help: "How long a token that the upstream has refused (401) is answered 401 here",
+        more: "Only a keyed hash of it is kept.",
+        ..ONE
+    },
+    Setting {
+        key: "unproven_share",
+        flag: "unproven-share",
+        value: "PERCENT",
+        default: Some("25"),
+        group: CALLERS,
+        help: "Share of a limit that one address may hold with tokens not yet seen good",
+        more: "Of each limit per app and user, by calls that have not been answered yet, and one call in any \
+               case. A token is seen good when a call with it has been answered 2xx, or when it has been \
+               verified here.",
         ..ONE
     },
     Setting {

@@ -7,14 +7,18 @@ fn ip(text: &str) -> IpAddr {
 fn client(peer: &str, lines: &[&str]) -> IpAddr {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
     let lines = lines.iter().map(|l| l.as_bytes());
-    client_ip(ip(peer), Naming::XForwardedFor, lines, &trusted)
+    super::client(ip(peer), Naming::XForwardedFor, lines, &trusted).ip
 }
 
 /// The same by `Forwarded`.
 fn forwarded(lines: &[&str]) -> IpAddr {
+    by_forwarded(lines).ip
+}
+
+fn by_forwarded(lines: &[&str]) -> Client {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
     let lines = lines.iter().map(|l| l.as_bytes());
-    client_ip(ip("10.0.0.1"), Naming::Forwarded, lines, &trusted)
+    super::client(ip("10.0.0.1"), Naming::Forwarded, lines, &trusted)
 }
 
 #[test]
@@ -22,12 +26,13 @@ fn an_untrusted_peer_is_itself_whatever_it_says() {
     assert_eq!(client("9.9.9.9", &["1.1.1.1"]), ip("9.9.9.9"));
     assert_eq!(client("::ffff:9.9.9.9", &["1.1.1.1"]), ip("9.9.9.9"));
     assert_eq!(
-        client_ip(
+        super::client(
             ip("10.0.0.1"),
             Naming::XForwardedFor,
             [&b"1.1.1.1"[..]].into_iter(),
             &[]
-        ),
+        )
+        .ip,
         ip("10.0.0.1")
     );
 }
@@ -150,6 +155,7 @@ fn what_forwarded_does_not_name_stops_at_the_last_good_address() {
         "for=\"\"",
         "for = 1.1.1.1",
         "for=1.1.1.1;for=2.2.2.2",
+        "for=1.1.1.1;proto=http;proto=https",
         "for=\"1.1.1.1",
         "for=1.1.1.1\"",
         "for=[2001:db8::1",
@@ -192,4 +198,27 @@ fn no_caller_of_a_proxy_hides_what_the_proxy_adds() {
 fn a_chain_of_proxies_ends() {
     let line = vec!["10.2.2.2"; 100_000].join(",");
     assert_eq!(client("10.0.0.1", &["1.1.1.1", &line]), ip("10.2.2.2"));
+}
+
+#[test]
+fn the_protocol_is_that_of_the_callers_own_element() {
+    for (line, https) in [
+        ("for=1.1.1.1;proto=https", Some(true)),
+        ("proto=\"HTTPS\";for=1.1.1.1", Some(true)),
+        ("for=1.1.1.1;proto=http", Some(false)),
+        ("for=1.1.1.1;proto=wss", Some(false)),
+        ("for=1.1.1.1", None),
+        (
+            "for=6.6.6.6;proto=https, for=1.1.1.1;proto=http",
+            Some(false),
+        ),
+        ("for=6.6.6.6;proto=https, for=1.1.1.1", None),
+        (
+            "for=1.1.1.1;proto=https, for=10.2.2.2;proto=http",
+            Some(true),
+        ),
+        ("for=6.6.6.6;proto=https, unknown", None),
+    ] {
+        assert_eq!(by_forwarded(&[line]).https, https, "{line}");
+    }
 }

@@ -9,6 +9,7 @@ use super::{
     At, DENIALS, FAILURES, MODES, ROUTE_KEYS, Reader, Value, WrittenEdition, WrittenGroup,
     WrittenRoute,
 };
+use crate::identity::Auth;
 use crate::spec::check::{LAYER, suggestion};
 
 const GROUP_KEYS: &[&str] = &["name", "denial", "mode", "on_store_failure"];
@@ -211,7 +212,7 @@ impl Reader<'_> {
             is_one_message: false,
             max_recipients: None,
             caps: Vec::new(),
-            needs_token: None,
+            auth: None,
             denial: None,
             mode: None,
             on_store_failure: None,
@@ -247,7 +248,7 @@ impl Reader<'_> {
                         .map(|value| At { value, at });
                 }
                 "caps" => route.caps = self.caps(value),
-                "needs_token" => route.needs_token = self.bool(value, "needs_token"),
+                "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
                 "on_store_failure" => {

@@ -224,8 +224,7 @@ impl Connector {
             .query_async::<Option<(String, u16)>>(&mut sentinel)
             .await?
             .ok_or_else(|| {
-                let error = "the sentinels know no master of this name";
-                RedisError::from((ErrorKind::InvalidClientConfig, error))
+                RedisError::from((ErrorKind::InvalidClientConfig, cause::NO_SUCH_MASTER))
             })?;
         let certificates = self.0.certificates.as_ref();
         let node = (&*host, port);

@@ -3,12 +3,16 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::probe::direct;
 use super::{Connection, Connector, RedisOptions, Topology, within};
 
 /// What is said of a server that only a cluster's URL reaches.
 pub const IN_A_CLUSTER: &str =
     "this server is part of a cluster; write redis-cluster://host:port with some of its nodes";
 const NOT_IN_A_CLUSTER: &str = "this server is no part of a cluster; write redis://host:port";
+const NO_SENTINEL: &str =
+    "this server is no sentinel; write redis://host:port for it, or the sentinels' own addresses";
+pub(super) const NO_SUCH_MASTER: &str = "the sentinels know no master of this name";
 const PASSWORD: &str = "the user or the password is wrong or missing; set them with --store-username and \
      --store-password-file, FLOODGATE_STORE_PASSWORD, or in the URL";
 const SENTINEL_PASSWORD: &str = ", and those of the sentinels with --store-sentinel-username and \
@@ -50,7 +54,11 @@ impl Cause {
                 Topology::Sentinel { .. } => SENTINEL_PASSWORD,
                 Topology::Single | Topology::Cluster => "",
             };
-            return Self::mistake(format!("{PASSWORD}{sentinels}"));
+            let none = match options.password {
+                Some(_) => "; leave them out where the server asks for none",
+                None => "",
+            };
+            return Self::mistake(format!("{PASSWORD}{sentinels}{none}"));
         }
         let is_cluster = options.topology == Topology::Cluster;
         match error.kind() {
@@ -64,31 +72,65 @@ impl Cause {
                 "{error}; `floodgate check --connect` names the rights that are missing"
             )),
             ErrorKind::Io => of_io(options, error),
-            _ if is_cluster && error.to_string().contains("cluster support disabled") => {
-                Self::mistake(NOT_IN_A_CLUSTER)
+            ErrorKind::Parse => {
+                Self::mistake("what answers there is no Redis; correct the address")
             }
-            _ => Self::outage(error.to_string()),
+            _ => of_words(error),
         }
     }
 }
 
-/// Whether the server does not know who we are.
+/// Whether the server does not know who we are. In a cluster an error may be told by another.
 pub(super) fn is_login(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+        || error.to_string().contains("authentication failed")
+}
+
+/// What an error tells by its words alone.
+fn of_words(error: &RedisError) -> Cause {
+    let text = error.to_string();
+    let has = |part: &str| text.contains(part);
+    if has("cluster support disabled") {
+        return Cause::mistake(NOT_IN_A_CLUSTER);
+    }
+    if has("unknown command 'SENTINEL'") {
+        return Cause::mistake(NO_SENTINEL);
+    }
+    if has(NO_SUCH_MASTER) {
+        return Cause::mistake(format!(
+            "{NO_SUCH_MASTER}; correct the name at the end of the URL"
+        ));
+    }
+    if has("refused to switch database") {
+        return Cause::mistake(
+            "the server has no database of this number; correct it at the end of the URL",
+        );
+    }
+    let advice = match error.code() {
+        Some("OOM") => "it is full: raise its maxmemory",
+        Some("READONLY") => {
+            "it is a replica: write the address of its master, or redis-sentinel://"
+        }
+        Some("NOREPLICAS") => "its replicas are gone: see its min-replicas-to-write",
+        Some("MISCONF") => "it cannot save to its disk: see its log",
+        _ => return Cause::outage(text),
+    };
+    Cause::outage(format!("{text}; {advice}"))
 }
 
 fn of_io(options: &RedisOptions, error: &RedisError) -> Cause {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
+    // Its nodes are asked one by one for what this tells in its words.
+    let is_cluster = options.topology == Topology::Cluster;
     let advice = if error.is_timeout() {
         let tls = match options.tls {
-            true => "; does that port speak TLS?",
+            true => " and speaks TLS (else write redis instead of rediss)",
             false => "",
         };
         return Cause::outage(format!(
-            "it does not answer in time{tls}; check that it runs, its address, and any firewall \
-             between"
+            "it does not answer in time; check that it runs{tls}, its address, and any firewall between"
         ));
     } else if error.is_connection_refusal() {
         "nothing listens there; start the server, or correct the address"
@@ -99,7 +141,7 @@ fn of_io(options: &RedisOptions, error: &RedisError) -> Cause {
          and --store-client-key if it asks for one"
     } else if options.tls && (has("InvalidContentType") || has("corrupt message")) {
         return Cause::mistake(NO_TLS);
-    } else if !options.tls && error.is_connection_dropped() {
+    } else if !is_cluster && !options.tls && error.is_connection_dropped() {
         "it closed the connection; if that port speaks TLS, write rediss instead of redis"
     } else {
         return Cause::outage(text);
@@ -108,13 +150,36 @@ fn of_io(options: &RedisOptions, error: &RedisError) -> Cause {
 }
 
 impl Connector {
-    /// What an error in connecting tells. A server that says nothing in TLS is asked without.
+    /// What an error in connecting tells. The nodes of a cluster are asked themselves, and a server
+    /// that says nothing in TLS is asked without.
     pub async fn cause(&self, error: &RedisError) -> Cause {
         let options = self.options();
+        if self.is_cluster()
+            && let Some(cause) = self.cause_of_nodes().await
+        {
+            return cause;
+        }
         if options.tls && error.is_timeout() && self.is_plain().await {
             return Cause::mistake(NO_TLS);
         }
         Cause::of(options, error)
+    }
+
+    /// Why none of the nodes can be connected to: a mistake before an outage.
+    async fn cause_of_nodes(&self) -> Option<Cause> {
+        let mut last = None;
+        for node in &self.options().nodes {
+            let direct = direct(self.options(), node.clone()).ok()?;
+            let Err(error) = direct.connect().await else {
+                return None;
+            };
+            let cause = Box::pin(direct.cause(&error)).await;
+            if cause.is_mistake {
+                return Some(cause);
+            }
+            last = Some(cause);
+        }
+        last
     }
 
     /// Whether some server answers without TLS.

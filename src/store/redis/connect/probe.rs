@@ -94,7 +94,7 @@ async fn masters_of(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<
 }
 
 /// A connector to one node of a cluster.
-fn direct(options: &RedisOptions, node: (String, u16)) -> RedisResult<Connector> {
+pub(super) fn direct(options: &RedisOptions, node: (String, u16)) -> RedisResult<Connector> {
     let mut options = options.clone();
     options.topology = Topology::Single;
     options.nodes = vec![node];

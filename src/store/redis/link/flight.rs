@@ -87,11 +87,12 @@ pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ti
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
     let epoch = epoch.as_deref().unwrap_or_default();
+    let is_single = terms.is_cluster && batch.is_of_one_counter();
     let mut is_moving = false;
     let asked = async {
         loop {
             match run(&terms, &mut link, &batch, at_us, epoch).await {
-                Err(error) if Fault::of(&error) == Fault::Moving && batch.is_of_one_counter() => {
+                Err(error) if is_single && Fault::of(&error) == Fault::Moving => {
                     is_moving = true;
                     tokio::time::sleep(MOVING).await;
                 }
@@ -105,11 +106,7 @@ pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ti
             Reply::Answers(reply)
         }
         Ok(Err(error)) => match Fault::of(&error) {
-            Fault::Store => {
-                health.fail(&terms.cause(&error));
-                Reply::Lost
-            }
-            Fault::Moving if !terms.is_cluster => {
+            fault if fault == Fault::Store || fault == Fault::Moving && !terms.is_cluster => {
                 health.fail(&terms.cause(&error));
                 Reply::Lost
             }

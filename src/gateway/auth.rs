@@ -1,0 +1,195 @@
+//! Whose token a call bears: checked here where that can be done, remembered for a while where
+//! only the backend could tell. Of a token only a keyed hash is kept, and nothing is printed.
+
+mod memory;
+mod unproven;
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::time::Duration;
+
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+
+use self::memory::Memory;
+pub(super) use self::unproven::Held;
+use self::unproven::Unproven;
+use crate::admission::{Call, Denied, Reject};
+use crate::identity::{Auth, token};
+use crate::limit::{Moment, Plan};
+use crate::spec::Ruleset;
+
+/// Good tokens that are remembered. An app's own server has one or two.
+const GOOD: usize = 65_536;
+/// Bad ones.
+const BAD: usize = 16_384;
+/// How long a token counts as good after a 2xx, or after it has been verified.
+const GOOD_US: u64 = 3_600_000_000;
+/// A younger memory is not renewed: keeps the write lock off the hot path.
+const RENEW_US: u64 = 60_000_000;
+
+/// What has made a token good.
+#[derive(Clone, Copy, Debug, Default)]
+struct Proof {
+    /// The backend answered a call with it by a 2xx.
+    answered: bool,
+    /// A certificate of the app has signed it, and it has the app privilege.
+    verified: bool,
+}
+
+/// A call's token: its hash, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token {
+    key: u128,
+    is_good: bool,
+}
+
+/// What is known of tokens.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// Of the hash: drawn when the process starts.
+    secret: (u64, u64),
+    good: Memory<Proof>,
+    bad: Memory<()>,
+    /// How long a bad one is remembered; 0: not at all.
+    bad_us: u64,
+    unproven: Unproven,
+}
+
+impl Tokens {
+    pub(super) fn new(bad: Option<Duration>, unproven_share: u8) -> Self {
+        // std draws its keys from the system.
+        let random = || RandomState::new().hash_one(0_u8);
+        let bad = bad.unwrap_or_default().as_micros();
+        Self {
+            secret: (random(), random()),
+            good: Memory::new(GOOD),
+            bad: Memory::new(BAD),
+            bad_us: u64::try_from(bad).unwrap_or(u64::MAX),
+            unproven: Unproven::new(unproven_share),
+        }
+    }
+
+    /// The hash of an app's token. An app's names are one.
+    fn key(&self, app: &str, token: &str) -> u128 {
+        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
+        hasher.write_usize(app.len());
+        hasher.write(app.as_bytes());
+        hasher.write(token.as_bytes());
+        hasher.finish128().as_u128()
+    }
+
+    /// Looks at a call's token. `None`: the call needs none.
+    ///
+    /// # Errors
+    /// The token is not accepted.
+    pub(super) fn look(
+        &self,
+        rules: &Ruleset,
+        auth: Auth,
+        call: &Call,
+        token: Option<&str>,
+        now: Moment,
+    ) -> Result<Option<Token>, Reject> {
+        if auth == Auth::Off {
+            return Ok(None);
+        }
+        let token = token.ok_or(Reject::Unauthenticated)?;
+        let key = self.key(&call.caller.app, token);
+        let good = Token { key, is_good: true };
+        let is_checked = auth == Auth::Verify && token::is_access_token(token);
+        let known = self.good.get(key, now.mono_us).map(|(proof, _)| proof);
+        if known.is_some_and(|proof| proof.verified || !is_checked) {
+            return Ok(Some(good));
+        }
+        // It may have been signed well, and have been withdrawn.
+        if self.bad_us > 0 && self.bad.get(key, now.mono_us).is_some() {
+            return Err(Reject::TokenRefused);
+        }
+        let app = call.app(rules).filter(|_| is_checked);
+        let Some(app) = app.filter(|app| !app.certificates.is_empty()) else {
+            // Opaque, as far as can be told here.
+            let is_good = known.is_some();
+            return Ok(Some(Token { key, is_good }));
+        };
+        let is_app = |id: &str| {
+            // An App ID is hex digits, and never an App Key.
+            app.names.iter().any(|name| name.eq_ignore_ascii_case(id))
+        };
+        let certificates = app
+            .certificates
+            .iter()
+            .map(|certificate| certificate.expose());
+        let now_s = now.unix_us / 1_000_000;
+        let verified = token::verify(token, is_app, certificates, now_s).map_err(Reject::Token)?;
+        let left_us = verified
+            .expires_s
+            .saturating_mul(1_000_000)
+            .saturating_sub(now.unix_us);
+        let proof = Proof {
+            verified: true,
+            answered: known.is_some_and(|proof| proof.answered),
+        };
+        self.good
+            .put(key, proof, now.mono_us.saturating_add(left_us.min(GOOD_US)));
+        Ok(Some(good))
+    }
+
+    /// Learns from the backend's answer to a call with this token.
+    pub(super) fn answered(&self, token: Token, status: u16, now: Moment) {
+        let known = self.good.get(token.key, now.mono_us);
+        match (status, known) {
+            (200..=299, Some((proof, until_us))) if proof.answered => {
+                let left_us = until_us.saturating_sub(now.mono_us);
+                // What has been verified is so again in time: it may have ended.
+                if !proof.verified && left_us < GOOD_US - RENEW_US {
+                    self.good
+                        .put(token.key, proof, now.mono_us.saturating_add(GOOD_US));
+                }
+            }
+            (200..=299, known) => {
+                let (proof, until_us) =
+                    known.unwrap_or((Proof::default(), now.mono_us.saturating_add(GOOD_US)));
+                let answered = true;
+                self.good
+                    .put(token.key, Proof { answered, ..proof }, until_us);
+                self.bad.remove(token.key);
+            }
+            // A first 401 may mean this call alone: the token is nothing known again.
+            (401, Some((proof, _))) if proof.answered => self.good.remove(token.key),
+            (401, known) => {
+                if known.is_some() {
+                    self.good.remove(token.key);
+                }
+                if self.bad_us > 0 {
+                    let until_us = now.mono_us.saturating_add(self.bad_us);
+                    self.bad.put(token.key, (), until_us);
+                }
+            }
+            // Much is answered before anybody looks at the token.
+            _ => {}
+        }
+    }
+
+    /// Takes the call's share of what its address may hold with tokens that are not known.
+    ///
+    /// # Errors
+    /// The limit of which it holds its share.
+    pub(super) fn hold(&self, token: Option<Token>, plan: &Plan) -> Result<Held, Denied> {
+        match token {
+            Some(token) if !token.is_good => self.unproven.hold(plan).map_err(|limit| Denied {
+                limit,
+                left: 0,
+                // Nobody knows when the backend answers.
+                retry_after: Some(Duration::from_secs(1)),
+            }),
+            _ => Ok(Held::default()),
+        }
+    }
+
+    /// Lets go of it, once.
+    pub(super) fn let_go(&self, held: &mut Held) {
+        self.unproven.let_go(held);
+    }
+}
+
+#[cfg(test)]
+mod tests;
