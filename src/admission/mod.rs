@@ -82,8 +82,6 @@ impl Reject {
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::Unauthenticated
-            | Self::Token(_)
-            | Self::TokenRefused
             | Self::Body(_) => "",
         }
     }
