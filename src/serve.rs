@@ -7,9 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::HttpServerOptions;
-use pingora::listeners::TcpSocketOptions;
-use pingora::proxy::ProxyServiceBuilder;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
@@ -18,9 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
 use crate::clock::Clock;
-use crate::gateway::{Gateway, MAX_ATTEMPTS, Shared};
+use crate::gateway::downstream::tls::{Certificates, TlsError};
+use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
+use crate::gateway::{MAX_ATTEMPTS, Shared};
 use crate::observe::{admin, log, metrics::Metrics};
-use crate::settings::{Settings, StoreSettings};
+use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
 use crate::store::memory::{MemoryOptions, MemoryStore};
@@ -29,8 +28,8 @@ use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// Requests whose head is still arriving when the listeners close are given this long.
-const SETTLE: Duration = Duration::from_millis(200);
+/// How often the files of certificates are looked at.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +62,9 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The certificates of the TLS listeners cannot be used.
+    #[error("certificates: {0}")]
+    Tls(#[from] TlsError),
     /// The counter store's settings cannot be used.
     #[error("store: {0}")]
     Store(#[from] ConnectError),
@@ -82,7 +84,9 @@ pub enum ServeError {
 pub struct Prepared {
     shared: Arc<Shared>,
     /// Where it will listen, ports resolved.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// The sockets, by worker.
+    listening: Vec<Vec<Listening>>,
     /// The admin listener, bound.
     admin: TcpListener,
     /// Its address.
@@ -112,18 +116,21 @@ pub fn prepare(
     if let Some(path) = &settings.upstream_ca {
         check_certificates(path)?;
     }
+    raise_file_limit(&settings);
     let mut listen = Vec::new();
-    for addr in &settings.listen {
-        // Our own listeners share the port among themselves; without this look they would share
-        // it with any other process too.
-        let probe = TcpListener::bind(addr)
-            .and_then(|probe| probe.local_addr())
-            .map_err(|source| ServeError::Listen {
-                addr: *addr,
+    let mut listening: Vec<Vec<Listening>> = (0..settings.threads).map(|_| Vec::new()).collect();
+    for how in &settings.listen {
+        let (addr, sockets) =
+            downstream::bind(how.addr, settings.threads).map_err(|source| ServeError::Listen {
+                addr: how.addr,
                 flag: "--listen",
                 source,
             })?;
-        listen.push(probe);
+        let how = Listen { addr, ..*how };
+        listen.push(how);
+        for (of_worker, socket) in listening.iter_mut().zip(sockets) {
+            of_worker.push(Listening { socket, how });
+        }
     }
     let admin_error = |source| ServeError::Listen {
         addr: settings.admin,
@@ -142,10 +149,11 @@ pub fn prepare(
     let metrics = Metrics::new(&rules)?;
     let clock = Clock::start();
     let store = store(&settings, clock)?;
-    let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed);
+    let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed)?;
     Ok(Prepared {
         shared: Arc::new(shared),
         listen,
+        listening,
         admin,
         admin_addr,
     })
@@ -183,6 +191,14 @@ fn check_certificates(path: &Path) -> Result<(), ServeError> {
         true => Err(failed("there is no certificate in it".to_owned())),
         false => Ok(()),
     }
+}
+
+/// Whether these certificates can be used.
+///
+/// # Errors
+/// The first that cannot.
+pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
+    Certificates::load(settings.clone()).map(|_| ())
 }
 
 /// Runs a gateway until SIGTERM or Ctrl-C, and drains it.
@@ -233,21 +249,11 @@ impl Prepared {
         }
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        for worker in 0..settings.threads {
-            let mut options = HttpServerOptions::default();
-            options.h2c = settings.h2c;
-            let mut service =
-                ProxyServiceBuilder::new(&server.configuration, Gateway::new(shared.clone()))
-                    .name(format!("gateway-{worker}"))
-                    .server_options(options)
-                    .build();
-            service.threads = Some(1);
-            let mut socket = TcpSocketOptions::default();
-            socket.so_reuseport = Some(true);
-            for addr in &self.listen {
-                service.add_tcp_with_settings(&worker_address(*addr, worker), socket.clone());
-            }
-            server.add_service(service);
+        for (worker, listening) in self.listening.into_iter().enumerate() {
+            let conf = server.configuration.clone();
+            let worker_of_its_own = Worker::new(shared.clone(), conf, listening);
+            let name = format!("gateway-{worker}");
+            server.add_service(background_service(&name, worker_of_its_own));
         }
         let housekeeping = Housekeeping {
             shared: shared.clone(),
@@ -255,9 +261,15 @@ impl Prepared {
         };
         server.add_service(background_service("admin", housekeeping));
         for addr in &self.listen {
-            tracing::info!(listen = %addr, workers = settings.threads, edition = %settings.edition, "listening");
+            let Listen {
+                addr,
+                tls,
+                proxy_protocol,
+            } = *addr;
+            tracing::info!(listen = %addr, tls, proxy_protocol, workers = settings.threads, edition = %settings.edition, "listening");
         }
         tracing::info!(admin = %self.admin_addr, "admin");
+        admin::warn_if_open(settings);
 
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
@@ -293,13 +305,26 @@ impl Prepared {
     }
 }
 
-/// pingora keeps listening sockets by the address's text: two services on the same text get one
-/// socket. Zeros before the port make a text of its own for each worker.
-fn worker_address(addr: SocketAddr, worker: usize) -> String {
-    let zeros = "0".repeat(worker);
-    match addr {
-        SocketAddr::V4(v4) => format!("{}:{zeros}{}", v4.ip(), v4.port()),
-        SocketAddr::V6(v6) => format!("[{}]:{zeros}{}", v6.ip(), v6.port()),
+/// Each connection of a caller needs a file descriptor, and each call in flight another.
+fn raise_file_limit(settings: &Settings) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    let needed = settings.max_connections.saturating_mul(2);
+    if let Some(current) = current.filter(|n| usize::try_from(*n).is_ok_and(|n| n < needed)) {
+        tracing::warn!(
+            open_files = current,
+            max_connections = settings.max_connections,
+            "fewer files may be open than max_connections needs (two for each); raise the hard \
+             limit (ulimit -Hn, LimitNOFILE), or lower max_connections"
+        );
     }
 }
 
@@ -367,6 +392,8 @@ impl BackgroundService for Housekeeping {
             }
         });
         let shared = self.shared.clone();
+        tokio::spawn(async move { watch_certificates(shared).await });
+        let shared = self.shared.clone();
         tokio::spawn(async move {
             if let Some(store) = shared.admission.store().shared() {
                 let news = || shared.top.told(&shared.rules, shared.clock.now());
@@ -381,6 +408,33 @@ impl BackgroundService for Housekeeping {
         };
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
+        }
+    }
+}
+
+/// Takes new certificates when their files have changed. Bad ones are reported once.
+async fn watch_certificates(shared: Arc<Shared>) {
+    let mut every = tokio::time::interval(LOOK_AT_CERTIFICATES);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reported = String::new();
+    loop {
+        every.tick().await;
+        let reader = shared.clone();
+        let looked = tokio::task::spawn_blocking(move || reader.reload_certificates()).await;
+        match looked {
+            Ok(Ok(false)) => reported.clear(),
+            Ok(Ok(true)) => {
+                tracing::info!("new certificates in use");
+                reported.clear();
+            }
+            Ok(Err(error)) => {
+                let error = error.to_string();
+                if error != reported {
+                    tracing::error!(%error, "certificates not changed; the old ones stay in use");
+                }
+                reported = error;
+            }
+            Err(_) => return,
         }
     }
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::apps::UnknownApps;
 use crate::identity::Auth;
+use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 /// Form of the access log.
@@ -41,6 +42,50 @@ pub enum RateLimitHeaders {
     XRateLimit,
     /// None.
     Off,
+}
+
+/// One listening address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub addr: SocketAddr,
+    /// Whether callers speak TLS there.
+    pub tls: bool,
+    /// Whether each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// Whether callers must show a certificate of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// One that is shown must be good.
+    Optional,
+    /// Nobody comes in without.
+    Required,
+}
+
+/// Certificates of the TLS listeners.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// Chains and their keys (PEM); the first is for callers that ask for no name we have.
+    pub pairs: Vec<(PathBuf, PathBuf)>,
+    /// Certificates (PEM) that vouch for callers' own.
+    pub client_ca: Option<PathBuf>,
+    /// What of theirs is asked for, where there is such a file.
+    pub client_certificates: ClientCertificates,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
+}
+
+/// What becomes of plain HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Https {
+    /// Whether calls must come over HTTPS.
+    pub only: bool,
+    /// The port that `GET` and `HEAD` are sent to instead of being refused.
+    pub redirect: Option<u16>,
+    /// How long browsers shall remember to use HTTPS alone.
+    pub hsts: Option<Duration>,
 }
 
 /// One upstream address.
@@ -79,7 +124,11 @@ pub enum StoreSettings {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where downstream connects; each listener is opened once per thread.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// Certificates, where a listener speaks TLS.
+    pub tls: Option<TlsSettings>,
+    /// What becomes of plain HTTP.
+    pub https: Https,
     /// Where admitted calls go, round robin.
     pub upstreams: Vec<Upstream>,
     /// Certificates (PEM) that vouch for `https` upstreams, instead of the system's.
@@ -88,6 +137,10 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// The token that changing counters there asks for; `None`: nobody may.
     pub admin_token: Option<Secret>,
+    /// Whether all else there asks for it too, but for health.
+    pub admin_token_for_all: bool,
+    /// Host names by which it is called, beside those that no web page can have.
+    pub admin_hosts: Vec<String>,
     /// Route files, later ones over earlier ones; empty: the shipped table.
     pub routes: Vec<PathBuf>,
     /// Files of known apps.
@@ -100,8 +153,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Live counters the embedded store may hold.
     pub max_counters: usize,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies that are believed whom they call for.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it.
+    pub client_ip_header: Naming,
     /// Length of the IPv6 prefix that counts as one address.
     pub ipv6_prefix: u8,
     /// What the bearer token of a call must be.
@@ -123,6 +178,20 @@ pub struct Settings {
     pub shield: Shield,
     /// HTTP/2 over clear text downstream.
     pub h2c: bool,
+    /// Connections that may be open.
+    pub max_connections: usize,
+    /// … of one address, unless it is a trusted proxy's.
+    pub max_connections_per_ip: Option<std::num::NonZeroU32>,
+    /// Requests after which a connection is closed.
+    pub max_requests_per_connection: Option<std::num::NonZeroU32>,
+    /// Requests of one connection that may be handled at once (HTTP/2).
+    pub max_streams: u32,
+    /// The largest head of a request, in bytes.
+    pub max_header_bytes: usize,
+    /// The most fields in it.
+    pub max_headers: usize,
+    /// The longest target, in bytes.
+    pub max_url: usize,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
     /// Time to connect to the upstream, to one address after another if there are more.
@@ -134,6 +203,11 @@ pub struct Settings {
     /// Time in which a request's body must have arrived; in each such time at least 1 KiB/s of a
     /// body that is only forwarded and occupies no slot.
     pub body_timeout: Duration,
+    /// Time in which a request's head must have arrived, from its first byte; also a handshake
+    /// and a PROXY header.
+    pub header_timeout: Duration,
+    /// Each such time a caller that is slow to read takes 1 KiB/s of its answer.
+    pub send_timeout: Duration,
     /// How long an idle downstream connection is kept.
     pub keepalive: Duration,
     /// How long running requests may take to end after SIGTERM.

@@ -1,6 +1,8 @@
 //! Short texts made for each call: numbers, addresses and JSON strings, without the formatting
-//! machinery.
+//! machinery; and texts for a terminal.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -74,6 +76,28 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// A text as a terminal may show it: whatever could steer it, or turn its lines around, is
+/// escaped, in a form that JSON has too. Lines and tabs stay.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        c.is_control() && c != '\n' && c != '\t'
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match steers(c) {
+            // Writing to a string does not fail.
+            true => drop(write!(shown, "\\u{:04x}", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +115,15 @@ mod tests {
             push_ip(&mut text, ip.parse().unwrap());
             assert_eq!(text, ip.as_bytes());
         }
+    }
+
+    #[test]
+    fn nothing_that_is_printed_steers_a_terminal() {
+        assert_eq!(printable("a\tb\n中\"'"), "a\tb\n中\"'");
+        assert_eq!(
+            printable("\u{1b}[31mred\r\u{7}\u{9b}\u{202e}"),
+            "\\u001b[31mred\\u000d\\u0007\\u009b\\u202e"
+        );
     }
 
     #[test]

@@ -148,7 +148,8 @@ fn a_start_that_fails_says_why_in_one_line() {
                 "--routes",
                 "nowhere.toml",
             ],
-            "floodgate: cannot read nowhere.toml: No such file",
+            "floodgate: cannot read nowhere.toml: No such file or directory (os error 2); correct the \
+             path after --routes, or leave it out for the table that is built in",
         ),
     ];
     for (args, start) in cases {
@@ -156,6 +157,126 @@ fn a_start_that_fails_says_why_in_one_line() {
         assert_eq!(ran.code, 1, "{}", ran.err);
         assert!(ran.err.starts_with(start), "{}", ran.err);
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn what_explain_cannot_explain_is_said_and_what_to_write() {
+    for (method, url, said) in [
+        (
+            "get",
+            "/o/a/users/u",
+            "get: methods are case-sensitive; write GET\n",
+        ),
+        (
+            "Post",
+            "/o/a/users",
+            "methods are case-sensitive; write POST\n",
+        ),
+        (
+            "GE T",
+            "/o/a/users",
+            "\"GE T\" is no method; write GET, POST, ",
+        ),
+        ("", "/o/a/users", "\"\" is no method"),
+        (
+            "GET",
+            "http://host:99999/o/a/users",
+            "the port is no number from 1 to 65535\n",
+        ),
+        ("GET", "http://host:0/o/a/users", "the port is no number"),
+        ("GET", "http://[::1]:x/o/a/users", "the port is no number"),
+        ("GET", "http:///o/a/users", "is no URL; write https://host/"),
+        ("GET", "/o/a/users/a b", "a URL has no spaces"),
+        (
+            "GET",
+            "/o/a/users/a\u{1b}[31mb",
+            "\\u{1b}[31mb\": a URL has no spaces",
+        ),
+        ("GET", "o/a/users", "is no URL; write https://host/"),
+    ] {
+        let ran = run(&["explain", method, url]);
+        assert_eq!((ran.code, &*ran.out), (1, ""), "{method} {url}");
+        assert!(ran.err.contains(said), "{method} {url}: {}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+    for url in [
+        "http://host:65535/o/a/users/u",
+        "https://user@[::1]:8080/o/a/users/u",
+        "http://host/o/a/users/u",
+        "http://host:/o/a/users/u",
+    ] {
+        let ran = run(&["explain", "GET", url]);
+        assert_eq!(ran.code, 0, "{url}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_switch_takes_its_value_with_a_space_too() {
+    for value in ["true", "false"] {
+        let ran = run(&["check", "--h2c", value]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    let ran = run(&["check", "--h2c", "on"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.starts_with("--h2c on: not one of true, false"),
+        "{}",
+        ran.err
+    );
+    // What follows a switch is no value of it because it stands there.
+    let ran = run(&["explain", "--h2c", "GET", "/o/a/users/u"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn route_files_without_an_edition_are_said_to_have_none() {
+    for command in ["check", "run", "routes"] {
+        let upstream = [("FLOODGATE_UPSTREAM", "http://127.0.0.1:1")];
+        let args = [command, "--routes", "/dev/null"];
+        let ran = run_with(&std::env::temp_dir(), &upstream, &args, "");
+        assert_eq!(ran.code, 1);
+        assert!(
+            ran.err.contains(
+                "there is no edition and no route in the route files; write --routes shipped before"
+            ),
+            "{}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn no_name_steers_the_terminal() {
+    let evil = "a\u{1b}]0;x\u{7}\u{9b}31m";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("routes.toml");
+    fs::write(
+        &file,
+        "[[route]]\nname = \"\\u001b[31mred\"\ncalls = [\"GET /x\\u0007\"]\n",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    for args in [
+        &["check", "--edition", evil][..],
+        &["run", "--routes", evil],
+        &["run", "--listen", evil],
+        &["run", evil],
+        &["run", "--edition", evil, "--upstream", "http://127.0.0.1:1"],
+        &["explain", evil, "/o/a/users"],
+        &["explain", "GET", evil],
+        &["explain", "--ip", evil, "GET", "/o/a/users"],
+        &["explain", "--body", evil, "GET", "/o/a/users"],
+        &["routes", evil],
+        &["check", "--routes", "shipped", "--routes", file],
+        &["routes", "--routes", "shipped", "--routes", file],
+        &[evil],
+    ] {
+        let ran = run(args);
+        assert_ne!(ran.code, 0, "{args:?}");
+        let text = ran.err + &ran.out;
+        let raw = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(raw), "{args:?}: {text:?}");
     }
 }
 

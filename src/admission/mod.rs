@@ -69,10 +69,9 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// What of the app's entry or of the token stands against the call: for logs, empty if
-    /// nothing does.
+    /// What stands against the call, where its status does not say it: a word for logs.
     #[must_use]
-    pub fn cause(&self) -> &'static str {
+    pub fn why(&self) -> &'static str {
         match self {
             Self::UnknownApp => "unknown app",
             Self::Suspended => "app suspended",

@@ -1,5 +1,7 @@
 //! The command line, made from the table of settings.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, Command};
 
 use super::table::{SETTINGS, Setting, env_name};
@@ -140,6 +142,35 @@ fn with_settings(command: Command, shown: Option<&[&str]>) -> Command {
         let hidden = shown.is_some_and(|shown| !shown.contains(&setting.key));
         argument(setting).hide(hidden)
     }))
+}
+
+/// Words that can only be a switch's value.
+const SWITCHED: &[&str] = &["true", "false", "yes", "no", "on", "off", "1", "0"];
+
+/// The arguments, with a switch and the value after it in one: the value may be left out, and so
+/// the parser takes it with a `=` alone.
+pub(super) fn joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let flag = joined
+            .last()
+            .and_then(|last| last.to_str()?.strip_prefix("--"));
+        let is_switch = flag.is_some_and(|flag| {
+            let mut switches = SETTINGS.iter().filter(|setting| setting.is_switch());
+            switches.any(|setting| setting.flag == flag)
+        });
+        let is_value = SWITCHED
+            .iter()
+            .any(|word| argument.eq_ignore_ascii_case(word));
+        match joined.last_mut().filter(|_| is_switch && is_value) {
+            Some(last) => {
+                last.push("=");
+                last.push(&argument);
+            }
+            None => joined.push(argument),
+        }
+    }
+    joined
 }
 
 fn argument(setting: &Setting) -> Arg {

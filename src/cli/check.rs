@@ -10,7 +10,9 @@ use clap::ArgMatches;
 
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
+use crate::serve;
 use crate::spec::Ruleset;
+use crate::text::printable;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut report = Report::default();
@@ -18,6 +20,9 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut found = String::new();
     let (routes, apps, of_all) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
+            if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
+                report.add(&error.to_string(), 1, error.unreadable);
+            }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
             let of_all = (settings.edition, settings.auth);
             (settings.routes, settings.apps, Some(of_all))
@@ -110,7 +115,7 @@ impl Report {
         let s = if self.mistakes == 1 { "" } else { "s" };
         let text = format!("{}{} mistake{s}\n", self.text, self.mistakes);
         io::stderr()
-            .write_all(text.as_bytes())
+            .write_all(printable(&text).as_bytes())
             .map_err(CliError::Print)?;
         Ok(match self.unreadable {
             true => Ended::Unreadable,

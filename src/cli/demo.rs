@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, load, rules};
 use crate::serve;
-use crate::settings::Upstream;
+use crate::settings::{Listen, Upstream};
 use crate::standin::{StandIn, StandInOptions};
 
 /// One caller of the demo: the same call, again and again.
@@ -152,15 +152,19 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
             .is_some_and(|source| source != ValueSource::DefaultValue)
     };
     // A newcomer's port 8080 may be taken; one that was asked for must be had.
-    if !given("listen") && settings.listen.iter().any(is_taken) {
-        settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    if !given("listen") && settings.listen.iter().any(|listen| is_taken(&listen.addr)) {
+        settings.listen = vec![Listen {
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: false,
+            proxy_protocol: false,
+        }];
     }
     if !given("admin") && is_taken(&settings.admin) {
         settings.admin.set_port(0);
     }
     let seconds: Option<u64> = matches.get_one::<u64>("seconds").copied();
     let prepared = serve::prepare(settings, Arc::new(rules), rules::random())?;
-    let Some(gateway) = prepared.listen.first().copied() else {
+    let Some(gateway) = prepared.listen.first().map(|listen| listen.addr) else {
         return Ok(Ended::Bad);
     };
     let intro = intro(gateway, prepared.admin_addr, backend.addr);

@@ -28,6 +28,20 @@ pub enum ArgumentError {
     /// The URL has no path.
     #[error("{0:?} is no URL; write https://host/org/app/users, or the path alone")]
     Url(String),
+    /// The URL has what none can have.
+    #[error(
+        "{0:?}: a URL has no spaces and no control characters; write them percent-encoded, e.g. %20"
+    )]
+    Space(String),
+    /// The URL's port is none.
+    #[error("{0:?}: the port is no number from 1 to 65535")]
+    Port(String),
+    /// The method is in small letters.
+    #[error("{0}: methods are case-sensitive; write {1}")]
+    Case(String, String),
+    /// The method is none.
+    #[error("{0:?} is no method; write GET, POST, PUT, DELETE, …")]
+    Method(String),
     /// The address is none.
     #[error("--ip {0}: not an address; write e.g. 203.0.113.7 or 2001:db8::1")]
     Ip(String),
@@ -140,9 +154,9 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         Some(path) => Some(read_body(path)?),
         None => None,
     };
-    let method = text("method").to_uppercase();
+    let method = method_of(text("method"))?;
     let asked = Asked {
-        method: &method,
+        method,
         path,
         ip: ip.to_canonical(),
         body: body.as_deref(),
@@ -158,13 +172,55 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     })
 }
 
+/// A method, as callers must write it.
+fn method_of(text: &str) -> Result<&str, ArgumentError> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || !text.chars().all(is_token) {
+        return Err(ArgumentError::Method(text.to_owned()));
+    }
+    match text.to_ascii_uppercase() {
+        upper if upper == text => Ok(text),
+        upper => Err(ArgumentError::Case(text.to_owned(), upper)),
+    }
+}
+
+/// Whether the part of a URL before its path names a host, and a port that can be.
+fn check_authority(url: &str, authority: &str) -> Result<(), ArgumentError> {
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let after = host.rfind(']').map_or(0, |at| at + 1);
+    let (name, port) = match host[after..].split_once(':') {
+        Some((name, port)) => (name, port),
+        None => (&host[after..], ""),
+    };
+    if after == 0 && name.is_empty() {
+        return Err(ArgumentError::Url(url.to_owned()));
+    }
+    let is_digits = port.bytes().all(|b| b.is_ascii_digit());
+    match port.is_empty() || is_digits && matches!(port.parse::<u16>(), Ok(1..)) {
+        true => Ok(()),
+        false => Err(ArgumentError::Port(url.to_owned())),
+    }
+}
+
 /// The path of a URL, or of a path with a query string.
 fn path_of(url: &str) -> Result<&str, ArgumentError> {
+    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(ArgumentError::Space(url.to_owned()));
+    }
     let rest = ["https://", "http://"]
         .iter()
         .find_map(|scheme| url.strip_prefix(scheme));
     let from = match rest {
-        Some(rest) => rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]),
+        Some(rest) => {
+            let (authority, from) = match rest.find(['/', '?', '#']) {
+                Some(at) => rest.split_at(at),
+                None => (rest, "/"),
+            };
+            check_authority(url, authority)?;
+            from
+        }
         None => url,
     };
     let path = from.split(['?', '#']).next().unwrap_or(from);

@@ -19,6 +19,7 @@ mod table;
 mod tests;
 mod value;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub use resolve::{Purpose, SettingsError, load};
 pub use rules::RulesError;
 
 use crate::serve::ServeError;
+use crate::text::printable;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +73,19 @@ impl From<Ended> for ExitCode {
 
 /// Runs the program with these arguments.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match command().try_get_matches_from(arguments) {
+    let arguments = args::joined(arguments);
+    let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
         Err(error) => {
+            let is_clean = |argument: &OsString| {
+                let text = argument.to_string_lossy();
+                matches!(printable(&text), Cow::Borrowed(_))
+            };
             // Where there is nowhere to print to, the code still tells.
-            let _ = error.print();
+            let _ = match arguments.iter().all(is_clean) {
+                true => error.print(),
+                false => write!(io::stderr(), "{}", printable(&error.render().to_string())),
+            };
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -85,7 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let mut stderr = io::stderr().lock();
             for line in error.to_string().lines() {
-                let _ = writeln!(stderr, "floodgate: {line}");
+                let _ = writeln!(stderr, "floodgate: {}", printable(line));
             }
             ExitCode::FAILURE
         }
@@ -108,7 +118,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
 fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout
-        .write_all(text.as_bytes())
+        .write_all(printable(text).as_bytes())
         .and_then(|()| stdout.flush())
     {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Print(error)),

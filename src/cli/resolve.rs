@@ -1,5 +1,6 @@
 //! Settings as given → [`Settings`]. All mistakes are reported at once.
 
+mod door;
 mod store;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
 use crate::apps::UnknownApps;
 use crate::identity::Auth;
+use crate::identity::address::Naming;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
 use crate::store::redis::connect::Secret;
 
@@ -133,7 +135,7 @@ impl Reader {
         })
     }
 
-    fn shield(&mut self, key: &str) -> Option<Option<NonZeroU32>> {
+    fn cap(&mut self, key: &str) -> Option<Option<NonZeroU32>> {
         self.one(key, |text| match text {
             "off" => Ok(None),
             _ => value::number::<u32>(text, 1, u32::MAX.into()).map(NonZeroU32::new),
@@ -180,17 +182,28 @@ pub fn load(
 }
 
 fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
-    let listen = reader.many("listen", |given| value::listen(&given.text));
+    let listen = reader.many("listen", |given| value::listener(&given.text));
+    let secured = door::secured(reader, &listen);
+    door::check_trust(reader, &listen);
     let upstreams = upstreams(reader, purpose);
     let upstream_ca = reader.file("upstream_ca");
     let admin = reader.one("admin", |text| {
         let admin = value::listen(text)?;
-        match listen.iter().any(|listen| overlap(*listen, admin)) {
+        match listen.iter().any(|listen| overlap(listen.addr, admin)) {
             true => Err(ValueError::AdminListens),
             false => Ok(admin),
         }
     });
     let admin_token = admin_token(reader);
+    let has_token =
+        !(reader.given("admin_token").is_empty() && reader.given("admin_token_file").is_empty());
+    let admin_token_for_all = reader.one("admin_auth", |text| {
+        match value::choice(text, &[("changes", false), ("all", true)]) {
+            Ok(true) if !has_token => Err(ValueError::AdminAuth),
+            read => read,
+        }
+    });
+    let admin_hosts = reader.many("admin_hosts", |given| value::host(&given.text));
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let apps = reader.many("apps", |given| Ok(beside(given)));
     let unknown_apps = reader.one("unknown_apps", |text| {
@@ -218,6 +231,13 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         value::number(text.strip_suffix('%').unwrap_or(text), 1, 100)
     });
     let trusted_proxies = reader.many("trusted_proxies", |given| value::network(&given.text));
+    let client_ip_header = reader.one("client_ip_header", |text| {
+        let known = [
+            ("x-forwarded-for", Naming::XForwardedFor),
+            ("forwarded", Naming::Forwarded),
+        ];
+        value::choice(text, &known)
+    });
     let ipv6_prefix = reader.one("ipv6_prefix", |text| value::number(text, 1, 128));
     let answers = reader.one("answers", |text| {
         let known = [
@@ -242,8 +262,15 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         )
     });
     let max_in_flight = reader.one("max_in_flight", |t| value::number(t, 1, 10_000_000));
-    let requests_per_s = reader.shield("shield_requests");
-    let denials_per_s = reader.shield("shield_denials");
+    let requests_per_s = reader.cap("shield_requests");
+    let denials_per_s = reader.cap("shield_denials");
+    let max_connections = reader.one("max_connections", |t| value::number(t, 1, 10_000_000));
+    let max_connections_per_ip = reader.cap("max_connections_per_ip");
+    let max_requests_per_connection = reader.cap("max_requests_per_connection");
+    let max_streams = reader.one("max_streams", |t| value::number(t, 1, 100_000));
+    let max_header_bytes = reader.one("max_header_bytes", |t| value::number(t, 1024, 1_000_000));
+    let max_headers = reader.one("max_headers", |t| value::number(t, 1, 256));
+    let max_url = reader.one("max_url", |t| value::number(t, 256, 1_000_000));
     let h2c = reader.switch("h2c");
     let threads = reader.one("threads", |text| match text {
         "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -253,14 +280,21 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let read_timeout = reader.time("read_timeout", MILLISECOND);
     let write_timeout = reader.time("write_timeout", MILLISECOND);
     let body_timeout = reader.time("body_timeout", MILLISECOND);
+    let header_timeout = reader.time("header_timeout", MILLISECOND);
+    let send_timeout = reader.time("send_timeout", MILLISECOND);
     let keepalive = reader.time("keepalive", SECOND);
     let grace = reader.time("grace", NOTHING);
+    let secured = secured?;
     Some(Settings {
         listen,
+        tls: secured.tls,
+        https: secured.https,
         upstreams,
         upstream_ca,
         admin: admin?,
         admin_token,
+        admin_token_for_all: admin_token_for_all?,
+        admin_hosts,
         routes,
         apps,
         unknown_apps: unknown_apps?,
@@ -268,6 +302,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         store: store?,
         max_counters: max_counters?,
         trusted_proxies,
+        client_ip_header: client_ip_header?,
         ipv6_prefix: ipv6_prefix?,
         auth: auth?,
         bad_token_memory: bad_token_memory?,
@@ -281,11 +316,20 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
             denials_per_s: denials_per_s?,
         },
         h2c: h2c?,
+        max_connections: max_connections?,
+        max_connections_per_ip: max_connections_per_ip?,
+        max_requests_per_connection: max_requests_per_connection?,
+        max_streams: max_streams?,
+        max_header_bytes: max_header_bytes?,
+        max_headers: max_headers?,
+        max_url: max_url?,
         threads: threads?,
         connect_timeout: connect_timeout?,
         read_timeout: read_timeout?,
         write_timeout: write_timeout?,
         body_timeout: body_timeout?,
+        header_timeout: header_timeout?,
+        send_timeout: send_timeout?,
         keepalive: keepalive?,
         grace: grace?,
         max_in_flight: max_in_flight?,

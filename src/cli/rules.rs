@@ -62,11 +62,21 @@ impl fmt::Display for RulesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut end = "";
         for (path, error) in &self.unreadable {
-            write!(f, "{end}cannot read {}: {error}", path.display())?;
+            write!(
+                f,
+                "{end}cannot read {}: {error}; correct the path after --routes, or leave it out for \
+                 the table that is built in",
+                path.display()
+            )?;
             end = "\n";
         }
         match &self.kind {
             Some(Kind::Mistakes(mistakes)) => write!(f, "{end}{mistakes}"),
+            Some(Kind::Edition { name, known }) if known.is_empty() => write!(
+                f,
+                "{end}no edition {name:?}: there is no edition and no route in the route files; \
+                 write --routes {SHIPPED} before them to add to the table that is built in"
+            ),
             Some(Kind::Edition { name, known }) => {
                 write!(
                     f,

@@ -29,7 +29,9 @@ fn settings_for(
         line.extend(["--config".into(), path.clone().into()]);
     }
     line.extend(flags.iter().map(OsString::from));
-    let matches = command().try_get_matches_from(line).unwrap();
+    let matches = command()
+        .try_get_matches_from(crate::cli::args::joined(line))
+        .unwrap();
     let (_, matches) = matches.subcommand().unwrap();
     load(matches, &env(vars), purpose)
 }
@@ -51,6 +53,11 @@ fn mistakes(flags: &[&str], vars: &[(&str, &str)], file: Option<&str>) -> Vec<St
         .collect()
 }
 
+fn addrs(settings: &Settings) -> Vec<String> {
+    let listen = settings.listen.iter();
+    listen.map(|listen| listen.addr.to_string()).collect()
+}
+
 #[test]
 fn the_command_line_is_consistent() {
     command().debug_assert();
@@ -59,7 +66,7 @@ fn the_command_line_is_consistent() {
 #[test]
 fn defaults_hold_where_nothing_is_given() {
     let s = settings(&[], &[], None);
-    assert_eq!(s.listen, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(addrs(&s), ["127.0.0.1:8080"]);
     assert_eq!(s.admin, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(s.edition, "current");
     assert_eq!(s.max_counters, 1_000_000);
@@ -87,7 +94,10 @@ fn a_flag_goes_over_the_environment_and_that_over_the_file() {
 #[test]
 fn every_setting_can_be_given_in_every_layer() {
     let other = |key: &str, default: Option<&str>, value: &str| match (key, default) {
-        ("listen", _) => "127.0.0.1:1".to_owned(),
+        ("listen", _) => "127.0.0.1:1 tls".to_owned(),
+        ("max_headers", _) => "200".to_owned(),
+        ("https_redirect", _) => "443".to_owned(),
+        ("hsts", _) => "1h".to_owned(),
         ("admin_token", _) => "sixteen-of-these".to_owned(),
         ("admin", _) => "127.0.0.1:2".to_owned(),
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
@@ -138,10 +148,7 @@ fn a_list_replaces_the_list_below_it() {
     let vars = [("FLOODGATE_LISTEN", ":3, :4,:5")];
     assert_eq!(settings(&[], &vars, file).listen.len(), 3);
     let flags = ["--listen", ":6"];
-    assert_eq!(
-        settings(&flags, &vars, file).listen,
-        [([0, 0, 0, 0], 6).into()]
-    );
+    assert_eq!(addrs(&settings(&flags, &vars, file)), ["0.0.0.0:6"]);
 }
 
 #[test]
@@ -162,6 +169,9 @@ fn the_file_may_use_its_own_types() {
 #[test]
 fn a_switch_needs_no_value() {
     assert!(settings(&["--h2c"], &[], None).h2c);
+    assert!(settings(&["--h2c", "true"], &[], None).h2c);
+    assert!(settings(&["--h2c", "--threads", "1"], &[], None).h2c);
+    assert!(!settings(&["--h2c", "false"], &[("FLOODGATE_H2C", "true")], None).h2c);
     assert!(!settings(&["--h2c=false"], &[("FLOODGATE_H2C", "true")], None).h2c);
 }
 
@@ -359,6 +369,34 @@ fn the_admin_token_comes_from_a_file_too_and_is_never_printed() {
 }
 
 #[test]
+fn a_token_for_all_needs_one_and_a_host_is_a_name() {
+    let got = mistakes(
+        &["--admin-auth", "all", "--admin-host", "http://a:1"],
+        &[],
+        None,
+    );
+    assert_eq!(
+        got,
+        [
+            "--admin-auth all: there is no token to ask for; give admin_token_file too, or write changes",
+            "--admin-host http://a:1: not a host name; write one without a port, like metrics.example.com",
+        ]
+    );
+    let token = [("FLOODGATE_ADMIN_TOKEN", "sixteen-of-these")];
+    let given = settings(
+        &["--admin-auth", "all", "--admin-host", "A.example"],
+        &token,
+        None,
+    );
+    assert!(given.admin_token_for_all);
+    assert_eq!(given.admin_hosts, ["a.example"]);
+    let got = mistakes(&["--client-ip-header", "forwarder"], &[], None);
+    let expected = "--client-ip-header forwarder: not one of x-forwarded-for, forwarded; \
+                    did you mean forwarded?";
+    assert_eq!(got, [expected]);
+}
+
+#[test]
 fn a_mistake_in_the_store_does_not_print_its_password() {
     let file = Some("store = \"redis://user:secret@a:x\"\nstore_password = \"\"\n");
     let got = mistakes(&["--store-prefix", "{a}"], &[], file);
@@ -373,4 +411,40 @@ fn a_mistake_in_the_store_does_not_print_its_password() {
         got[0].starts_with("FLOODGATE_STORE=***: not a store; "),
         "{got:?}"
     );
+}
+
+#[test]
+fn a_tls_listener_and_its_certificates_belong_together() {
+    let mistakes = |flags: &[&str]| mistakes(flags, &[], None).join("\n");
+    let none = mistakes(&["--listen", ":1 tls"]);
+    assert!(none.contains("a TLS listener needs certificates"), "{none}");
+    let unused = mistakes(&["--tls-cert", "a.pem"]);
+    assert!(unused.contains("no listener speaks TLS"), "{unused}");
+    let odd = mistakes(&[
+        "--listen",
+        ":1 tls",
+        "--tls-cert",
+        "a",
+        "--tls-cert",
+        "b",
+        "--tls-key",
+        "c",
+    ]);
+    assert!(odd.contains("2 in tls_cert and 1 in tls_key"), "{odd}");
+    let nobody = mistakes(&["--listen", ":1 proxy-protocol"]);
+    assert!(nobody.contains("needs trusted_proxies"), "{nobody}");
+
+    let both = [
+        "--listen",
+        ":1",
+        "--listen",
+        ":2 tls",
+        "--tls-cert",
+        "a.pem",
+    ];
+    let s = settings(&both, &[], None);
+    assert!(s.https.only, "where a listener speaks TLS");
+    let tls = s.tls.expect("certificates");
+    assert_eq!(tls.pairs, [("a.pem".into(), "a.pem".into())]);
+    assert!(!settings(&[], &[], None).https.only);
 }

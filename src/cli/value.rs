@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::settings::Listen;
 use crate::store::redis::connect::{Secret, UrlError};
 
 /// Why a value is refused, and what to write instead.
@@ -12,6 +13,8 @@ use crate::store::redis::connect::{Secret, UrlError};
 pub(super) enum ValueError {
     #[error("not a listening address; write 127.0.0.1:8080, [::1]:8080 or :8080")]
     Listen,
+    #[error("{word:?} after the address; write tls, proxy-protocol or both{}", near_text(.near.as_deref()))]
+    ListenWord { word: String, near: Option<String> },
     #[error("the port is missing; write {0}")]
     NoPort(String),
     #[error("an upstream needs http:// or https://; write http://{0}")]
@@ -26,6 +29,18 @@ pub(super) enum ValueError {
     Network,
     #[error("not a time; write it with its unit, e.g. 500ms, 2s, 5min")]
     Time,
+    #[error("not a time in whole days or hours, e.g. 180d, 1h")]
+    Long,
+    #[error("a TLS listener needs certificates; set tls_cert (and tls_key)")]
+    NoCertificate,
+    #[error("no listener speaks TLS; write listen = \"ADDRESS tls\"")]
+    NoTlsListener,
+    #[error(
+        "{certs} in tls_cert and {keys} in tls_key; write one key for each, in the same order, or none"
+    )]
+    Pairs { certs: usize, keys: usize },
+    #[error("a listener with proxy-protocol needs trusted_proxies: whom to believe")]
+    NobodyTrusted,
     #[error("a time from {least} to 24h is needed")]
     TimeRange { least: &'static str },
     #[error("not a whole number from {least} to {most}")]
@@ -47,6 +62,10 @@ pub(super) enum ValueError {
     NoApps,
     #[error("not a token; write 16 visible ASCII characters or more")]
     Token,
+    #[error("there is no token to ask for; give admin_token_file too, or write changes")]
+    AdminAuth,
+    #[error("not a host name; write one without a port, like metrics.example.com")]
+    Host,
     #[error("there twice")]
     Twice,
     #[error("empty")]
@@ -73,6 +92,16 @@ pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
     is_good.then(|| Secret::new(text)).ok_or(ValueError::Token)
 }
 
+/// A host name, in lower case.
+pub(super) fn host(text: &str) -> Result<String, ValueError> {
+    let is_name = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    is_name
+        .then(|| text.to_ascii_lowercase())
+        .ok_or(ValueError::Host)
+}
+
 /// An address to listen on.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, ValueError> {
     if let Ok(addr) = text.parse() {
@@ -90,6 +119,44 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, ValueError> {
     port.parse()
         .map(|port| SocketAddr::new(ip.into(), port))
         .map_err(|_| ValueError::Listen)
+}
+
+/// A listening address, and what is spoken there.
+pub(super) fn listener(text: &str) -> Result<Listen, ValueError> {
+    const WORDS: [&str; 2] = ["tls", "proxy-protocol"];
+    let mut words = text.split_ascii_whitespace();
+    let mut listener = Listen {
+        addr: listen(words.next().unwrap_or_default())?,
+        tls: false,
+        proxy_protocol: false,
+    };
+    for word in words {
+        let said = match word {
+            "tls" => &mut listener.tls,
+            "proxy-protocol" => &mut listener.proxy_protocol,
+            _ => {
+                return Err(ValueError::ListenWord {
+                    word: word.to_owned(),
+                    near: nearest(word, WORDS).map(str::to_owned),
+                });
+            }
+        };
+        if std::mem::replace(said, true) {
+            return Err(ValueError::Twice);
+        }
+    }
+    Ok(listener)
+}
+
+/// A long time: whole days or hours.
+pub(super) fn long(text: &str) -> Result<Duration, ValueError> {
+    let hours = match (text.strip_suffix('d'), text.strip_suffix('h')) {
+        (Some(days), _) => number::<u64>(days, 1, 36_500).map(|days| days * 24),
+        (_, Some(hours)) => number::<u64>(hours, 1, 876_000),
+        _ => Err(ValueError::Long),
+    };
+    let hours = hours.map_err(|_| ValueError::Long)?;
+    Ok(Duration::from_secs(hours * 3600))
 }
 
 /// An upstream's scheme, host and port; not looked up.
@@ -219,6 +286,31 @@ mod tests {
         }
         assert_eq!(listen("localhost:1"), Ok(([127, 0, 0, 1], 1).into()));
         assert_eq!(listen("[::1]:80").map(|a| a.is_ipv6()), Ok(true));
+    }
+
+    #[test]
+    fn a_listener_says_what_is_spoken_there() {
+        let spoken = |text| listener(text).map(|l| (l.tls, l.proxy_protocol));
+        assert_eq!(spoken(":1"), Ok((false, false)));
+        assert_eq!(spoken(":1 tls"), Ok((true, false)));
+        assert_eq!(spoken(":1  proxy-protocol tls"), Ok((true, true)));
+        assert_eq!(spoken(":1 tls tls"), Err(ValueError::Twice));
+        assert_eq!(spoken("tls"), Err(ValueError::Listen));
+        assert_eq!(spoken(""), Err(ValueError::Listen));
+        assert_eq!(
+            listener(":1 proxy-protcol").unwrap_err().to_string(),
+            "\"proxy-protcol\" after the address; write tls, proxy-protocol or both; \
+             did you mean proxy-protocol?"
+        );
+    }
+
+    #[test]
+    fn a_long_time_has_days() {
+        assert_eq!(long("180d"), Ok(Duration::from_secs(180 * 86_400)));
+        assert_eq!(long("1h"), Ok(Duration::from_secs(3600)));
+        for text in ["", "1", "0d", "1s", "d", "99999999999999999999d"] {
+            assert_eq!(long(text), Err(ValueError::Long), "{text}");
+        }
     }
 
     #[test]

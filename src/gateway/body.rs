@@ -69,7 +69,7 @@ pub(super) async fn read(
     let reading = async {
         while let Some(chunk) = session.read_request_body().await? {
             if body.len() + chunk.len() > MAX_COUNTED_BODY {
-                return Ok(false);
+                return Ok::<_, Box<pingora::Error>>(false);
             }
             body.extend_from_slice(&chunk);
         }
@@ -77,7 +77,7 @@ pub(super) async fn read(
     };
     match tokio::time::timeout(settings.body_timeout, reading).await {
         Err(_) => Err(BodyError::Refused(Reply::body_timeout())),
-        Ok(Err(error)) => Err(BodyError::Gone(error)),
+        Ok(Err(error)) => Err(BodyError::Gone(error.into_down())),
         Ok(Ok(false)) => Err(BodyError::Refused(Reply::body_too_large())),
         Ok(Ok(true)) if session.as_ref().retry_buffer_truncated() => {
             Err(BodyError::Refused(Reply::body_too_large()))

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use super::Shared;
 use super::auth::{Held, Token};
 use super::body::Pace;
+use super::downstream::state::State;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -28,6 +29,8 @@ pub(super) struct Admitted {
 pub struct Context {
     pub(super) shared: Arc<Shared>,
     entered: bool,
+    /// The connection it came on.
+    pub(super) connection: Option<Arc<State>>,
     pub(super) started: Moment,
     /// When the verdict fell.
     pub(super) verdict: Moment,
@@ -36,6 +39,8 @@ pub struct Context {
     pub(super) id: HeaderValue,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
+    /// Whether the caller speaks HTTPS, to us or to a trusted proxy.
+    pub(super) https: bool,
     /// The canonical path.
     pub(super) path: String,
     /// Whether the target must be rewritten before it goes upstream.
@@ -74,12 +79,14 @@ impl Context {
         Self {
             shared,
             entered: false,
+            connection: None,
             started,
             verdict: started,
             body_us: 0,
             id: HeaderValue::from_static(""),
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            https: false,
             path: String::new(),
             rewrite: false,
             call: None,
@@ -165,6 +172,9 @@ impl Drop for Context {
         self.let_go();
         if self.entered {
             self.shared.leave();
+        }
+        if let Some(connection) = &self.connection {
+            connection.call_ends();
         }
     }
 }

@@ -1,18 +1,19 @@
 //! What changes in a head on its way up and down.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
-use crate::identity::address;
+use crate::identity::address::{self, Naming};
 use crate::settings::Settings;
 use crate::text::push_ip;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) static STRICT_TRANSPORT_SECURITY: HeaderName = header::STRICT_TRANSPORT_SECURITY;
 /// Names the request in both directions and in the log.
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 /// pingora parses a name in any case, and copies one that is no literal.
@@ -42,8 +43,35 @@ const OF_THIS_HOP: &[&str] = &[
 /// matched.
 /// Not even from a trusted proxy: many pass on what their callers send.
 const OTHER_READINGS: &[&str] = &[
+    "base-url",
+    "http-method",
+    "http-method-override",
+    "http-url",
+    "method-override",
+    "path-info",
+    "path-translated",
+    "proxy",
+    "proxy-host",
+    "proxy-url",
+    "query-string",
+    "redirect-url",
+    "request-method",
+    "request-uri",
+    "script-name",
+    "script-url",
+    "unencoded-url",
+    "url-override",
+    "x-accel-internal",
+    "x-accel-mapping",
+    "x-accel-redirect",
+    "x-backend-host",
+    "x-destination-url",
+    "x-envoy-internal",
+    "x-envoy-original-dst-host",
+    "x-envoy-original-method",
     "x-envoy-original-path",
     "x-forwarded-method",
+    "x-forwarded-original-url",
     "x-forwarded-path",
     "x-forwarded-prefix",
     "x-forwarded-uri",
@@ -54,63 +82,179 @@ const OTHER_READINGS: &[&str] = &[
     "x-http-method",
     "x-http-method-override",
     "x-http-path-override",
+    "x-http-query-string",
+    "x-http-url-override",
+    "x-lighttpd-send-file",
+    "x-method",
     "x-method-override",
+    "x-ms-original-url",
     "x-original-host",
     "x-original-method",
     "x-original-path",
+    "x-original-request-uri",
+    "x-original-scheme",
     "x-original-uri",
     "x-original-url",
+    "x-override-method",
     "x-override-url",
+    "x-path",
+    "x-path-info",
+    "x-proxy-host",
     "x-proxy-url",
+    "x-request-method",
+    "x-request-path",
     "x-request-uri",
+    "x-request-url",
+    "x-rest-method",
+    "x-rewrite-path",
     "x-rewrite-uri",
     "x-rewrite-url",
+    "x-rewritten-url",
     "x-script-name",
+    "x-sendfile",
+    "x-sendfile-type",
+    "x-target-uri",
+    "x-tunnel-method",
+    "x-uri",
+    "x-url",
+    "x-url-scheme",
     "x-waws-unencoded-url",
 ];
 
 /// Fields that name a caller beside those that are set here.
 const OTHER_CALLERS: &[&str] = &[
+    "akamai-client-ip",
+    "ali-cdn-real-ip",
+    "auth-user",
+    "cdn-real-ip",
+    "cdn-src-ip",
     "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "client-address",
     "client-ip",
+    "do-connecting-ip",
+    "eo-client-ip",
+    "eo-connecting-ip",
     "fastly-client-ip",
+    "fly-client-ip",
     "forwarded-for",
+    "http-cf-connecting-ip",
     "http-client-ip",
+    "http-forwarded",
+    "http-forwarded-for",
+    "http-x-forwarded",
     "http-x-forwarded-for",
+    "http-x-real-ip",
     "proxy-client-ip",
+    "real-ip",
+    "remote-addr",
+    "remote-host",
+    "remote-ident",
+    "remote-ip",
+    "remote-port",
+    "remote-user",
+    "source-ip",
+    "ssl-client-cert",
+    "ssl-client-verify",
     "true-client-ip",
     "wl-proxy-client-ip",
+    "x-amzn-client-ip",
+    "x-appengine-remote-addr",
+    "x-appengine-user-ip",
+    "x-authenticated-user",
+    "x-aws-client-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-address",
+    "x-client-cert",
+    "x-client-dn",
     "x-client-ip",
+    "x-clientip",
     "x-cluster-client-ip",
+    "x-cluster-clientip",
+    "x-envoy-external-address",
+    "x-forward",
+    "x-forward-for",
     "x-forwarded",
+    "x-forwarded-client-cert",
+    "x-forwarded-for-original",
+    "x-forwarded-user",
+    "x-forwarder-for",
+    "x-from-ip",
+    "x-ip",
+    "x-ip-trail",
+    "x-nf-client-connection-ip",
+    "x-nginx-real-ip",
+    "x-original-for",
     "x-original-forwarded-for",
+    "x-original-ip",
+    "x-original-remote-addr",
+    "x-originally-forwarded-for",
+    "x-originating-client-ip",
     "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-real-client-ip",
+    "x-real-user-ip",
+    "x-realip",
     "x-remote-addr",
+    "x-remote-host",
     "x-remote-ip",
+    "x-remote-user",
+    "x-sina-proxyuser",
+    "x-source-ip",
+    "x-ssl-client-cert",
+    "x-ssl-client-s-dn",
+    "x-ssl-client-verify",
+    "x-true-client-ip",
+    "x-true-ip",
+    "x-user-ip",
+    "x-vercel-forwarded-for",
+    "x-yahoo-client-ip",
 ];
 
 /// Fields of the call itself, or set here: no second spelling of theirs goes upstream.
 const ONE_SPELLING: &[&str] = &["authorization", "host", "x-real-ip", "x-request-id"];
 
+/// By first letter, the lengths of the names above, as bits: the usual names are told from them
+/// without comparing.
+static LENGTHS: [u64; 256] = lengths(&[OF_THIS_HOP, OTHER_READINGS, OTHER_CALLERS]);
+
+const fn lengths(lists: &[&[&str]]) -> [u64; 256] {
+    let mut lengths = [0; 256];
+    let mut list = 0;
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            let name = lists[list][at].as_bytes();
+            lengths[name[0] as usize] |= 1 << name.len();
+            at += 1;
+        }
+        list += 1;
+    }
+    lengths
+}
+
+/// Whether a name is in one of the lists above.
+fn is_listed(name: &str) -> bool {
+    let first = name.as_bytes().first().copied().unwrap_or_default();
+    let lengths = LENGTHS[usize::from(first)];
+    u32::try_from(name.len()).is_ok_and(|length| lengths.checked_shr(length).unwrap_or(0) & 1 == 1)
+        && [OF_THIS_HOP, OTHER_READINGS, OTHER_CALLERS]
+            .iter()
+            .any(|list| list.contains(&name))
+}
+
 /// Whether a field of the caller's goes no further.
 fn stays_behind(name: &str, trusted: bool) -> bool {
-    let listed = |name: &str| {
-        OF_THIS_HOP.contains(&name)
-            || OTHER_READINGS.contains(&name)
-            || OTHER_CALLERS.contains(&name)
-            // A trusted proxy's host and port are believed.
-            || !trusted && name.starts_with("x-forwarded-")
-    };
+    // A trusted proxy's host and port are believed.
+    let listed = |name: &str| is_listed(name) || !trusted && name.starts_with("x-forwarded-");
     let bytes = name.as_bytes();
     if bytes
         .iter()
         .all(|b| b.is_ascii_alphanumeric() || *b == b'-')
     {
-        // The usual names begin otherwise, and are not compared with each of these.
-        return matches!(
-            bytes.first(),
-            Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'w' | b'x')
-        ) && listed(name);
+        return listed(name);
     }
     // A backend of the CGI kind reads `X_Original_URL` as `X-Original-URL`.
     let folded: String = name
@@ -142,12 +286,51 @@ pub(super) fn has_fragment(session: &Session) -> bool {
         .any(|at| head.get(*at) == Some(&b'#'))
 }
 
-/// The peer of the downstream connection.
-pub(super) fn peer(session: &Session) -> Option<IpAddr> {
-    session
-        .client_addr()
-        .and_then(|addr| addr.as_inet())
-        .map(SocketAddr::ip)
+/// Whether the caller speaks HTTPS: to us, or to a trusted proxy that says so, in the header in
+/// which it names its caller or in that one's sister.
+pub(super) fn is_https(
+    request: &RequestHeader,
+    settings: &Settings,
+    peer: IpAddr,
+    tls: bool,
+) -> bool {
+    if !is_trusted(settings, peer) {
+        return tls;
+    }
+    if settings.client_ip_header == Naming::Forwarded {
+        return client(request, settings, peer).https.unwrap_or(tls);
+    }
+    let mut said = request.headers.get_all(X_FORWARDED_PROTO).iter();
+    match (said.next(), said.next()) {
+        (Some(proto), None) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+        _ => tls,
+    }
+}
+
+/// Where a `GET` over plain HTTP is sent, if at all.
+pub(super) fn https_location(request: &RequestHeader, port: Option<u16>) -> Option<String> {
+    let port = port?;
+    let safe = [http::Method::GET, http::Method::HEAD].contains(&request.method);
+    let host = request
+        .headers
+        .get(header::HOST)?
+        .to_str()
+        .ok()
+        .filter(|_| safe)?;
+    // Without its own port; an IPv6 address has colons of its own.
+    let name = match host.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b".-[]:".contains(&b);
+    let target = std::str::from_utf8(request.raw_path()).ok()?;
+    if name.is_empty() || !name.bytes().all(is_name) || !target.starts_with('/') {
+        return None;
+    }
+    Some(match port {
+        443 => format!("https://{name}{target}"),
+        _ => format!("https://{name}:{port}{target}"),
+    })
 }
 
 /// The address to charge.
@@ -155,12 +338,24 @@ pub(super) fn client_ip(session: &Session, settings: &Settings, peer: IpAddr) ->
     if !is_trusted(settings, peer) {
         return peer.to_canonical();
     }
-    let headers = &session.req_header().headers;
-    let lines = headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .map(http::HeaderValue::as_bytes);
-    address::client_ip(peer, lines, &settings.trusted_proxies)
+    client(session.req_header(), settings, peer).ip
+}
+
+/// Whom a trusted proxy calls for.
+fn client(request: &RequestHeader, settings: &Settings, peer: IpAddr) -> address::Client {
+    let naming = settings.client_ip_header;
+    let lines = request.headers.get_all(name_of(naming)).iter();
+    let lines = lines.map(HeaderValue::as_bytes);
+    address::client(peer, naming, lines, &settings.trusted_proxies)
+}
+
+/// The header that is read.
+fn name_of(naming: Naming) -> &'static HeaderName {
+    static NAMES: [HeaderName; 2] = [X_FORWARDED_FOR, FORWARDED];
+    match naming {
+        Naming::XForwardedFor => &NAMES[0],
+        Naming::Forwarded => &NAMES[1],
+    }
 }
 
 /// Whether what this peer says of others is believed.
@@ -243,6 +438,7 @@ pub(super) fn prepare_upstream(
     settings: &Settings,
     peer: IpAddr,
     ip: IpAddr,
+    https: bool,
     id: &HeaderValue,
 ) -> pingora::Result<()> {
     let peer = peer.to_canonical();
@@ -254,20 +450,29 @@ pub(super) fn prepare_upstream(
         request.remove_header(&name);
     }
 
-    let proto = match request.headers.get(X_FORWARDED_PROTO) {
-        Some(value) if trusted && value == "https" => "https",
-        _ => "http",
-    };
+    let proto = if https { "https" } else { "http" };
 
     let mut forwarded_for = Vec::with_capacity(40);
-    push_ip(&mut forwarded_for, peer);
     let mut forwarded = Vec::with_capacity(128);
-    let (open, close): (&[u8], &[u8]) = if peer.is_ipv6() {
-        (b"for=\"[", b"]\";proto=")
-    } else {
-        (b"for=", b";proto=")
-    };
-    for part in [open, &forwarded_for, close, proto.as_bytes()] {
+    if trusted {
+        // Of the header that is not read, only what the other one says.
+        let naming = settings.client_ip_header;
+        let (read, other) = match naming {
+            Naming::XForwardedFor => (&mut forwarded_for, &mut forwarded),
+            Naming::Forwarded => (&mut forwarded, &mut forwarded_for),
+        };
+        push_said(read, &request.headers, name_of(naming));
+        if ip != peer {
+            match naming {
+                Naming::XForwardedFor => push_element(other, ip),
+                Naming::Forwarded => push_ip(other, ip),
+            }
+            other.extend_from_slice(b", ");
+        }
+    }
+    push_ip(&mut forwarded_for, peer);
+    push_element(&mut forwarded, peer);
+    for part in [b";proto=", proto.as_bytes()] {
         forwarded.extend_from_slice(part);
     }
     let host = request.headers.get(header::HOST).map(HeaderValue::as_bytes);
@@ -279,10 +484,6 @@ pub(super) fn prepare_upstream(
             forwarded.extend_from_slice(part);
         }
     }
-    if trusted {
-        forwarded = appended(&request.headers, &FORWARDED, &forwarded);
-        forwarded_for = appended(&request.headers, &X_FORWARDED_FOR, &forwarded_for);
-    }
     let mut real_ip = Vec::with_capacity(40);
     push_ip(&mut real_ip, ip);
     request.insert_header("x-forwarded-for", &forwarded_for[..])?;
@@ -293,15 +494,23 @@ pub(super) fn prepare_upstream(
     Ok(())
 }
 
-/// What trusted proxies have said of a call, and what we say.
-fn appended(headers: &http::HeaderMap, name: &HeaderName, own: &[u8]) -> Vec<u8> {
-    let mut all = Vec::new();
+/// What trusted proxies have said of a call.
+fn push_said(out: &mut Vec<u8>, headers: &http::HeaderMap, name: &HeaderName) {
     for said in headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
-        all.extend_from_slice(said.as_bytes());
-        all.extend_from_slice(b", ");
+        out.extend_from_slice(said.as_bytes());
+        out.extend_from_slice(b", ");
     }
-    all.extend_from_slice(own);
-    all
+}
+
+/// An address as `Forwarded` has it.
+fn push_element(out: &mut Vec<u8>, ip: IpAddr) {
+    let (open, close): (&[u8], &[u8]) = match ip {
+        IpAddr::V4(_) => (b"for=", b""),
+        IpAddr::V6(_) => (b"for=\"[", b"]\""),
+    };
+    out.extend_from_slice(open);
+    push_ip(out, ip);
+    out.extend_from_slice(close);
 }
 
 /// Whether a field is for both ends, so that no hop may drop it, whatever `Connection` says.
@@ -325,3 +534,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         ]
         .contains(&name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,13 @@
 mod auth;
 mod body;
 mod context;
+pub(crate) mod downstream;
 mod headers;
 mod leaver;
 pub mod reply;
 mod shared;
 mod shield;
+mod strict;
 mod task;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use self::body::Pace;
 use self::context::Admitted;
 pub use self::context::Context;
+use self::downstream::state::State;
 use self::reply::Reply;
 pub use self::shared::Shared;
 use crate::admission::{self, Refused, Reject};
@@ -67,16 +70,22 @@ impl Gateway {
         ctx: &mut Context,
     ) -> pingora::Result<Option<Reply>> {
         let shared = &self.shared;
-        let Some(peer) = headers::peer(session) else {
+        let Some(connection) = State::of(session.as_downstream().digest()) else {
             return Ok(Some(Reply::bad_request()));
         };
+        let peer = connection.peer.ip();
+        let trusted = headers::is_trusted(&shared.settings, peer);
+        ctx.https = headers::is_https(session.req_header(), &shared.settings, peer, connection.tls);
+        // Those that the caller has reset are still with the backend.
+        let crowded = connection.call_begins() >= shared.settings.max_streams;
+        ctx.connection = Some(connection.clone());
         ctx.peer = peer;
         ctx.ip = headers::client_ip(session, &shared.settings, peer);
-        let trusted_id = headers::is_trusted(&shared.settings, peer)
+        let trusted_id = trusted
             .then(|| headers::request_id(session.req_header()))
             .flatten();
         ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
-        if !ctx.enter() {
+        if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
             return Ok(Some(Reply::shed("The gateway is at its capacity.")));
         }
@@ -88,6 +97,15 @@ impl Gateway {
             ctx.verb = Some(Verb::Shed);
             ctx.error = "shield";
             return Ok(Some(Reply::shielded()));
+        }
+
+        if let Some(reply) = strict::refusal(session) {
+            ctx.error = "malformed";
+            return Ok(Some(reply));
+        }
+        if let Some(reply) = self.door(session, ctx) {
+            ctx.verb = Some(Verb::Reject);
+            return Ok(Some(reply));
         }
 
         // 1 identify, 2 match
@@ -211,6 +229,28 @@ impl Gateway {
         }
     }
 
+    /// Heads that are too large, and plain HTTP where HTTPS is asked for.
+    fn door(&self, session: &mut Session, ctx: &Context) -> Option<Reply> {
+        let settings = &self.shared.settings;
+        let request = session.req_header();
+        let head = session.as_downstream().as_http1();
+        let bytes = head.map_or(0, |http1| http1.get_headers_raw_bytes().len());
+        let refused = if request.raw_path().len() > settings.max_url {
+            Reply::target_too_long()
+        } else if bytes > settings.max_header_bytes || request.headers.len() > settings.max_headers
+        {
+            Reply::head_too_large()
+        } else if settings.https.only && !ctx.https {
+            headers::https_location(request, settings.https.redirect)
+                .map_or_else(Reply::https_only, Reply::to_https)
+        } else {
+            return None;
+        };
+        // Whatever follows is not read.
+        session.set_keepalive(None);
+        Some(refused)
+    }
+
     /// The canonical path, into the context.
     fn target(&self, session: &Session, ctx: &mut Context) -> Result<(), Reject> {
         let raw = session.req_header().raw_path();
@@ -235,7 +275,7 @@ impl Gateway {
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
         let now = ctx.started;
-        ctx.error = reject.cause();
+        ctx.error = reject.why();
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
@@ -317,6 +357,7 @@ impl Gateway {
         let request = session.req_header();
         let head_only = request.method == http::Method::HEAD;
         let waits_for_continue = request.headers.contains_key(header::EXPECT);
+        let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
         let length = request
             .headers
             .get(header::CONTENT_LENGTH)
@@ -340,6 +381,10 @@ impl Gateway {
         if !head_only {
             session.write_response_body(Some(body), true).await?;
         }
+        if is_chunked && !waits_for_continue {
+            // It is closed after this, and over unread bytes a connection may lose the answer.
+            session.as_downstream_mut().drain_request_body().await.ok();
+        }
         Ok(())
     }
 
@@ -350,6 +395,9 @@ impl Gateway {
         mut insert: impl FnMut(&'static HeaderName, HeaderValue) -> pingora::Result<()>,
     ) -> pingora::Result<()> {
         insert(&headers::X_REQUEST_ID, ctx.id.clone())?;
+        if let Some(hsts) = self.shared.hsts().filter(|_| ctx.https) {
+            insert(&headers::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+        }
         let Some(nearest) = ctx.nearest else {
             return Ok(());
         };
@@ -467,9 +515,16 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<bool> {
         // pingora resets it with every request; where it has refused to keep, so do we.
         if session.get_keepalive().is_some() {
-            let keep =
-                (!self.shared.is_draining()).then(|| self.shared.settings.keepalive.as_secs());
-            session.set_keepalive(keep);
+            // 0: without a limit of pingora's. An idle connection has ours.
+            session.set_keepalive((!self.shared.is_draining()).then_some(0));
+        }
+        if let Some(connection) = State::of(session.as_downstream().digest()) {
+            connection.busy();
+        }
+        if session.is_http2() {
+            // One stream that is not read does not stop the connection's writes.
+            let limit = self.shared.settings.send_timeout;
+            session.as_downstream_mut().set_write_timeout(Some(limit));
         }
         // Otherwise pingora drops what a caller has sent after its request, and closes.
         session.as_downstream_mut().set_pipelining_enabled(true);
@@ -543,7 +598,14 @@ impl ProxyHttp for Gateway {
             target.extend_from_slice(query.unwrap_or_default());
             request.set_raw_path(&target)?;
         }
-        headers::prepare_upstream(request, &self.shared.settings, ctx.peer, ctx.ip, &ctx.id)?;
+        headers::prepare_upstream(
+            request,
+            &self.shared.settings,
+            ctx.peer,
+            ctx.ip,
+            ctx.https,
+            &ctx.id,
+        )?;
         ctx.pace = None;
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.

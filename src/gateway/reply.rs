@@ -32,10 +32,13 @@ pub struct Reply {
     pub limit: Option<String>,
     /// The app whose limit it is; only ever the caller's own.
     pub app: Option<String>,
-    /// `Retry-After`, seconds.
+    /// `Retry-After`, seconds. Never more than the window, which can be a fiftieth of it too
+    /// little: see [`crate::limit::sliding`].
     pub retry_after: Option<u64>,
     /// `Allow`.
     pub allow: Option<String>,
+    /// `Location`.
+    pub location: Option<String>,
 }
 
 /// `error` of a token that is not accepted.
@@ -65,6 +68,7 @@ impl Reply {
             app: None,
             retry_after: None,
             allow: None,
+            location: None,
         }
     }
 
@@ -190,6 +194,63 @@ impl Reply {
             "RequestTimeoutException",
             "The request body did not arrive in time.",
         )
+    }
+
+    /// A head that did not arrive in time.
+    #[must_use]
+    pub fn head_timeout() -> Self {
+        Self::new(
+            408,
+            "request_timeout",
+            "RequestTimeoutException",
+            "The request did not arrive in time.",
+        )
+    }
+
+    /// A head that is larger than is read.
+    #[must_use]
+    pub fn head_too_large() -> Self {
+        Self::new(
+            431,
+            "request_header_fields_too_large",
+            "RequestHeaderFieldsTooLargeException",
+            "The request's header fields are too large or too many.",
+        )
+    }
+
+    /// A target that is longer than is read.
+    #[must_use]
+    pub fn target_too_long() -> Self {
+        Self::new(
+            414,
+            "uri_too_long",
+            "UriTooLongException",
+            "The request's target is too long.",
+        )
+    }
+
+    /// A call in the clear where HTTPS is asked for.
+    #[must_use]
+    pub fn https_only() -> Self {
+        Self::new(
+            403,
+            "forbidden_op",
+            "ForbiddenOpException",
+            "This service is reached over HTTPS only.",
+        )
+    }
+
+    /// A call in the clear that is sent to HTTPS.
+    #[must_use]
+    pub fn to_https(location: String) -> Self {
+        let mut reply = Self::new(
+            308,
+            "moved_permanently",
+            "MovedPermanentlyException",
+            "This service is reached over HTTPS only.",
+        );
+        reply.location = Some(location);
+        reply
     }
 
     /// A counted body in a coding that cannot be counted.
@@ -322,6 +383,9 @@ impl Reply {
         if let Some(allow) = self.allow.as_deref().and_then(|a| a.parse().ok()) {
             fields.insert(header::ALLOW, allow);
         }
+        if let Some(location) = self.location.as_deref().and_then(|l| l.parse().ok()) {
+            fields.insert(header::LOCATION, location);
+        }
         if self.status == 401 {
             // RFC 6750, 3.1.
             let challenge = match self.error {
@@ -334,6 +398,21 @@ impl Reply {
             );
         }
         Ok(head)
+    }
+
+    /// The whole answer as HTTP/1.1 writes it, for a connection that ends with it.
+    #[must_use]
+    pub fn whole(&self, form: AnswerForm, timestamp: u64) -> Vec<u8> {
+        let body = self.body(form, timestamp, 0);
+        let status = StatusCode::from_u16(self.status).unwrap_or_default();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            self.status,
+            Self::content_type(form),
+            body.len()
+        );
+        [head.into_bytes(), body].concat()
     }
 
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.

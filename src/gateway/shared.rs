@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use http::HeaderValue;
 
 use super::auth::Tokens;
-use super::reply;
+use super::downstream::caps::Caps;
+use super::downstream::tls::{Certificates, TlsError};
+use super::reply::{self, Reply};
 use super::shield::Shield;
 use crate::admission::{Admission, Call, Outcome, Policy};
 use crate::clock::Clock;
@@ -38,9 +40,13 @@ pub struct Shared {
     /// What others have charged and may give back.
     pub receipts: Receipts,
     pub(super) shield: Shield,
+    pub(super) caps: Arc<Caps>,
+    /// Of the TLS listeners, if there are any.
+    pub(super) certificates: Option<Certificates>,
     pub(super) tokens: Tokens,
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
+    hsts: Option<HeaderValue>,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     next_upstream: AtomicUsize,
@@ -49,6 +55,9 @@ pub struct Shared {
 
 impl Shared {
     /// Puts a gateway together.
+    ///
+    /// # Errors
+    /// When the certificates of its listeners cannot be used.
     pub fn new(
         settings: Settings,
         rules: Arc<Ruleset>,
@@ -57,7 +66,7 @@ impl Shared {
         metrics: Metrics,
         clock: Clock,
         id_seed: u64,
-    ) -> Self {
+    ) -> Result<Self, TlsError> {
         let limit_fields = rules
             .limits
             .iter()
@@ -68,8 +77,18 @@ impl Shared {
             })
             .collect();
         let limits = rules.limits.len();
-        Self {
+        let hsts = settings
+            .https
+            .hsts
+            .and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
+        let certificates = settings.tls.clone().map(Certificates::load).transpose()?;
+        let gateway = Self {
             shield: Shield::new(&settings.shield),
+            caps: Arc::new(Caps::new(
+                settings.max_connections,
+                settings.max_connections_per_ip,
+            )),
+            certificates,
             tokens: Tokens::new(settings.bad_token_memory, settings.unproven_share),
             settings,
             rules,
@@ -80,11 +99,42 @@ impl Shared {
             top: Top::new(limits),
             receipts: Receipts::default(),
             limit_fields,
+            hsts,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             next_upstream: AtomicUsize::new(0),
             next_id: AtomicU64::new(id_seed),
+        };
+        gateway.note_expiry();
+        Ok(gateway)
+    }
+
+    /// Connections of callers that are open.
+    pub fn connections(&self) -> usize {
+        self.caps.open()
+    }
+
+    /// Looks at the certificates' files again. Blocks while it reads them.
+    pub fn reload_certificates(&self) -> Result<bool, TlsError> {
+        let Some(certificates) = &self.certificates else {
+            return Ok(false);
+        };
+        let changed = certificates.reload()?;
+        if changed {
+            self.note_expiry();
         }
+        Ok(changed)
+    }
+
+    fn note_expiry(&self) {
+        for (file, until) in self.certificates.iter().flat_map(Certificates::expiry) {
+            self.metrics.certificate_expiry(&file, until);
+        }
+    }
+
+    /// An answer as it stands on the wire, for a connection that ends with it.
+    pub(super) fn whole(&self, reply: &Reply) -> Vec<u8> {
+        reply.whole(self.settings.answers, self.clock.now().unix_us / 1000)
     }
 
     /// Requests being handled.
@@ -144,6 +194,11 @@ impl Shared {
     pub(super) fn limit_fields(&self, id: LimitId) -> (&HeaderValue, &str) {
         let (policy, name) = &self.limit_fields[id.0 as usize];
         (policy, name)
+    }
+
+    /// `Strict-Transport-Security`.
+    pub(super) fn hsts(&self) -> Option<&HeaderValue> {
+        self.hsts.as_ref()
     }
 
     /// The next upstream address, round robin.

@@ -1,6 +1,7 @@
 //! Step 1, identify: who calls. Names folded for counting, addresses cut to their prefix.
 
 pub mod address;
+pub mod proxy_protocol;
 pub mod token;
 
 use std::borrow::Cow;
@@ -50,10 +51,14 @@ pub fn fold_app(name: &str, fold: bool) -> String {
         true => String::from_utf8(decode_but(name, b"#%")).map_or(Cow::Borrowed(name), Cow::Owned),
         false => Cow::Borrowed(name),
     };
-    if fold {
-        decoded.to_lowercase()
-    } else {
-        decoded.into_owned()
+    match fold {
+        true if decoded.is_ascii() && !decoded.contains(' ') => decoded.to_ascii_lowercase(),
+        true => {
+            let plain = one_letter_each(&decoded);
+            let parts: Vec<&str> = plain.split('#').map(str::trim).collect();
+            parts.join("#")
+        }
+        false => decoded.into_owned(),
     }
 }
 
@@ -71,17 +76,47 @@ pub fn form(app: &str) -> Option<Form> {
     }
 }
 
-/// The user ID that a path segment spells: percent-decoded, lower-cased.
+/// The user ID that a path segment spells: percent-decoded, lower-cased, and without what some
+/// servers drop. An ID has ASCII letters, digits and `_.-`: no two of them become one.
 #[must_use]
 pub fn fold_user(segment: &str) -> String {
-    if !segment.contains('%') {
-        return segment.to_lowercase();
+    if segment.is_ascii() && !segment.contains('%') {
+        return segment.to_ascii_lowercase();
     }
     // A canonical path decodes to UTF-8; anything else stays as it is written.
     match String::from_utf8(decode(segment)) {
-        Ok(user) => user.to_lowercase(),
+        Ok(user) => plainest(&user),
         Err(_) => segment.to_lowercase(),
     }
+}
+
+/// The plainest spelling of a name: [`one_letter_each`], and without blanks at its ends and what
+/// begins with `;`, `?` or `#`.
+#[must_use]
+pub fn plainest(name: &str) -> String {
+    let plain = one_letter_each(name);
+    let end = plain.find([';', '?', '#']).unwrap_or(plain.len());
+    plain[..end].trim().to_owned()
+}
+
+/// Letters and digits of full width are those of ASCII, and neither case nor invisible characters
+/// count.
+fn one_letter_each(name: &str) -> String {
+    let is_visible = |c: &char| {
+        !matches!(
+            c,
+            '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'
+        )
+    };
+    let narrow = |c: char| {
+        let ascii = u32::from(c).checked_sub(0xfee0).and_then(char::from_u32);
+        ascii
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+            .unwrap_or(c)
+    };
+    let plain: String = name.chars().filter(is_visible).map(narrow).collect();
+    // The long s and the Kelvin sign are letters in one direction only.
+    plain.to_uppercase().to_lowercase()
 }
 
 #[cfg(test)]
@@ -93,6 +128,22 @@ mod tests {
         for spelling in ["Alice", "alice", "ALICE", "%41lice"] {
             assert_eq!(fold_user(spelling), "alice");
         }
+        for spelling in [
+            "alice%20",
+            "%20alice",
+            "alice%3Bv=1",
+            "alice%3Fx",
+            "alice%23x",
+            "%EF%BC%A1lice",
+            "al%E2%80%8Bice",
+            "alice%EF%BB%BF",
+            "al%C2%ADice",
+            "alice%C2%A0",
+        ] {
+            assert_eq!(fold_user(spelling), "alice", "{spelling}");
+        }
+        assert_eq!(fold_user("%E2%84%AAim"), "kim");
+        assert_eq!(fold_user("%C5%BFue"), "sue");
         assert_eq!(fold_user("a%2Cb"), "a,b");
         assert_eq!(fold_user("a%FF"), "a%ff");
     }
@@ -108,6 +159,15 @@ mod tests {
         for spelling in ["o#a,b", "o#a%2Cb", "o#a%2cb", "O#%61%2CB"] {
             assert_eq!(fold_app(spelling, true), "o#a,b");
         }
+        for spelling in [
+            "o%20#a,b",
+            "o#%20A,b%C2%A0",
+            "%EF%BD%8F#a,b",
+            "o%E2%80%8B#a,b",
+        ] {
+            assert_eq!(fold_app(spelling, true), "o#a,b");
+        }
+        assert_eq!(fold_app("o%EF%BC%83x#a", true), "o\u{ff03}x#a");
         assert_eq!(fold_app("%E4%B8%AD#a%20b", true), "中#a b");
         assert_eq!(fold_app("o#A%2CB", false), "o#A,B");
         assert_eq!(fold_app("o#a%FF", false), "o#a%FF");

@@ -267,6 +267,9 @@ impl Sliding {
 
     /// Microseconds until `cost` units fit into `quota`: at least 1, at most the window. `None`
     /// when they never will. A cost of 0 waits for one unit.
+    ///
+    /// Units taken in the step at hand come free up to a step after a window: nobody is told to
+    /// wait longer than the window, and who comes then may have to come once more, a step later.
     #[must_use]
     pub fn wait_us(&self, quota: u32, cost: u32, window_us: u64, now_us: u64) -> Option<u64> {
         let room_for = quota.checked_sub(cost.max(1))?;

@@ -46,6 +46,37 @@ impl Verb {
     }
 }
 
+/// Why a connection was turned away before its first request, or in the middle of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turned {
+    /// There are too many.
+    Full,
+    /// There are too many of its address.
+    AddressFull,
+    /// No good PROXY header, or none that may be believed.
+    ProxyProtocol,
+    /// The handshake failed.
+    Tls,
+    /// Nothing came.
+    Idle,
+    /// A head that came too slowly.
+    SlowHead,
+    /// A head that is too large.
+    LargeHead,
+}
+
+impl Turned {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Full, "full"),
+        (Self::AddressFull, "address-full"),
+        (Self::ProxyProtocol, "proxy-protocol"),
+        (Self::Tls, "tls"),
+        (Self::Idle, "idle"),
+        (Self::SlowHead, "slow-head"),
+        (Self::LargeHead, "large-head"),
+    ];
+}
+
 /// All metrics of a gateway.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,6 +89,10 @@ pub struct Metrics {
     upstream: Histogram,
     upstream_errors: IntCounter,
     in_flight: IntGauge,
+    connections: IntCounter,
+    connections_open: IntGauge,
+    turned_away: [IntCounter; Turned::ALL.len()],
+    expiry: IntGaugeVec,
     counters: IntGaugeVec,
     slots: IntGauge,
     overflowed: IntGauge,
@@ -161,6 +196,19 @@ impl Metrics {
             &["kind"],
         )?;
         registry.register(Box::new(live.clone()))?;
+        let expiry = IntGaugeVec::new(
+            Opts::new(
+                "floodgate_tls_certificate_expiry_seconds",
+                "When a certificate of the TLS listeners ends, Unix seconds.",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(expiry.clone()))?;
+        let turned_away = counters(
+            "floodgate_connections_turned_away_total",
+            "Connections closed before their first request, or in the middle of a head.",
+            &["why"],
+        )?;
         Ok(Self {
             reported: counters(
                 "floodgate_reported_total",
@@ -184,6 +232,13 @@ impl Metrics {
                 "Calls that the upstream did not answer.",
             )?,
             in_flight: gauge("floodgate_requests_in_flight", "Requests being handled.")?,
+            connections: counter("floodgate_connections_total", "Connections of callers.")?,
+            connections_open: gauge(
+                "floodgate_connections_open",
+                "Connections of callers that are open.",
+            )?,
+            turned_away: Turned::ALL.map(|(_, why)| turned_away.with_label_values(&[why])),
+            expiry,
             counters: live,
             slots: gauge("floodgate_task_slots_in_use", "Task slots in use.")?,
             overflowed: gauge(
@@ -289,6 +344,24 @@ impl Metrics {
         self.upstream.observe(micros as f64 / 1e6);
     }
 
+    /// Counts a caller's connection.
+    pub fn connection(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a connection that was turned away.
+    pub fn turned_away(&self, why: Turned) {
+        let at = Turned::ALL.iter().position(|(turned, _)| *turned == why);
+        if let Some(counter) = at.and_then(|at| self.turned_away.get(at)) {
+            counter.inc();
+        }
+    }
+
+    /// Notes when a certificate ends. Its file is the operator's word.
+    pub fn certificate_expiry(&self, file: &str, unix_s: i64) {
+        self.expiry.with_label_values(&[file]).set(unix_s);
+    }
+
     /// Counts a call that the upstream did not answer.
     pub fn upstream_error(&self) {
         self.upstream_errors.inc();
@@ -301,6 +374,7 @@ impl Metrics {
         store: StoreGauges,
         shared: Option<SharedGauges>,
         in_flight: usize,
+        connections: usize,
     ) -> String {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         for (kind, live) in ["app", "user", "ip"].iter().zip(store.counters) {
@@ -310,6 +384,7 @@ impl Metrics {
         self.overflowed
             .set(i64::try_from(store.overflowed).unwrap_or(i64::MAX));
         self.in_flight.set(gauge(in_flight));
+        self.connections_open.set(gauge(connections));
         self.shared.set(shared);
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())

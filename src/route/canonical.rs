@@ -4,7 +4,7 @@
 //! escapes are written in upper case, characters that may not stand in a path are escaped, one
 //! trailing slash is removed. Refused, because two servers could read them differently: empty
 //! and dot segments (also encoded), encoded slashes and backslashes, control characters, broken
-//! escapes, `;` (matrix parameters, which some backends cut off). Letters keep their case: the
+//! escapes, escapes of escapes (`%2575`), `;` (matrix parameters, which some backends cut off). Letters keep their case: the
 //! documents say that URLs are case-sensitive. A raw `#` is refused too: by the gateway, since
 //! pingora cuts it off, with what follows, before it gets here.
 //!
@@ -15,6 +15,7 @@
 use std::borrow::Cow;
 
 use super::{AppRef, Form};
+use crate::identity;
 
 /// Why a path is refused (400).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,9 @@ pub enum PathError {
     /// `%` without two hex digits, or escapes that are no UTF-8.
     #[error("The path has a broken percent-escape.")]
     Escape,
+    /// `%25` before two hex digits.
+    #[error("The path is escaped twice.")]
+    Twice,
     /// `;`, `#` or `?`.
     #[error("The path has a `;` or `#`, which servers read differently.")]
     Delimiter,
@@ -117,6 +121,13 @@ pub fn canonical(raw: &str) -> Result<Cow<'_, str>, PathError> {
             }
         }
     }
+    // Whoever decodes once more reads another path.
+    if path.split("%25").skip(1).any(|rest| {
+        let mut digits = rest.bytes().map(hex);
+        digits.next().flatten().is_some() && digits.next().flatten().is_some()
+    }) {
+        return Err(PathError::Twice);
+    }
     if std::str::from_utf8(&decode(&path)).is_err() {
         return Err(PathError::Escape);
     }
@@ -187,7 +198,11 @@ pub fn split_app(path: &str) -> Option<(AppRef<'_>, &str)> {
     if first.is_empty() || second.is_empty() {
         return None;
     }
-    let app = if first == "app-id" {
+    // Reserved in every spelling that some server takes for it.
+    let is_app_id = first.eq_ignore_ascii_case("app-id")
+        || first.contains('%')
+            && identity::plainest(&String::from_utf8_lossy(&decode(first))) == "app-id";
+    let app = if is_app_id {
         AppRef {
             form: Form::AppId,
             name: Cow::Borrowed(second),
@@ -221,7 +236,8 @@ mod tests {
             ("/o/a/users/%e4%b8%ad", "/o/a/users/%E4%B8%AD"),
             ("/o/a/users/.hidden", "/o/a/users/.hidden"),
             ("/o/a/users/%2Ehidden", "/o/a/users/.hidden"),
-            ("/o/a/users/a%2575", "/o/a/users/a%2575"),
+            ("/o/a/users/50%25", "/o/a/users/50%25"),
+            ("/o/a/users/50%25off", "/o/a/users/50%25off"),
         ] {
             assert_eq!(canonical(raw).as_deref(), Ok(one), "{raw}");
         }
@@ -249,6 +265,10 @@ mod tests {
             ("/o/a%4", PathError::Escape),
             ("/o/a%zz", PathError::Escape),
             ("/o/a%ff", PathError::Escape),
+            ("/o/a%2575", PathError::Twice),
+            ("/o/a%25%37%35", PathError::Twice),
+            ("/o/a%252575", PathError::Twice),
+            ("/o/a/%252e%252e/b", PathError::Twice),
             ("/o/a;b=c", PathError::Delimiter),
             ("/o/a#b", PathError::Delimiter),
         ] {
@@ -268,7 +288,14 @@ mod tests {
             app("/app-id/x1/users"),
             Some((Form::AppId, "x1".into(), "/users"))
         );
-        assert_eq!(app("/app-id/x1"), Some((Form::AppId, "x1".into(), "")));
+        for path in [
+            "/app-id/x1",
+            "/App-ID/x1",
+            "/app-id%20/x1",
+            "/app-%EF%BD%89d/x1",
+        ] {
+            assert_eq!(app(path), Some((Form::AppId, "x1".into(), "")), "{path}");
+        }
         for outside in ["/", "/o", "/app-id"] {
             assert_eq!(app(outside), None);
         }

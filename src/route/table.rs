@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use matchit::Router;
 
+use super::canonical::decode;
+use crate::identity;
 use crate::spec::RouteId;
 
 /// A call that cannot be in the table.
@@ -23,15 +25,22 @@ pub struct TableError {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: RouteId,
-    /// Which parameter is `{username}`.
+    /// Which segment is `{username}`.
     user: Option<usize>,
 }
+
+/// A trie for each method. A handful: a scan is faster than a hash.
+type Methods = Vec<(String, Router<Entry>)>;
 
 /// The compiled matcher.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    // A handful of methods: a scan is faster than a hash.
-    methods: Vec<(String, Router<Entry>)>,
+    methods: Methods,
+    /// The same, fixed segments in lower case.
+    plain: Methods,
+    /// Routes with a parameter where another has a fixed segment: some server may take a value
+    /// for that one.
+    shadowed: Vec<bool>,
 }
 
 /// What a path matches.
@@ -51,14 +60,14 @@ pub enum Found<'p> {
 }
 
 /// The path with positional parameter names (matchit refuses different names at one position),
-/// its shape for the eye, and which parameter is `{username}`.
+/// and which segment is `{username}`.
 fn positional(path: &str) -> Result<(String, Option<usize>), String> {
     let mut out = String::with_capacity(path.len());
     let (mut user, mut count) = (None, 0_usize);
     let Some(below) = path.strip_prefix('/') else {
         return Err("a path begins with `/`".to_owned());
     };
-    for segment in below.split('/') {
+    for (nth, segment) in below.split('/').enumerate() {
         out.push('/');
         if segment.is_empty() {
             return Err("a path has no empty segment and no trailing `/`".to_owned());
@@ -74,7 +83,7 @@ fn positional(path: &str) -> Result<(String, Option<usize>), String> {
                         "`{segment}` is no parameter: write one name of letters, digits and `_` in braces"
                     ));
                 }
-                if name == "username" && user.replace(count).is_some() {
+                if name == "username" && user.replace(nth).is_some() {
                     return Err("`{username}` is there twice: name the acting user so, the other one otherwise".to_owned());
                 }
                 out.push_str(&format!("{{p{count}}}"));
@@ -108,7 +117,8 @@ impl RouteTable {
         calls: impl IntoIterator<Item = (RouteId, &'c str, &'c str)>,
     ) -> Result<Self, Vec<TableError>> {
         let mut methods: BTreeMap<String, Router<Entry>> = BTreeMap::new();
-        let mut seen: HashMap<(String, String), String> = HashMap::new();
+        let mut plain: BTreeMap<String, Router<Entry>> = BTreeMap::new();
+        let mut seen: HashMap<(String, String), (RouteId, String)> = HashMap::new();
         let mut errors = Vec::new();
         for (index, (id, method, path)) in calls.into_iter().enumerate() {
             let mut fail = |reason: String| {
@@ -126,21 +136,37 @@ impl RouteTable {
                     continue;
                 }
             };
-            if let Some(other) = seen.get(&(method.to_owned(), shape.clone())) {
+            if let Some((_, other)) = seen.get(&(method.to_owned(), shape.clone())) {
                 fail(format!("the same call as `{method} {other}`"));
                 continue;
             }
             let router = methods.entry(method.to_owned()).or_default();
             match router.insert(shape.clone(), Entry { id, user }) {
                 Ok(()) => {
-                    seen.insert((method.to_owned(), shape), path.to_owned());
+                    let plain = plain.entry(method.to_owned()).or_default();
+                    // Of two that differ in case alone, the first.
+                    let _ = plain.insert(shape.to_lowercase(), Entry { id, user });
+                    seen.insert((method.to_owned(), shape), (id, path.to_owned()));
                 }
                 Err(error) => fail(error.to_string()),
             }
         }
+        let is_shadowed = |method: &str, shape: &str| {
+            seen.keys()
+                .any(|(m, other)| m == method && is_shadow(shape, other))
+        };
+        let mut shadowed = Vec::new();
+        for ((method, shape), (id, _)) in &seen {
+            if is_shadowed(method, shape) {
+                shadowed.resize(shadowed.len().max(id.0 + 1), false);
+                shadowed[id.0] = true;
+            }
+        }
         if errors.is_empty() {
             Ok(Self {
+                shadowed,
                 methods: methods.into_iter().collect(),
+                plain: plain.into_iter().collect(),
             })
         } else {
             Err(errors)
@@ -149,141 +175,85 @@ impl RouteTable {
 
     /// Finds the route of a canonical path below the app (`/users/alice`, or empty). `HEAD` is
     /// looked up as `GET`.
+    ///
+    /// A path that no route has, and that some servers take for one all the same (`/USERS`,
+    /// `/users%20`, `/users.json`), is that one here: a spelling is no way around its limits.
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
         let method = if method == "HEAD" { "GET" } else { method };
-        let router = self
-            .methods
-            .iter()
-            .find(|(name, _)| name == method)
-            .map(|(_, router)| router);
-        if let Some(found) = router.and_then(|router| router.at(tail).ok()) {
-            let user = found
-                .value
-                .user
-                .and_then(|nth| found.params.iter().nth(nth))
-                .map(|(_, value)| value);
-            return Found::Route {
-                id: found.value.id,
-                user,
-            };
+        let found = find(&self.methods, method, tail, tail);
+        let is_sure = match &found {
+            Found::Route { id, .. } => {
+                !self.shadowed.get(id.0).is_some_and(|shadowed| *shadowed) || is_plain(tail)
+            }
+            Found::MethodNotAllowed(_) => true,
+            Found::Unmatched => false,
+        };
+        if is_sure {
+            return found;
         }
-        let mut allow: Vec<&str> = Vec::new();
-        for (name, router) in &self.methods {
-            if router.at(tail).is_ok() {
-                allow.push(name);
-                if name == "GET" {
-                    allow.push("HEAD");
-                }
+        match find(&self.plain, method, &plainest(tail), tail) {
+            Found::Unmatched => found,
+            plain => plain,
+        }
+    }
+}
+
+/// Whether a path of the first shape may be one of the second, but for its spelling.
+fn is_shadow(shape: &str, other: &str) -> bool {
+    let pairs = || shape.split('/').zip(other.split('/'));
+    let is_parameter = |segment: &str| segment.starts_with('{');
+    shape.split('/').count() == other.split('/').count()
+        && pairs().all(|(a, b)| a == b || is_parameter(a) || is_parameter(b))
+        && pairs().any(|(a, b)| is_parameter(a) && !is_parameter(b))
+}
+
+/// Whether a path is its own plainest spelling: the usual case.
+fn is_plain(tail: &str) -> bool {
+    tail.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_'))
+}
+
+/// The plainest spelling of a path's segments, without their extensions.
+fn plainest(tail: &str) -> String {
+    let mut plain = String::with_capacity(tail.len());
+    for segment in tail.split('/').skip(1) {
+        plain.push('/');
+        let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
+        plain.push_str(name.split('.').next().unwrap_or_default());
+    }
+    plain
+}
+
+/// Looks a path up; the user is taken from it as it is written.
+fn find<'p>(methods: &Methods, method: &str, tail: &str, written: &'p str) -> Found<'p> {
+    let router = methods
+        .iter()
+        .find(|(name, _)| name == method)
+        .map(|(_, router)| router);
+    if let Some(found) = router.and_then(|router| router.at(tail).ok()) {
+        let user = found.value.user;
+        return Found::Route {
+            id: found.value.id,
+            user: user.and_then(|nth| written.split('/').nth(nth + 1)),
+        };
+    }
+    let mut allow: Vec<&str> = Vec::new();
+    for (name, router) in methods {
+        if router.at(tail).is_ok() {
+            allow.push(name);
+            if name == "GET" {
+                allow.push("HEAD");
             }
         }
-        if allow.is_empty() {
-            return Found::Unmatched;
-        }
-        allow.push("OPTIONS");
-        allow.sort_unstable();
-        Found::MethodNotAllowed(allow.join(", "))
     }
+    if allow.is_empty() {
+        return Found::Unmatched;
+    }
+    allow.push("OPTIONS");
+    allow.sort_unstable();
+    Found::MethodNotAllowed(allow.join(", "))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(calls: &[(&'static str, &'static str)]) -> Result<RouteTable, Vec<TableError>> {
-        RouteTable::build(
-            calls
-                .iter()
-                .enumerate()
-                .map(|(i, (method, path))| (RouteId(i), *method, *path)),
-        )
-    }
-
-    fn id(found: &Found<'_>) -> Option<usize> {
-        match found {
-            Found::Route { id, .. } => Some(id.0),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn static_segments_win_and_a_user_of_that_name_is_served() {
-        let table = table(&[
-            ("POST", "/users/batch/status"),
-            ("GET", "/users/{username}/status"),
-            ("GET", "/users/{username}"),
-            ("GET", "/metadata/user/capacity"),
-            ("GET", "/metadata/user/{username}"),
-            ("PUT", "/metadata/user/{username}"),
-        ])
-        .unwrap();
-        assert_eq!(id(&table.find("POST", "/users/batch/status")), Some(0));
-        assert_eq!(
-            table.find("GET", "/users/batch/status"),
-            Found::Route {
-                id: RouteId(1),
-                user: Some("batch")
-            }
-        );
-        assert_eq!(
-            table.find("GET", "/users/batch"),
-            Found::Route {
-                id: RouteId(2),
-                user: Some("batch")
-            }
-        );
-        assert_eq!(id(&table.find("GET", "/metadata/user/capacity")), Some(3));
-        assert_eq!(id(&table.find("PUT", "/metadata/user/capacity")), Some(5));
-    }
-
-    #[test]
-    fn backtracking_leaves_a_static_prefix_that_leads_nowhere() {
-        let table = table(&[("GET", "/a/b/c"), ("GET", "/a/{x}/d"), ("GET", "/{y}/b/e")]).unwrap();
-        assert_eq!(id(&table.find("GET", "/a/b/d")), Some(1));
-        assert_eq!(id(&table.find("GET", "/a/b/e")), Some(2));
-        assert_eq!(table.find("GET", "/a/b/f"), Found::Unmatched);
-    }
-
-    #[test]
-    fn head_is_looked_up_as_get_and_405_lists_what_is_allowed() {
-        let table = table(&[("GET", "/users"), ("POST", "/users"), ("DELETE", "/users")]).unwrap();
-        assert_eq!(id(&table.find("HEAD", "/users")), Some(0));
-        assert_eq!(
-            table.find("PATCH", "/users"),
-            Found::MethodNotAllowed("DELETE, GET, HEAD, OPTIONS, POST".to_owned())
-        );
-        assert_eq!(table.find("GET", ""), Found::Unmatched);
-    }
-
-    #[test]
-    fn the_user_is_the_parameter_of_that_name_wherever_it_stands() {
-        let table = table(&[("PUT", "/rooms/{room}/users/{username}/tag/{tag}")]).unwrap();
-        assert_eq!(
-            table.find("PUT", "/rooms/1/users/Al%2Cice/tag/x"),
-            Found::Route {
-                id: RouteId(0),
-                user: Some("Al%2Cice")
-            }
-        );
-    }
-
-    #[test]
-    fn all_mistakes_are_told_at_once() {
-        let errors = table(&[
-            ("GET", "users"),
-            ("GET", "/users/"),
-            ("GET", "/u/{a}{b}"),
-            ("GET", "/u/{*rest}"),
-            ("GET", "/u/{username}/x/{username}"),
-            ("GET", "/same/{a}"),
-            ("GET", "/same/{b}"),
-            ("GET", "/a//b"),
-        ])
-        .unwrap_err();
-        assert_eq!(
-            errors.iter().map(|e| e.index).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4, 6, 7]
-        );
-        assert!(errors[5].reason.contains("GET /same/{a}"), "{}", errors[5]);
-    }
-}
+mod tests;

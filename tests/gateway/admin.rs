@@ -231,7 +231,7 @@ fn changing_counters_needs_the_token() {
             answer.text()
         );
     }
-    assert!(!gateway.log().contains(TOKEN));
+    assert!(!gateway.whole_log().contains(TOKEN));
 }
 
 #[test]
@@ -381,4 +381,114 @@ fn alone_a_gateway_has_no_peers() {
     let answer = ask(&gateway(), "GET", "/peers", "");
     assert_eq!(answer.json()["store"], "memory");
     assert_eq!(answer.json()["gateways"], json!([]));
+}
+
+/// A call of the admin listener with these lines in its head, and no other.
+fn plain(gateway: &Gateway, method: &str, path: &str, lines: &[&str]) -> Answer {
+    let mut connection = Connection::to(gateway.admin);
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    connection
+        .send(format!("{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n{lines}\r\n").as_bytes());
+    connection.read_answer(method)
+}
+
+#[test]
+fn web_pages_of_other_origins_get_nothing() {
+    let gateway = start(&[
+        "--admin-token",
+        TOKEN,
+        "--admin-host",
+        "metrics.example.com",
+    ]);
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let get = |lines: &[&str]| plain(&gateway, "GET", "/top", lines).status;
+    let own = format!("Host: {}", gateway.admin);
+    let origin = format!("Origin: http://{}", gateway.admin);
+    assert_eq!(get(&[&own]), 200);
+    assert_eq!(get(&[&own, &origin]), 200);
+    assert_eq!(get(&[&own, "Sec-Fetch-Site: none"]), 200);
+    assert_eq!(get(&[&own, "Sec-Fetch-Site: same-origin"]), 200);
+    assert_eq!(get(&["Host: metrics.example.com"]), 200);
+    for line in [
+        "Origin: http://evil.example",
+        "Origin: null",
+        "Origin: http://127.0.0.1",
+        "Origin: http://127.0.0.1:1",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+    ] {
+        for (method, path) in [
+            ("GET", "/top"),
+            ("GET", "/metrics"),
+            ("GET", "/peers"),
+            ("POST", "/charge"),
+            ("POST", "/counters/reset"),
+            ("DELETE", "/apps/o%23a/tasks/1"),
+            ("OPTIONS", "/charge"),
+        ] {
+            let answer = plain(&gateway, method, path, &[&own, &token, line]);
+            assert_eq!(answer.status, 403, "{method} {path} {line}");
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+    }
+    for host in [
+        "evil.example",
+        "127.0.0.1.nip.io:9090",
+        "",
+        "evil.example:80",
+    ] {
+        let line = format!("Host: {host}");
+        assert_eq!(get(&[&line]), 421, "{host}");
+        // A page whose name points here is of one origin with it.
+        let origin = format!("Origin: http://{host}");
+        assert_eq!(get(&[&line, &origin]), 421, "{host}");
+    }
+    let target = "http://evil.example/top";
+    assert_eq!(plain(&gateway, "GET", target, &[&own]).status, 421);
+    for path in ["/live", "/ready"] {
+        assert_eq!(
+            plain(&gateway, "GET", path, &["Host: probe.example"]).status,
+            200
+        );
+    }
+}
+
+#[test]
+fn all_but_health_asks_for_the_token_where_it_is_told_to() {
+    let gateway = start(&["--admin-token", TOKEN, "--admin-auth", "all"]);
+    for path in ["/top", "/metrics", "/peers"] {
+        assert_eq!(
+            plain(&gateway, "GET", path, &["Host: g"]).status,
+            401,
+            "{path}"
+        );
+        assert_eq!(ask(&gateway, "GET", path, "").status, 200, "{path}");
+        let right = format!("Authorization: Bearer {TOKEN}");
+        let two = ["Host: g", &*right, "Authorization: Bearer x"];
+        assert_eq!(plain(&gateway, "GET", path, &two).status, 401, "{path}");
+    }
+    for path in ["/live", "/ready"] {
+        assert_eq!(
+            plain(&gateway, "GET", path, &["Host: g"]).status,
+            200,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn a_task_is_ended_by_whom_has_the_token_where_there_is_one() {
+    let path = "/apps/o%23a/tasks/1";
+    let gateway = gateway();
+    assert_eq!(plain(&gateway, "DELETE", path, &["Host: g"]).status, 401);
+    assert_eq!(ask(&gateway, "DELETE", path, "").status, 404);
+    // Without one, nobody from beyond this host.
+    assert_eq!(plain(&start(&[]), "DELETE", path, &["Host: g"]).status, 404);
+    let open = start(&["--admin", "0.0.0.0:0"]);
+    assert_eq!(plain(&open, "DELETE", path, &["Host: g"]).status, 403);
+    let warned = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        open.log().contains("not on loopback")
+    });
+    assert!(warned, "{}", open.log());
 }

@@ -13,9 +13,14 @@ pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
 /// A running gateway. Killed when dropped.
 pub(crate) struct Gateway {
     child: Child,
+    /// The first listener.
     pub(crate) addr: SocketAddr,
+    /// All of them, as given.
+    pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) backend: Option<StandIn>,
+    /// What it has logged until it listened.
+    start: String,
     _dir: tempfile::TempDir,
 }
 
@@ -54,15 +59,10 @@ impl Start<'_> {
             .expect("an upstream");
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(BIN);
-        command.args([
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--log",
-            "json",
-        ]);
+        command.args(["run", "--listen", "127.0.0.1:0", "--log", "json"]);
+        if !self.args.contains(&"--admin") {
+            command.args(["--admin", "127.0.0.1:0"]);
+        }
         command.args(["--upstream", &url]);
         command.args(["--routes", "shipped"]);
         if !self.routes.is_empty() {
@@ -76,19 +76,21 @@ impl Start<'_> {
             .stderr(Stdio::inherit());
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let mut addr = None;
+        let mut listeners = Vec::new();
+        let mut said = String::new();
         let admin = loop {
             let line = lines
                 .next()
                 .expect("the gateway says where it listens")
                 .expect("UTF-8");
+            said += &format!("{line}\n");
             let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
             let at = |key: &str| {
                 line[key]
                     .as_str()
                     .and_then(|at| at.parse::<SocketAddr>().ok())
             };
-            addr = addr.or(at("listen"));
+            listeners.extend(at("listen"));
             if let Some(admin) = at("admin") {
                 break admin;
             }
@@ -102,9 +104,11 @@ impl Start<'_> {
         });
         let gateway = Gateway {
             child,
-            addr: addr.expect("a listener"),
+            addr: *listeners.first().expect("a listener"),
+            listeners,
             admin,
             backend,
+            start: said,
             _dir: dir,
         };
         gateway.wait_until_listening();
@@ -150,6 +154,11 @@ impl Gateway {
         std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The same, with what was said before it listened.
+    pub(crate) fn whole_log(&self) -> String {
+        format!("{}{}", self.start, self.log())
+    }
+
     pub(crate) fn backend(&self) -> &StandIn {
         self.backend.as_ref().expect("a stand-in backend")
     }
@@ -181,24 +190,39 @@ impl Drop for Gateway {
     }
 }
 
+/// What a client writes to and reads from.
+pub(crate) trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
+
 /// A client connection.
 pub(crate) struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Wire>>,
+    tcp: TcpStream,
 }
 
 impl Connection {
     pub(crate) fn to(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).expect("a connection");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
+        Self::over(addr, |tcp| Box::new(tcp))
+    }
+
+    /// A connection in which something else goes over TCP.
+    pub(crate) fn over(addr: SocketAddr, wrap: impl FnOnce(TcpStream) -> Box<dyn Wire>) -> Self {
+        let tcp = TcpStream::connect(addr).expect("a connection");
+        tcp.set_read_timeout(Some(Duration::from_secs(30)))
             .expect("a timeout");
         Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(wrap(tcp.try_clone().expect("the same socket"))),
+            tcp,
         }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("sent");
+    }
+
+    /// Sends, unless the other side has closed.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// A call with a token and a length; `headers` are lines.
@@ -315,8 +339,7 @@ impl Connection {
 
     /// Closes with a reset: to close without reading what has come would do the same.
     pub(crate) fn reset(self) {
-        let stream = socket2::SockRef::from(self.stream.get_ref());
-        stream
+        socket2::SockRef::from(&self.tcp)
             .set_linger(Some(Duration::ZERO))
             .expect("a socket option");
     }
@@ -325,6 +348,32 @@ impl Connection {
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.read(&mut byte), Ok(0))
+    }
+
+    /// Whether the other side has closed, or reset, before it has said anything.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// A line, or why there is none.
+    pub(crate) fn try_line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => Err("closed".to_owned()),
+            Ok(_) => Ok(line),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// All that comes until the other side closes.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.stream.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
     }
 }
 

@@ -11,11 +11,15 @@ mod admin;
 mod answers;
 mod apps;
 mod bodies;
+mod dodges;
+mod door;
 mod harness;
 mod life;
 mod limits;
 mod proxying;
 mod settling;
+mod smuggling;
+mod tls;
 mod tokens;
 mod upstreams;
 

@@ -147,6 +147,77 @@ fn a_trusted_proxy_is_believed_and_its_chain_goes_on() {
 }
 
 #[test]
+fn of_two_headers_one_is_read_and_the_other_says_the_same() {
+    let sent = [
+        "X-Forwarded-For: 1.1.1.1, 9.9.9.9",
+        "Forwarded: for=2.2.2.2, for=\"[2001:db8::1]:4711\";proto=https",
+    ];
+    let trusted = ["--trusted-proxy", "127.0.0.0/8"];
+    for (header, real, chain, forwarded) in [
+        (
+            "x-forwarded-for",
+            "9.9.9.9",
+            "1.1.1.1, 9.9.9.9, 127.0.0.1",
+            "for=9.9.9.9, for=127.0.0.1;proto=http;host=\"gateway\"",
+        ),
+        (
+            "forwarded",
+            "2001:db8::1",
+            "2001:db8::1, 127.0.0.1",
+            "for=2.2.2.2, for=\"[2001:db8::1]:4711\";proto=https, for=127.0.0.1;proto=https;host=\"gateway\"",
+        ),
+    ] {
+        let args = [&trusted[..], &["--client-ip-header", header]].concat();
+        let gateway = start(&args);
+        let (_, _, headers) = seen(&gateway, "/o/a/users/x", &sent);
+        assert_eq!(value(&headers, "x-real-ip").as_deref(), Some(real));
+        assert_eq!(value(&headers, "x-forwarded-for").as_deref(), Some(chain));
+        assert_eq!(value(&headers, "forwarded").as_deref(), Some(forwarded));
+    }
+}
+
+#[test]
+fn the_header_that_names_the_caller_says_its_protocol_too() {
+    let only = ["--https-only", "true", "--trusted-proxy", "127.0.0.0/8"];
+    let status = |gateway: &Gateway, headers: &[&str]| {
+        let answer = gateway.connect().call("GET", "/o/a/users/x", headers, "");
+        answer.status
+    };
+    let by_forwarded = start(&[&only[..], &["--client-ip-header", "forwarded"]].concat());
+    let by_the_other = start(&only);
+    for (headers, first, second) in [
+        (&["Forwarded: for=9.9.9.9;proto=https"][..], 200, 403),
+        (
+            &[
+                "Forwarded: for=9.9.9.9;proto=http",
+                "X-Forwarded-Proto: https",
+            ],
+            403,
+            200,
+        ),
+        (
+            &["Forwarded: for=9.9.9.9", "X-Forwarded-Proto: https"],
+            403,
+            200,
+        ),
+        (
+            &["Forwarded: for=1.1.1.1;proto=https, for=9.9.9.9;proto=http"],
+            403,
+            403,
+        ),
+        (
+            &["X-Forwarded-Proto: https", "X-Forwarded-Proto: https"],
+            403,
+            403,
+        ),
+        (&[], 403, 403),
+    ] {
+        assert_eq!(status(&by_forwarded, headers), first, "{headers:?}");
+        assert_eq!(status(&by_the_other, headers), second, "{headers:?}");
+    }
+}
+
+#[test]
 fn hop_by_hop_fields_and_method_overrides_stay_behind() {
     let gateway = start(&[]);
     let (_, _, headers) = seen(
@@ -188,6 +259,20 @@ fn no_field_lets_a_backend_read_another_path_method_or_caller() {
         "True-Client-IP: 6.6.6.6",
         "WL-Proxy-Client-IP: 6.6.6.6",
         "Proxy_Client_IP: 6.6.6.6",
+        "X-Azure-ClientIP: 6.6.6.6",
+        "X-Azure-SocketIP: 6.6.6.6",
+        "X-Appengine-User-Ip: 6.6.6.6",
+        "X-ProxyUser-Ip: 6.6.6.6",
+        "Remote-Addr: 6.6.6.6",
+        "X-Remote-User: root",
+        "X-SSL-Client-Verify: SUCCESS",
+        "Path-Info: /o/b/users/y",
+        "Script-Name: /o/b",
+        "X-Method: DELETE",
+        "Method_Override: DELETE",
+        "X-Sendfile: /etc/passwd",
+        "X-Accel-Redirect: /o/b/users/y",
+        "Proxy: http://6.6.6.6",
         "X-Host: other",
         "X-HTTP-Host-Override: other",
         "Content_Length: 9",

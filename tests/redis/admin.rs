@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::gateways::acquainted;
 use crate::harness::{Answer, Connection, Gateway, Start};
 use crate::server::{Cluster, Server, wait_until};
 
@@ -47,12 +48,7 @@ fn gateway(url: &str) -> Gateway {
 /// Two that know of each other, over a store that they believe.
 fn pair(url: &str) -> [Gateway; 2] {
     let pair = [gateway(url), gateway(url)];
-    for gateway in &pair {
-        wait_until("the gateways know of each other", || {
-            gateway.metric("floodgate_store_gateways", &[]) == 2.0
-        });
-    }
-    std::thread::sleep(Duration::from_millis(2000));
+    acquainted(&[&pair[0], &pair[1]]);
     pair
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gateways::{acquainted, calls, exhaust, gateway, with_routes};
+use crate::gateways::{acquainted, calls, exhaust, pair, with_routes};
 use crate::load::{Call, during, most_in_a_window};
 use crate::server::{Server, Watched, wait_until};
 
@@ -94,8 +94,8 @@ fn a_failover_to_a_server_five_seconds_behind() {
 fn slots_of_running_calls_outlive_a_jump_of_an_hour() {
     for ahead_s in [3600, -3600] {
         let server = Server::with_clock(&[]);
-        let (a, b) = (gateway(&server.url(), &[]), gateway(&server.url(), &[]));
-        acquainted(&[&a, &b]);
+        let url = server.url();
+        let (a, b) = pair([&url, &url], &[]);
         let mut running: Vec<_> = (0..2)
             .map(|_| {
                 let mut connection = a.connect();

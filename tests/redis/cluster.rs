@@ -180,44 +180,71 @@ fn a_dead_node_is_no_affair_of_the_others_and_a_promoted_replica_goes_on() {
     });
 }
 
+/// A slot on its way from one node to another.
+struct Moving<'c> {
+    slot: String,
+    from: &'c Server,
+    to: &'c Server,
+}
+
+impl<'c> Moving<'c> {
+    /// That of the app's counters.
+    fn of_app(cluster: &'c Cluster) -> Self {
+        let tag = format!("{{{:x}}}", APP >> 96);
+        let slot = cluster.nodes[0].cli(&["cluster", "keyslot", &tag]);
+        let slot = slot.trim().to_owned();
+        let from = cluster.master_of(slot.parse().unwrap());
+        let (from, to): (Vec<_>, Vec<_>) = cluster.nodes.iter().partition(|n| n.port() == from);
+        let (from, to) = (from[0], to[0]);
+        Self { slot, from, to }
+    }
+
+    fn set(&self, node: &Server, how: &[&str]) {
+        let answer = node.cli(&[&["cluster", "setslot", self.slot.as_str()], how].concat());
+        assert_eq!(answer.trim(), "OK");
+    }
+
+    fn begin(&self) {
+        let [from, to] = [self.from, self.to].map(|node| node.cli(&["cluster", "myid"]));
+        self.set(self.to, &["importing", from.trim()]);
+        self.set(self.from, &["migrating", to.trim()]);
+    }
+
+    /// Moves so many of the keys that are still there; how many there were.
+    fn move_keys(&self, count: usize) -> usize {
+        let port = self.to.port().to_string();
+        let keys = self
+            .from
+            .cli(&["cluster", "getkeysinslot", &self.slot, "100"]);
+        for key in keys.lines().take(count) {
+            self.from
+                .cli(&["migrate", "127.0.0.1", &port, key, "0", "5000"]);
+        }
+        keys.lines().count()
+    }
+
+    fn end(&self) {
+        let to = self.to.cli(&["cluster", "myid"]);
+        self.set(self.to, &["node", to.trim()]);
+        self.set(self.from, &["node", to.trim()]);
+    }
+}
+
 #[test]
 fn a_slot_that_moves_to_another_node_keeps_its_counters() {
     let cluster = Cluster::start(0);
     let clock = Clock::start();
     let timeout = Duration::from_millis(500);
-    let tag = format!("{{{:x}}}", APP >> 96);
-    let slot = cluster.nodes[0].cli(&["cluster", "keyslot", &tag]);
-    let slot = slot.trim().to_owned();
-    let from = cluster.master_of(slot.parse().unwrap());
-    let (from, to): (Vec<_>, Vec<_>) = cluster.nodes.iter().partition(|n| n.port() == from);
-    let (from, to) = (from[0], to[0]);
-    let [from_id, to_id] = [from, to].map(|node| node.cli(&["cluster", "myid"]));
-    let setslot = |node: &Server, how: &[&str]| {
-        let answer = node.cli(&[&["cluster", "setslot", slot.as_str()], how].concat());
-        assert_eq!(answer.trim(), "OK");
-    };
+    let moving = Moving::of_app(&cluster);
     runtime().block_on(async {
         let store = store(&cluster, "me", clock, timeout);
         begin(&store).await;
         let mut admitted = 0;
         for number in 0..120 {
             match number {
-                30 => {
-                    setslot(to, &["importing", from_id.trim()]);
-                    setslot(from, &["migrating", to_id.trim()]);
-                }
-                60 => {
-                    let port = to.port().to_string();
-                    let keys = from.cli(&["cluster", "getkeysinslot", &slot, "100"]);
-                    assert!(keys.contains(&tag), "{keys}");
-                    for key in keys.lines() {
-                        from.cli(&["migrate", "127.0.0.1", &port, key, "0", "5000"]);
-                    }
-                }
-                90 => {
-                    setslot(to, &["node", to_id.trim()]);
-                    setslot(from, &["node", to_id.trim()]);
-                }
+                30 => moving.begin(),
+                60 => assert!(moving.move_keys(100) > 0),
+                90 => moving.end(),
                 _ => (),
             }
             let now = clock.now();
@@ -227,7 +254,62 @@ fn a_slot_that_moves_to_another_node_keeps_its_counters() {
             let took_us = clock.now().mono_us - now.mono_us;
             assert!(took_us < 2 * 500_000 + 1_000_000, "{took_us} µs");
         }
-        assert_eq!(cluster.master_of(slot.parse().unwrap()), to.port());
+        let slot = moving.slot.parse().unwrap();
+        assert_eq!(cluster.master_of(slot), moving.to.port());
+        settles(&store, clock, 1000, admitted).await;
+    });
+}
+
+/// Three counters of the app, the second of which has this quota, and the address'.
+fn call_of_many(quota: u32, set: u128, now_us: u64) -> Plan {
+    let mut plan = call(1000, 1, now_us);
+    for (number, quota) in [(2, quota), (3, 1_000_000)] {
+        let key = APP + 10 * set + number;
+        plan.charges.push(charge(key, Scope::App, quota, 1, now_us));
+    }
+    plan
+}
+
+#[test]
+fn while_a_slot_moves_no_call_is_lost_and_no_unit() {
+    let cluster = Cluster::start(0);
+    let clock = Clock::start();
+    let moving = Moving::of_app(&cluster);
+    runtime().block_on(async {
+        let store = store(&cluster, "me", clock, Duration::from_millis(500));
+        begin(&store).await;
+        let (mut admitted, mut of_set) = (0, [0; 3]);
+        for round in 0..6_u128 {
+            match round {
+                1 => moving.begin(),
+                // Some keys of a plan are here, some there: no node decides it.
+                2 => assert_eq!(moving.move_keys(1), 3),
+                // None of them is here, and those of the next plans nowhere.
+                3 => assert!(moving.move_keys(100) > 0),
+                5 => moving.end(),
+                _ => (),
+            }
+            // Counters of their own before, while and after it moves.
+            let set = usize::try_from(round / 2).unwrap();
+            let calls = (0..20).map(|_| {
+                let store = &store;
+                async move {
+                    let now = clock.now();
+                    let mut plan = call_of_many(30, round / 2, now.unix_us);
+                    store.decide(&mut plan, now).await.unwrap()
+                }
+            });
+            for decision in futures_util::future::join_all(calls).await {
+                of_set[set] += u32::from(is_admitted(&decision));
+            }
+            // Givings back of what a later counter denied are on their way.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        admitted += of_set.iter().sum::<u32>();
+        let gauges = store.shared_gauges();
+        assert_eq!((gauges.alone, gauges.times_down), (0, 0));
+        // Two rounds of twenty calls, for thirty units.
+        assert_eq!(of_set, [30; 3]);
         settles(&store, clock, 1000, admitted).await;
     });
 }

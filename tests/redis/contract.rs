@@ -215,7 +215,13 @@ fn what_is_not_ours_at_our_keys_harms_nobody() {
             cost: 1,
             report: false,
         });
-        for kind in [&["set"][..], &["rpush"]] {
+        let huge = "99999999999999999999";
+        for (kind, text) in [
+            ("set", "abc"),
+            ("set", "1.5"),
+            ("set", huge),
+            ("rpush", "abc"),
+        ] {
             let mut first = plan(&asks, START_US);
             let decision = store.decide(&mut first, moment(START_US)).await.unwrap();
             assert!(crate::calls::is_admitted(&decision));
@@ -223,7 +229,7 @@ fn what_is_not_ours_at_our_keys_harms_nobody() {
             assert_eq!(keys.lines().count(), 4);
             for key in keys.lines() {
                 server.cli(&["del", key]);
-                server.cli(&[kind, &[key, "abc"]].concat());
+                server.cli(&[kind, key, text]);
             }
             let mut again = plan(&asks, START_US);
             let decision = store.decide(&mut again, moment(START_US)).await.unwrap();

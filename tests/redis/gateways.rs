@@ -9,6 +9,9 @@ use crate::server::wait_until;
 /// 200 ms for it, and a busy machine takes its time too.
 pub(crate) const BOUND: Duration = Duration::from_millis(1500);
 
+/// How long a quota that is used up is looked at.
+pub(crate) const LOOKING_ON: Duration = Duration::from_millis(500);
+
 /// Windows so long that no test waits for one.
 pub(crate) const ROUTES: &str = r#"
 [[route]]
@@ -57,6 +60,13 @@ pub(crate) fn with_routes(routes: &str, url: &str, args: &[&str]) -> Gateway {
         ..Start::default()
     }
     .start()
+}
+
+/// Two gateways on the store at these URLs, with these flags besides, that know each other.
+pub(crate) fn pair(urls: [&str; 2], args: &[&str]) -> (Gateway, Gateway) {
+    let [a, b] = urls.map(|url| gateway(url, args));
+    acquainted(&[&a, &b]);
+    (a, b)
 }
 
 /// Waits until each of these gateways knows of all, and believes a store that was found empty.
@@ -124,7 +134,7 @@ pub(crate) fn exhaust(gateways: &[&Gateway], path: &str, before: u32, all: u32) 
         sum
     };
     wait_until("the quota is used up", || round() >= all);
-    let end = Instant::now() + Duration::from_millis(500);
+    let end = Instant::now() + LOOKING_ON;
     let mut sum = 0;
     while Instant::now() < end {
         sum = round();

@@ -20,6 +20,7 @@ mod gateways;
 mod harness;
 mod leases;
 mod load;
+mod mistakes;
 mod outage;
 mod processes;
 mod proxy;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::gateways::{acquainted, calls, exhaust, gateway, is_up};
+use crate::gateways::{acquainted, calls, exhaust, gateway, is_up, pair};
 use crate::harness::{Connection, Gateway};
 use crate::proxy::Proxy;
 use crate::server::{Server, wait_until};
@@ -27,9 +27,9 @@ fn never_over_through(
     fail: impl FnOnce(&mut Server),
     back: impl FnOnce(&mut Server),
 ) {
-    let (a, b) = (gateway(&server.url(), &[]), gateway(&server.url(), &[]));
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &[]);
     let both = [&a, &b];
-    acquainted(&both);
     let paths = [("/o/a/t/local", 10), ("/o/a/t/day", 11)];
     let mut sums = paths.map(|(path, _)| in_turn(&both, path, 2));
     assert_eq!(sums, [4, 4]);
@@ -71,8 +71,7 @@ fn a_gateway_that_starts_without_the_store_has_its_share_and_no_more() {
     let mut server = Server::start();
     let url = server.url();
     let flags = ["--min-gateways", "3"];
-    let (a, b) = (gateway(&url, &flags), gateway(&url, &flags));
-    acquainted(&[&a, &b]);
+    let (a, b) = pair([&url, &url], &flags);
     server.kill();
     let c = gateway(&url, &flags);
     let all = [&a, &b, &c];
@@ -87,9 +86,7 @@ fn a_gateway_that_starts_without_the_store_has_its_share_and_no_more() {
 fn a_gateway_that_is_cut_off_alone_adds_its_share_at_most() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let a = gateway(&server.url(), &[]);
-    let b = gateway(&proxy.url(), &[]);
-    acquainted(&[&a, &b]);
+    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
     assert_eq!(in_turn(&[&a, &b], "/o/a/t/local", 1), 2);
     proxy.cut();
     let alone = calls(&b, "/o/a/t/local", 12);
@@ -110,9 +107,7 @@ fn a_gateway_that_is_cut_off_alone_adds_its_share_at_most() {
 fn what_one_cut_off_alone_has_admitted_counts_for_all_when_it_is_back() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let a = gateway(&server.url(), &[]);
-    let b = gateway(&proxy.url(), &[]);
-    acquainted(&[&a, &b]);
+    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
     proxy.cut();
     let alone = calls(&b, "/o/a/t/day", 12).admitted;
     assert!((5..=6).contains(&alone), "{alone}");
@@ -126,9 +121,7 @@ fn what_one_cut_off_alone_has_admitted_counts_for_all_when_it_is_back() {
 fn units_given_back_during_an_outage_are_free_afterwards() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let a = gateway(&server.url(), &[]);
-    let b = gateway(&proxy.url(), &[]);
-    acquainted(&[&a, &b]);
+    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
     let mut lost: Vec<_> = ["/o/a/t/local", "/o/a/t/day"]
         .iter()
         .map(|path| {
@@ -162,9 +155,7 @@ fn a_slot_that_is_freed_or_held_during_an_outage_is_so_afterwards() {
     let proxy = Proxy::to(server.port());
     // Longer than this test: nothing is freed by time.
     let flags = ["--store-slot-lease", "60s"];
-    let a = gateway(&server.url(), &flags);
-    let b = gateway(&proxy.url(), &flags);
-    acquainted(&[&a, &b]);
+    let (a, b) = pair([&server.url(), &proxy.url()], &flags);
     let post = |gateway: &Gateway, path: &str| {
         let mut connection = gateway.connect();
         connection.send_call("POST", path, &["x-standin-delay-ms: 2500"], "{}");
@@ -206,11 +197,8 @@ fn a_slot_that_is_freed_or_held_during_an_outage_is_so_afterwards() {
 fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
     let server = Server::start();
     let flags = ["--store-slot-lease", "1s"];
-    let (a, b) = (
-        gateway(&server.url(), &flags),
-        gateway(&server.url(), &flags),
-    );
-    acquainted(&[&a, &b]);
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &flags);
     let mut running = Vec::new();
     for gateway in [&a, &b] {
         let mut connection = gateway.connect();
@@ -234,4 +222,56 @@ fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn what_a_store_refuses_to_be_told_of_one_counter_keeps_nothing_else_away() {
+    let server = Server::with(&["user gate on >secret ~fg:* +@all"]);
+    let proxy = Proxy::to(server.port());
+    let url = proxy.url().replace("://", "://gate:secret@");
+    let gateway = gateway(&url, &[]);
+    acquainted(&[&gateway]);
+    // Two apps: the keys of one will be out of bounds.
+    let keys = || -> Vec<String> {
+        let keys = server.cli(&["keys", "fg:1{*"]);
+        let counters = keys.lines().filter(|key| !key.contains("{all}"));
+        counters.map(str::to_owned).collect()
+    };
+    assert_eq!(calls(&gateway, "/o/b/t/local", 2).admitted, 2);
+    let theirs = keys();
+    assert_eq!(calls(&gateway, "/o/a/t/local", 2).admitted, 2);
+    let ours: Vec<String> = keys()
+        .into_iter()
+        .filter(|key| !theirs.contains(key))
+        .collect();
+    assert!(!theirs.is_empty() && !ours.is_empty());
+    proxy.cut();
+    let meanwhile = ["/o/a/t/local", "/o/b/t/local"].map(|path| calls(&gateway, path, 5).admitted);
+    assert_eq!(meanwhile, [5, 5]);
+    wait_until("it is given up", || !is_up(&gateway));
+    let tag = &ours[0][..=ours[0].find('}').unwrap()];
+    let rights = [
+        "~fg:1{all}*",
+        "~fg:1news*",
+        "~fg:1resets",
+        &format!("~{tag}*"),
+    ];
+    let command = ["acl", "setuser", "gate", "resetkeys"];
+    assert_eq!(server.cli(&[&command, &rights[..]].concat()), "OK");
+    proxy.heal();
+    wait_until("it is back", || is_up(&gateway));
+    // What is refused has been dropped, and all else was told.
+    assert_eq!(exhaust(&[&gateway], "/o/a/t/local", 2 + 5, 10), 10);
+    // Its calls are decided without the store, which stays in use.
+    let theirs = calls(&gateway, "/o/b/t/local", 8);
+    assert_eq!((theirs.admitted, theirs.denied), (3, 5), "{theirs:?}");
+    assert!(is_up(&gateway));
+    assert_eq!(gateway.metric("floodgate_store_failures_total", &[]), 1.0);
+    let is_said = || gateway.log().contains("refuses what concerns one counter");
+    wait_until("it is said", is_said);
+    let log = gateway.log();
+    let warned = log
+        .lines()
+        .filter(|line| line.contains("refuses what concerns one counter"));
+    assert!((1..6).contains(&warned.count()), "{log}");
 }

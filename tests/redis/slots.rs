@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::gateways::{acquainted, gateway, is_up};
+use crate::gateways::{gateway, is_up, pair};
 use crate::harness::{Connection, Gateway};
 use crate::server::{Server, wait_until};
 
@@ -46,11 +46,8 @@ fn ends(server: &Server) -> Vec<f64> {
 fn slots_of_a_gateway_that_was_killed_are_free_when_their_lease_is_over_and_not_before() {
     let server = Server::start();
     let flags = ["--store-slot-lease", "3s"];
-    let (a, b) = (
-        gateway(&server.url(), &flags),
-        gateway(&server.url(), &flags),
-    );
-    acquainted(&[&a, &b]);
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &flags);
     let _running = [
         slow_call(&a, "/o/a/t/slot", 60_000),
         slow_call(&a, "/o/a/t/slot", 60_000),
@@ -83,11 +80,8 @@ fn slots_of_a_gateway_that_was_killed_are_free_when_their_lease_is_over_and_not_
 fn a_call_that_runs_longer_than_its_lease_keeps_its_slot() {
     let server = Server::start();
     let flags = ["--store-slot-lease", "2s"];
-    let (a, b) = (
-        gateway(&server.url(), &flags),
-        gateway(&server.url(), &flags),
-    );
-    acquainted(&[&a, &b]);
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &flags);
     let mut running = [
         slow_call(&a, "/o/a/t/slot", 6_000),
         slow_call(&a, "/o/a/t/slot", 6_000),
@@ -111,11 +105,8 @@ fn a_call_that_runs_longer_than_its_lease_keeps_its_slot() {
 fn a_tasks_slot_survives_its_gateway_and_is_reported_done_at_any() {
     let server = Server::start();
     let flags = ["--store-slot-lease", "1s"];
-    let (a, b) = (
-        gateway(&server.url(), &flags),
-        gateway(&server.url(), &flags),
-    );
-    acquainted(&[&a, &b]);
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &flags);
     let answer = a.call("POST", "/o/a/push/task", "{}");
     assert_eq!(answer.status, 200, "{}", answer.text());
     wait_until("the task holds its slot", || {
@@ -142,8 +133,8 @@ fn a_tasks_slot_survives_its_gateway_and_is_reported_done_at_any() {
 #[test]
 fn a_store_that_lost_all_is_told_of_running_calls_and_of_tasks() {
     let mut server = Server::start();
-    let (a, b) = (gateway(&server.url(), &[]), gateway(&server.url(), &[]));
-    acquainted(&[&a, &b]);
+    let url = server.url();
+    let (a, b) = pair([&url, &url], &[]);
     let _running = slow_call(&a, "/o/a/t/slot", 60_000);
     let task = b.call("POST", "/o/a/push/task", "{}");
     assert_eq!(task.status, 200);

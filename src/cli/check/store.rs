@@ -6,7 +6,7 @@ use super::Report;
 use crate::clock;
 use crate::settings::StoreSettings;
 use crate::store::redis::connect::{
-    ConnectError, Connector, Probe, RedisOptions, State, Topology, probe,
+    ConnectError, Connector, IN_A_CLUSTER, Probe, RedisOptions, State, Topology, probe,
 };
 
 /// The oldest Redis whose scripts and expiries are those that the store relies on.
@@ -48,9 +48,9 @@ fn ask(connector: &Connector, report: &mut Report) -> String {
     };
     match runtime.block_on(probe(connector, clock::unix_us)) {
         Ok(probe) => judge(connector.options(), &probe, report),
-        Err(error) => {
+        Err(cause) => {
             let url = connector.options();
-            report.say(&format!("{url}: cannot connect: {error}"));
+            report.say(&format!("{url}: cannot connect: {}", cause.text));
             String::new()
         }
     }
@@ -65,7 +65,7 @@ fn judge(options: &RedisOptions, probe: &Probe, report: &mut Report) -> String {
     for master in &probe.masters {
         let url = &master.url;
         match &master.state {
-            Err(error) => report.say(&format!("{url}: cannot connect: {error}")),
+            Err(cause) => report.say(&format!("{url}: cannot connect: {}", cause.text)),
             Ok(state) => {
                 let mistakes = mistakes(options, state);
                 for mistake in &mistakes {
@@ -105,6 +105,9 @@ fn mistakes(options: &RedisOptions, state: &State) -> Vec<String> {
         mistakes.push(format!(
             "Redis {version}; {major}.{minor} or newer is needed"
         ));
+    }
+    if state.is_in_cluster && options.topology != Topology::Cluster {
+        mistakes.push(IN_A_CLUSTER.to_owned());
     }
     if state.is_replica {
         mistakes.push("a replica; write its master, or redis-sentinel://".to_owned());
@@ -156,6 +159,7 @@ mod tests {
         let mut state = State {
             version: "7.0.0".into(),
             is_replica: false,
+            is_in_cluster: false,
             eviction: "noeviction".into(),
             missing: Vec::new(),
             keys_denied: false,

@@ -31,8 +31,94 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         many: true,
         default: Some("127.0.0.1:8080"),
         group: ADDRESSES,
-        help: "Where callers connect",
-        more: "`:8080` and `8080` mean all IPv4 interfaces.",
+        help: "Where callers connect: an address, then tls, proxy-protocol or both",
+        more: "`:8080` and `8080` mean all IPv4 interfaces. `:8443 tls` speaks HTTPS with the \
+               certificates of `tls_cert`, HTTP/1.1 and HTTP/2. `:8081 proxy-protocol`: each \
+               connection begins with a PROXY header, version 1 or 2, and must come from one of \
+               `trusted_proxies`; the address that it names is the caller's.",
+        ..ONE
+    },
+    Setting {
+        key: "tls_cert",
+        flag: "tls-cert",
+        value: "FILE",
+        many: true,
+        group: ADDRESSES,
+        help: "Certificate chains (PEM) of the TLS listeners",
+        more: "Callers get the one for the name that they ask for, or the first. Read again when \
+               they change, without a restart; files that cannot be used change nothing. In \
+               floodgate.toml, paths are relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "tls_key",
+        flag: "tls-key",
+        value: "FILE",
+        many: true,
+        group: ADDRESSES,
+        help: "Their private keys (PEM), in the same order",
+        more: "Without any, each chain's file holds its key as well.",
+        ..ONE
+    },
+    Setting {
+        key: "tls_min",
+        flag: "tls-min",
+        value: "1.2|1.3",
+        default: Some("1.2"),
+        group: ADDRESSES,
+        help: "The oldest TLS version that callers may speak",
+        ..ONE
+    },
+    Setting {
+        key: "tls_client_ca",
+        flag: "tls-client-ca",
+        value: "FILE",
+        group: ADDRESSES,
+        help: "Certificates (PEM) that vouch for callers' own",
+        more: "With it, callers are asked for a certificate; see `tls_client_auth`.",
+        ..ONE
+    },
+    Setting {
+        key: "tls_client_auth",
+        flag: "tls-client-auth",
+        value: "required|optional",
+        default: Some("required"),
+        group: ADDRESSES,
+        help: "Whether a caller without a certificate is let in",
+        more: "Matters only with `tls_client_ca`. One that is shown must be good in any case.",
+        ..ONE
+    },
+    Setting {
+        key: "https_only",
+        flag: "https-only",
+        value: "auto|true|false",
+        default: Some("auto"),
+        group: ADDRESSES,
+        help: "Refuse plain HTTP with 403; auto: where a listener speaks TLS",
+        more: "A call is HTTPS if it came over TLS, or if one of `trusted_proxies` says so in \
+               `X-Forwarded-Proto`, or beside the caller's address in `Forwarded` (`client_ip_header`).",
+        ..ONE
+    },
+    Setting {
+        key: "https_redirect",
+        flag: "https-redirect",
+        value: "PORT|off",
+        default: Some("off"),
+        group: ADDRESSES,
+        help: "Send GET and HEAD over plain HTTP to this HTTPS port instead",
+        more: "The port as callers see it, most often 443. Any other method is refused: its body, \
+               and its token, have been sent in the clear.",
+        ..ONE
+    },
+    Setting {
+        key: "hsts",
+        flag: "hsts",
+        value: "TIME|off",
+        default: Some("off"),
+        group: ADDRESSES,
+        help: "Strict-Transport-Security in answers over HTTPS: how long browsers remember",
+        more: "For example `180d`. Browsers then use HTTPS alone for the host until it has passed: \
+               begin with a short time.",
         ..ONE
     },
     Setting {
@@ -65,8 +151,32 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("127.0.0.1:9090"),
         group: ADDRESSES,
         help: "The admin listener: /metrics, /live, /ready, /top, /peers, finished tasks, charges of others",
-        more: "All that changes counters asks for `admin_token`; nothing else asks for credentials: \
-               keep it on an address that only operators reach.",
+        more: "All that changes counters asks for `admin_token`, and all else where `admin_auth` says \
+               so: keep it on an address that only operators reach. Web pages of other origins get \
+               no answer from it.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_auth",
+        flag: "admin-auth",
+        value: "changes|all",
+        default: Some("changes"),
+        group: ADDRESSES,
+        help: "What of the admin listener asks for its token",
+        more: "`changes`: what changes counters. `all`: everything but /live and /ready. On an address \
+               beyond this host, finished tasks are not taken without a token.",
+        ..ONE
+    },
+    Setting {
+        key: "admin_hosts",
+        flag: "admin-host",
+        value: "NAME",
+        many: true,
+        group: ADDRESSES,
+        help: "A host name by which the admin listener is called",
+        more: "IP addresses, names without a dot and names in `localhost`, `svc`, `cluster.local` and \
+               `internal` need not be given. Any other may be that of a web page which points its name \
+               here (DNS rebinding): it is answered 421.",
         ..ONE
     },
     Setting {
@@ -332,9 +442,21 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "CIDR",
         many: true,
         group: CALLERS,
-        help: "Proxies whose X-Forwarded-For is believed",
-        more: "A bare address is one host. The caller is the right-most address that is not \
-               trusted.",
+        help: "Proxies that are believed whom they call for",
+        more: "A bare address is one host. The caller is the right-most address of \
+               `client_ip_header` that is not trusted.",
+        ..ONE
+    },
+    Setting {
+        key: "client_ip_header",
+        flag: "client-ip-header",
+        value: "x-forwarded-for|forwarded",
+        default: Some("x-forwarded-for"),
+        group: CALLERS,
+        help: "The header in which trusted proxies name their callers",
+        more: "The other one is never read: a proxy that sets one passes on what its caller wrote into \
+               the other. Upstream gets both, with what is known here. An entry that is malformed, \
+               `unknown` or hidden (`_x`) ends the list: the proxy that wrote it is the caller.",
         ..ONE
     },
     Setting {
@@ -420,8 +542,77 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("false"),
         group: PROTECTION,
         help: "Accept HTTP/2 over clear text",
-        more: "Its detection waits for a connection's first bytes without a limit: only behind a \
-               proxy of yours.",
+        more: "For callers that know it beforehand; over TLS, HTTP/2 is always there.",
+        ..ONE
+    },
+    Setting {
+        key: "max_connections",
+        flag: "max-connections",
+        value: "N",
+        default: Some("50000"),
+        group: PROTECTION,
+        help: "Connections that may be open; further ones are closed at once",
+        more: "Each needs a file descriptor, and a call in flight another: the limit of the \
+               process (`ulimit -n`) is raised as far as the system allows, and a warning says \
+               if that is not enough.",
+        ..ONE
+    },
+    Setting {
+        key: "max_connections_per_ip",
+        flag: "max-connections-per-ip",
+        value: "N|off",
+        default: Some("1000"),
+        group: PROTECTION,
+        help: "Connections that one address may have open",
+        more: "Addresses of `trusted_proxies` may have any number. IPv6 addresses count by \
+               `ipv6_prefix`.",
+        ..ONE
+    },
+    Setting {
+        key: "max_requests_per_connection",
+        flag: "max-requests-per-connection",
+        value: "N|off",
+        default: Some("10000"),
+        group: PROTECTION,
+        help: "Requests after which a connection is closed, and the caller opens another",
+        ..ONE
+    },
+    Setting {
+        key: "max_streams",
+        flag: "max-streams",
+        value: "N",
+        default: Some("100"),
+        group: PROTECTION,
+        help: "Requests of one HTTP/2 connection that are handled at once",
+        more: "One that its caller has reset counts until the backend has answered: resetting \
+               makes no room.",
+        ..ONE
+    },
+    Setting {
+        key: "max_header_bytes",
+        flag: "max-header-bytes",
+        value: "N",
+        default: Some("32768"),
+        group: PROTECTION,
+        help: "The largest head of a request (431 above)",
+        ..ONE
+    },
+    Setting {
+        key: "max_headers",
+        flag: "max-headers",
+        value: "N",
+        default: Some("100"),
+        group: PROTECTION,
+        help: "The most fields in a head (431 above)",
+        ..ONE
+    },
+    Setting {
+        key: "max_url",
+        flag: "max-url",
+        value: "N",
+        default: Some("8192"),
+        group: PROTECTION,
+        help: "The longest target of a request, in bytes (414 above)",
         ..ONE
     },
     Setting {
@@ -459,6 +650,26 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("60s"),
         group: TIMES,
         help: "Longest wait between two writes to the upstream",
+        ..ONE
+    },
+    Setting {
+        key: "header_timeout",
+        flag: "header-timeout",
+        value: "TIME",
+        default: Some("10s"),
+        group: TIMES,
+        help: "Time in which a request's head must arrive, from its first byte (408 after)",
+        more: "So must a TLS handshake, and a PROXY header from the connection's begin.",
+        ..ONE
+    },
+    Setting {
+        key: "send_timeout",
+        flag: "send-timeout",
+        value: "TIME",
+        default: Some("30s"),
+        group: TIMES,
+        help: "How long a caller may hold up its answer by not reading it",
+        more: "One that reads slowly may take longer while it takes 1 KiB/s.",
         ..ONE
     },
     Setting {

@@ -19,6 +19,7 @@ use serde_json::json;
 
 pub use self::receipts::Receipts;
 use crate::gateway::Shared;
+use crate::settings::Settings;
 use crate::store::redis::RedisStore;
 
 /// The listener's routes.
@@ -28,15 +29,34 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/charge/give-back", post(charge::give_back))
         .route("/counters/reset", post(reset::reset))
         .route_layer(middleware::from_fn_with_state(shared.clone(), guard::token));
-    Router::new()
-        .merge(guarded)
+    let tasks = Router::new()
+        .route("/apps/{app}/tasks/{task}", delete(finish_task))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::task));
+    let reads = Router::new()
         .route("/top", get(top::top))
         .route("/peers", get(top::peers))
         .route("/metrics", get(metrics))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::read));
+    Router::new()
+        .merge(guarded)
+        .merge(tasks)
+        .merge(reads)
+        .layer(middleware::from_fn_with_state(shared.clone(), guard::page))
+        // Probes call by any name, and learn nothing else.
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
-        .route("/apps/{app}/tasks/{task}", delete(finish_task))
         .with_state(shared)
+}
+
+/// Says so where everybody who reaches the listener may read what it tells.
+pub fn warn_if_open(settings: &Settings) {
+    if !settings.admin.ip().is_loopback() && !settings.admin_token_for_all {
+        tracing::warn!(
+            admin = %settings.admin,
+            "the admin listener is not on loopback, and tells without a token who calls and how often; \
+             set admin_auth = \"all\" and admin_token_file, or let only operators reach it"
+        );
+    }
 }
 
 fn error(status: StatusCode, why: impl Into<String>) -> Response {
@@ -54,6 +74,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
                 .shared()
                 .map(RedisStore::shared_gauges),
             shared.in_flight(),
+            shared.connections(),
         ),
     )
 }

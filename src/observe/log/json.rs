@@ -9,6 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{self, Format, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Line;
@@ -16,6 +17,9 @@ use crate::text::{push_digits, push_escaped, push_ip, push_number};
 
 /// The access log's target.
 pub(super) const ACCESS: &str = "access";
+
+/// The target of what libraries log through the `log` crate.
+const OF_LIBRARIES: &str = "log";
 
 /// The formatter.
 pub(super) struct Lines {
@@ -44,12 +48,57 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if event.metadata().target() != ACCESS {
-            return self.others.format_event(ctx, writer, event);
+        match event.metadata().target() {
+            ACCESS => (),
+            OF_LIBRARIES => return of_library(writer, event),
+            _ => return self.others.format_event(ctx, writer, event),
         }
         let mut written = Ok(());
         event.record(&mut Whole(|line: &str| written = writer.write_str(line)));
         written
+    }
+}
+
+/// Writes what a library says, without the paths of the machine that built it.
+fn of_library(mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    let mut said = Said::default();
+    event.record(&mut said);
+    let mut time = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut time))?;
+    let mut out = Vec::with_capacity(256);
+    for (name, text) in [
+        ("{\"timestamp\":\"", time.as_str()),
+        ("\",\"level\":\"", event.metadata().level().as_str()),
+        ("\",\"message\":\"", &said.message),
+        ("\",\"target\":\"", &said.target),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        push_escaped(&mut out, text);
+    }
+    out.extend_from_slice(b"\"}\n");
+    writer.write_str(&String::from_utf8(out).unwrap_or_default())
+}
+
+/// What a library says, and which.
+#[derive(Default)]
+struct Said {
+    message: String,
+    target: String,
+}
+
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            "log.target" => value.clone_into(&mut self.target),
+            _ => (),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
     }
 }
 

@@ -16,8 +16,10 @@ use crate::settings::LogFormat;
 /// When no thread can be started.
 pub fn start(format: LogFormat) -> std::io::Result<Guard> {
     let (queue, guard) = Queue::start(std::io::stdout())?;
-    // pingora reports every broken connection of a caller as an error; our own line says why.
-    let filter = EnvFilter::new("info,pingora=error,pingora_core=error,pingora_proxy=off");
+    // pingora reports every broken connection of a caller as an error, redis each of its attempts
+    // during an outage; our own line says why.
+    let filter =
+        EnvFilter::new("info,pingora=error,pingora_core=error,pingora_proxy=off,redis=off");
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(queue);

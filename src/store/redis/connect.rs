@@ -1,5 +1,6 @@
 //! Connections to the store: one server, the master that sentinels name, or a cluster.
 
+mod cause;
 mod options;
 mod probe;
 
@@ -18,6 +19,7 @@ use redis::{
     IntoConnectionInfo as _, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, Value,
 };
 
+pub use cause::{Cause, IN_A_CLUSTER};
 pub use options::{RedisOptions, Secret, Topology, UrlError};
 pub use probe::{Master, Probe, State, probe};
 
@@ -27,8 +29,9 @@ const IN_FLIGHT: usize = 1024;
 /// Moved, then asked, then once more: a cluster sends a command no farther.
 const CLUSTER_RETRIES: u32 = 3;
 
-/// The wait before a cluster command goes out again, in milliseconds.
-const CLUSTER_RETRY_WAIT: (u64, u64) = (5, 20);
+/// The wait before a cluster command goes out again, in milliseconds: all of them together are
+/// short beside the time that a decision has.
+const CLUSTER_RETRY_WAIT: (u64, u64) = (1, 3);
 
 /// Why no store can be connected to with these options.
 #[derive(Debug, thiserror::Error)]
@@ -221,8 +224,7 @@ impl Connector {
             .query_async::<Option<(String, u16)>>(&mut sentinel)
             .await?
             .ok_or_else(|| {
-                let error = "the sentinels know no master of this name";
-                RedisError::from((ErrorKind::InvalidClientConfig, error))
+                RedisError::from((ErrorKind::InvalidClientConfig, cause::NO_SUCH_MASTER))
             })?;
         let certificates = self.0.certificates.as_ref();
         let node = (&*host, port);

@@ -89,6 +89,13 @@ local function open_slots(index)
   end
 end
 
+-- The units of a day; none where what is there is nothing of ours, and not what INCRBY takes.
+local function open_day(text)
+  if text and #text < 16 and not string.find(text, '%D') then
+    return tonumber(text)
+  end
+end
+
 local cells = {}
 
 local function open(index, kind, a)
@@ -99,7 +106,8 @@ local function open(index, kind, a)
   if kind == SLIDING then
     cell = open_sliding(values[index], a)
   elseif kind == DAY then
-    cell = { kind = DAY, used = tonumber(values[index]) or 0, change = 0, asked = 0, dirty = false }
+    local used = open_day(values[index])
+    cell = { kind = DAY, used = used or 0, is_new = not used, change = 0, asked = 0, dirty = false }
   else
     open_slots(index)
     cell = { kind = RUNNING, used = redis.call('ZCARD', KEYS[index]), asked = 0 }
@@ -407,7 +415,7 @@ for index, cell in pairs(cells) do
       flush(cell)
       local lives_ms = floor((RING + 2) * cell.step_us / 1000) + IDLE_LIVES_MS
       redis.call('SET', key, pack('<dI4', cell.step, math.min(cell.used, MOST)) .. cell.steps, 'PX', lives_ms)
-    elseif tonumber(values[index]) then
+    elseif not cell.is_new then
       redis.call('INCRBY', key, cell.change)
     else
       redis.call('SET', key, cell.change, 'PX', DAY_LIVES_MS)

@@ -6,13 +6,13 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::RedisStore;
 use super::link::{self, Link};
 use super::name::Name;
 use super::own::Leased;
 use super::reply::{self, Answer, Verdict};
 use super::time::{JUMP_US, StoreTime};
 use super::wire::{Item, Part, What};
-use super::{RedisStore, watch};
 use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Span};
 use crate::store::{Store as _, StoreError};
@@ -39,9 +39,9 @@ pub(in crate::store) struct Asking {
 impl RedisStore {
     /// Denies a slot after a jump of the store's clock, until the slots that it ended have been
     /// renewed: others may have more of them than their share.
-    fn hold_back(&self, plan: &Plan, now: Moment) -> Option<Decision> {
-        let jumped_us = self.part(plan).time.jumped_at_us()?;
-        let is_over = now.mono_us >= jumped_us.saturating_add(watch::SEEDING_US);
+    fn hold_back(&self, plan: &Plan, now: Moment, part: &link::Part) -> Option<Decision> {
+        let jumped_us = part.time.jumped_at_us()?;
+        let is_over = now.mono_us >= jumped_us.saturating_add(self.seeding_us);
         if is_over || self.peers.gateways().len() <= 1 {
             return None;
         }
@@ -63,35 +63,39 @@ impl RedisStore {
         now: Moment,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
-        let begun = self.decide_at_once(plan, now);
-        self.decide_begun(plan, now, begun, deadline).await
+        let part = self.part(plan);
+        let begun = self.decide_at_once(plan, now, part);
+        self.decide_begun(plan, now, part, begun, deadline).await
     }
 
     pub(super) async fn decide_begun(
         &self,
         plan: &mut Plan,
         now: Moment,
+        part: &link::Part,
         begun: AtOnce,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let asking = match begun {
             AtOnce::Decided(decision) => return decision,
-            AtOnce::Doubtful => return self.decide_doubtful(plan, now, deadline).await,
+            AtOnce::Doubtful => return self.decide_doubtful(plan, now, part, deadline).await,
             AtOnce::Ask(asking) => asking,
         };
-        match self.ask_with_leases(plan, now, asking, deadline).await {
+        match self
+            .ask_with_leases(plan, now, part, asking, deadline)
+            .await
+        {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now),
+            Err(_) => self.decide_alone(plan, now, part),
         }
     }
 
     /// What can be decided without a question, or how to ask.
-    pub(super) fn decide_at_once(&self, plan: &mut Plan, now: Moment) -> AtOnce {
-        let part = self.part(plan);
+    pub(super) fn decide_at_once(&self, plan: &mut Plan, now: Moment, part: &link::Part) -> AtOnce {
         if part.health.is_open() {
-            return AtOnce::Decided(self.decide_alone(plan, now));
+            return AtOnce::Decided(self.decide_alone(plan, now, part));
         }
-        let is_doubtful = |charge: &Charge| Self::is_doubtful(part, charge, now);
+        let is_doubtful = |charge: &Charge| self.is_doubtful(part, charge, now);
         if plan.charges.iter().any(is_doubtful) {
             return AtOnce::Doubtful;
         }
@@ -113,12 +117,13 @@ impl RedisStore {
         &self,
         plan: &mut Plan,
         now: Moment,
+        part: &link::Part,
         asking: Asking,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let at_us = self.time.told_us(now);
         self.give_back_parts(&asking.over, at_us);
-        let decision = self.ask(plan, now, &asking.wanted, deadline).await?;
+        let decision = self.ask(plan, now, part, &asking.wanted, deadline).await?;
         if let Decision::Deny { .. } = decision
             && self.leases
         {
@@ -126,7 +131,7 @@ impl RedisStore {
             let held = self.own.end_leases(plan);
             if !held.is_empty() {
                 self.give_back_parts(&held, at_us);
-                return self.ask(plan, now, &[], deadline).await;
+                return self.ask(plan, now, part, &[], deadline).await;
             }
         }
         Ok(decision)
@@ -154,43 +159,48 @@ impl RedisStore {
 
     /// Whether this part of the store alone may not be believed for this charge: it is still
     /// being told what it lost, or its clock jumped less than a window ago.
-    fn is_doubtful(part: &link::Part, charge: &Charge, now: Moment) -> bool {
+    fn is_doubtful(&self, part: &link::Part, charge: &Charge, now: Moment) -> bool {
         let window_us = match charge.span {
             Span::Sliding { window_us } => window_us,
             // Keyed by date.
             Span::Day { .. } => 0,
             // Until their owners have renewed them.
-            Span::Running => watch::SEEDING_US,
+            Span::Running => self.seeding_us,
         };
         let has_jumped = |at_us: u64| now.mono_us < at_us.saturating_add(window_us);
         part.health.is_seeding(now.mono_us) || part.time.jumped_at_us().is_some_and(has_jumped)
     }
 
     /// Asks the store.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         plan: &mut Plan,
         now: Moment,
+        part: &link::Part,
         wanted: &[u32],
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let link = self.link().ok_or(StoreError::Unavailable)?;
-        let time = &self.part(plan).time;
+        let time = &part.time;
         // A plan is asked a second time at most: when it is another day there than here.
         for _ in 0..2 {
             let slot = self.next_slots(plan);
             let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
             let receiver = link
-                .ask(item.clone(), self.time.told_us(now))
+                .ask(item.clone(), part, self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
             let mut waiting = Waiting {
                 link: &link,
+                part,
                 receiver,
                 item,
                 at_us: self.time.told_us(now),
             };
             let answer = waiting.answer(deadline).await?;
             drop(waiting);
+            if answer.verdict == Some(Verdict::Scattered) {
+                return self.ask_each(plan, now, part, deadline).await;
+            }
             time.note(now.mono_us, answer.store_us);
             let (decision, readings) = match answer.verdict {
                 Some(Verdict::Admitted(readings)) if readings.len() == plan.charges.len() => {
@@ -224,19 +234,24 @@ impl RedisStore {
     }
 
     /// Decides by each limit's `on_store_failure`.
-    fn decide_alone(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
+    fn decide_alone(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        part: &link::Part,
+    ) -> Result<Decision, StoreError> {
         self.alone.fetch_add(1, Ordering::Relaxed);
         match denies_alone(plan) {
             true => Err(StoreError::Unavailable),
-            false => Ok(self.decide_by_share(plan, now)),
+            false => Ok(self.decide_by_share(plan, now, part)),
         }
     }
 
-    fn decide_by_share(&self, plan: &mut Plan, now: Moment) -> Decision {
-        if let Some(denied) = self.hold_back(plan, now) {
+    fn decide_by_share(&self, plan: &mut Plan, now: Moment, part: &link::Part) -> Decision {
+        if let Some(denied) = self.hold_back(plan, now, part) {
             return denied;
         }
-        let time = &self.part(plan).time;
+        let time = &part.time;
         let store_us = time.expected_us(now);
         shift_days(plan, store_us);
         let slot = self.next_slots(plan);
@@ -250,23 +265,24 @@ impl RedisStore {
         &self,
         plan: &mut Plan,
         now: Moment,
+        part: &link::Part,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let mut by_share = plan.clone();
         for charge in &mut by_share.charges {
-            if !Self::is_doubtful(self.part(plan), charge, now) {
+            if !self.is_doubtful(part, charge, now) {
                 charge.on_store_failure = OnStoreFailure::Allow;
             }
         }
-        if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now) {
+        if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now, part) {
             return Ok(denied);
         }
-        let asked = self.ask(plan, now, &[], deadline).await;
+        let asked = self.ask(plan, now, part, &[], deadline).await;
         // Either the store knows of these units now, or they are taken again.
         self.give_back(&mut by_share, now, &|_| true);
         match asked {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now),
+            Err(_) => self.decide_alone(plan, now, part),
         }
     }
 }
@@ -295,6 +311,7 @@ pub(super) fn shift_days(plan: &mut Plan, store_us: u64) {
 /// if the answer finds nobody, here if it has come and was not heard.
 struct Waiting<'s> {
     link: &'s Link,
+    part: &'s link::Part,
     receiver: oneshot::Receiver<Answer>,
     item: Item,
     at_us: Option<u64>,
@@ -315,7 +332,7 @@ impl Drop for Waiting<'_> {
         if let Ok(answer) = self.receiver.try_recv()
             && let Some(item) = self.item.undo(&answer)
         {
-            self.link.tell(item, self.at_us);
+            self.link.tell(item, self.part, self.at_us);
         }
     }
 }

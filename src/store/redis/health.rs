@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use super::connect::Cause;
 use super::name::Name;
 
 /// Commands in a row that may time out before the store counts as gone.
@@ -20,6 +21,10 @@ pub(super) struct Health {
     timeouts: AtomicU32,
     /// Times that the breaker opened.
     opened: AtomicU64,
+    /// Whether somebody was told to set something right since then.
+    told: AtomicBool,
+    /// Items that the store refused, itself being well.
+    refused: AtomicU64,
     /// Wakes the watch before its time.
     wake: Arc<Notify>,
     /// The store's URL, without user and password, for the log.
@@ -43,6 +48,8 @@ impl Health {
             open: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
             opened: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
             wake,
             url,
             epoch: RwLock::new(None),
@@ -68,20 +75,58 @@ impl Health {
     /// A command was not answered in time.
     pub(super) fn timed_out(&self) {
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
-            self.fail("it does not answer in time");
+            self.fail(&Cause::outage("it does not answer in time"));
         }
     }
 
     /// The store cannot be used. The watch probes it from now on.
-    pub(super) fn fail(&self, why: &str) {
-        if !self.open.swap(true, Ordering::AcqRel) {
+    pub(super) fn fail(&self, cause: &Cause) {
+        if self.note_failure(cause) {
+            self.say(cause);
+        }
+    }
+
+    /// The same, silently. Whether it is to be said.
+    pub(super) fn note_failure(&self, cause: &Cause) -> bool {
+        let is_first = !self.open.swap(true, Ordering::AcqRel);
+        if is_first {
             self.opened.fetch_add(1, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
+        // What somebody must set right is said also where an outage has been.
+        let is_news = cause.is_mistake && !self.told.swap(true, Ordering::Relaxed);
+        is_first || is_news
+    }
+
+    /// Says why the store cannot be used.
+    pub(super) fn say(&self, cause: &Cause) {
+        let (store, why) = (&*self.url, cause.text.as_str());
+        match cause.is_mistake {
+            true => tracing::error!(
+                store,
+                why,
+                "the counter store cannot be used: deciding by on_store_failure until that is set right"
+            ),
+            false => tracing::warn!(
+                store,
+                why,
+                "the counter store is out of use: deciding by on_store_failure until it is back"
+            ),
+        }
+    }
+
+    /// The store has refused an item, and is well itself.
+    pub(super) fn refused(&self, why: &str) {
+        let before = self.refused.fetch_add(1, Ordering::Relaxed);
+        // Not once for each call.
+        if (before + 1).is_power_of_two() {
             tracing::warn!(
                 store = &*self.url,
                 why,
-                "the counter store is out of use: deciding by on_store_failure until it is back"
+                times = before + 1,
+                "the counter store refuses what concerns one counter: its calls are decided by \
+                 on_store_failure, and what was to be told of it is lost"
             );
-            self.wake.notify_one();
         }
     }
 
@@ -91,6 +136,7 @@ impl Health {
         self.seeding_until_us
             .store(seeding_until_us, Ordering::Release);
         self.timeouts.store(0, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
         if self.open.swap(false, Ordering::AcqRel) {
             tracing::info!(store = &*self.url, "the counter store is in use again");
         }

@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub(super) mod decide;
+mod fault;
 mod health;
 mod lease;
 mod link;
@@ -53,6 +54,8 @@ pub struct RedisStore {
     /// Wakes the watch before its time.
     wake: Arc<Notify>,
     slot_lease: Duration,
+    /// How long a store that is new or back is only believed together with shares.
+    seeding_us: u64,
     slots: AtomicU64,
     /// In a cluster, a tag for each part of it.
     tags: Vec<String>,
@@ -108,7 +111,8 @@ impl RedisStore {
         let is_cluster = connector.is_cluster();
         let wake = Arc::new(Notify::new());
         let url: Arc<str> = options.to_string().into();
-        let part = |_| link::Part {
+        let part = |index| link::Part {
+            index,
             health: Health::new(wake.clone(), url.clone()),
             time: StoreTime::new(time),
         };
@@ -117,6 +121,7 @@ impl RedisStore {
             time,
             own: Own::new(most, options.slot_lease),
             slot_lease: options.slot_lease,
+            seeding_us: watch::seeding_us(options.timeout, connector.connect_timeout()),
             slots: AtomicU64::new(0),
             tags: match is_cluster {
                 true => name::part_tags(),
@@ -213,11 +218,12 @@ impl RedisStore {
     }
 
     fn tell_part(&self, item: Item, at_us: Option<u64>) {
-        let link = match self.terms.part(item.name()).health.is_open() {
+        let part = self.terms.part(item.name());
+        let link = match part.health.is_open() {
             true => None,
             false => self.link(),
         };
-        let told = link.is_some_and(|link| link.tell(item.clone(), at_us));
+        let told = link.is_some_and(|link| link.tell(item.clone(), part, at_us));
         if !told {
             self.terms.keep(item);
         }
@@ -229,7 +235,7 @@ impl RedisStore {
     pub(super) fn begin(&self, plan: &mut Plan, now: Moment) -> AtOnce {
         match self.terms.is_cluster {
             true => AtOnce::Doubtful,
-            false => self.decide_at_once(plan, now),
+            false => self.decide_at_once(plan, now, self.terms.part(None)),
         }
     }
 
@@ -248,7 +254,8 @@ impl RedisStore {
             }
             return self.decide_by_owner(plan, now, deadline).await;
         }
-        self.decide_begun(plan, now, begun, deadline).await
+        let part = self.terms.part(None);
+        self.decide_begun(plan, now, part, begun, deadline).await
     }
 }
 
@@ -330,7 +337,7 @@ impl Store for RedisStore {
         };
         let item = Item::of(finish, &[Part::slot(name, 0, Duration::ZERO)]);
         let at_us = self.time.told_us(now);
-        let receiver = link.ask(item, at_us).ok_or(StoreError::Unavailable)?;
+        let receiver = link.ask(item, part, at_us).ok_or(StoreError::Unavailable)?;
         let answer = match tokio::time::timeout(self.terms.timeout, receiver).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => return Err(StoreError::Unavailable),

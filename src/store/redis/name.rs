@@ -63,7 +63,7 @@ impl Name {
     pub(super) fn part(&self, count: usize) -> usize {
         match count {
             0 | 1 => 0,
-            _ => part_of(format!("{:x}", self.tag).as_bytes()) % count,
+            _ => part_of(hexadecimal(self.tag, &mut [0; 16])) % count,
         }
     }
 
@@ -113,6 +113,19 @@ fn part_of(tag: &[u8]) -> usize {
     usize::from(crc16::State::<crc16::XMODEM>::calculate(tag) % 16_384) / 256
 }
 
+/// A number as keys have it, without zeros before it.
+fn hexadecimal(number: u64, digits: &mut [u8; 16]) -> &[u8] {
+    let (mut rest, mut first) = (number, digits.len());
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b"0123456789abcdef"[usize::try_from(rest % 16).unwrap_or(0)];
+        (rest, first) = (rest / 16, at);
+        if rest == 0 {
+            break;
+        }
+    }
+    digits.get(first..).unwrap_or_default()
+}
+
 /// Tags whose keys lie in each part.
 pub(super) fn part_tags() -> Vec<String> {
     let tag_of = |part| {
@@ -145,4 +158,20 @@ pub(super) fn news_key(prefix: &str, gateway: &str) -> String {
 /// 32 bits spread owners over a cluster's 16,384 slots.
 fn tag(owner: CounterKey) -> u64 {
     u64::try_from(owner.0 >> 96).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_in_the_part_of_its_keys_slot() {
+        for owner in [0, 1, 0xF, 0x10, 0x1234_5678, 0xFFFF_FFFF] {
+            let name = Name::plain(CounterKey(owner << 96), CounterKey(7));
+            let slot = crc16::State::<crc16::XMODEM>::calculate(format!("{owner:x}").as_bytes());
+            let slot = usize::from(slot % 16_384);
+            assert_eq!(name.part(PARTS), slot / 256, "{owner:x}");
+            assert_eq!(name.part(1), 0);
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! A plan whose counters have several owners, which in a cluster may be on different nodes.
 
+use std::pin::Pin;
+
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::RedisStore;
 use super::name::Name;
+use super::{RedisStore, link};
 use crate::limit::plan::{reported_bit, smallest_share};
 use crate::limit::{Decision, Moment, Plan, Room, Scope};
 use crate::store::{Store as _, StoreError};
@@ -18,8 +20,34 @@ impl RedisStore {
         now: Moment,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
+        let groups = groups(plan, |name| name.tag());
+        self.decide_in_groups(plan, now, groups, (None, deadline))
+            .await
+    }
+
+    /// Asks for each counter of a plan by itself: their slot moves, and they are on two nodes.
+    pub(super) fn ask_each<'a>(
+        &'a self,
+        plan: &'a mut Plan,
+        now: Moment,
+        part: &'a link::Part,
+        deadline: Instant,
+    ) -> Pin<Box<dyn Future<Output = Result<Decision, StoreError>> + Send + 'a>> {
+        let groups = groups(plan, |name| *name);
+        Box::pin(self.decide_in_groups(plan, now, groups, (Some(part), deadline)))
+    }
+
+    /// Decides group by group. What was taken before a denial or a failure is given back. With a
+    /// part of the store, that part alone is asked.
+    async fn decide_in_groups(
+        &self,
+        plan: &mut Plan,
+        now: Moment,
+        groups: Groups,
+        (asked, deadline): (Option<&link::Part>, Instant),
+    ) -> Result<Decision, StoreError> {
         let mut all = WholePlan::default();
-        for indices in owners(plan) {
+        for indices in groups {
             let mut part = Plan {
                 charges: indices.iter().map(|index| plan.charges[*index]).collect(),
                 ..*plan
@@ -31,7 +59,10 @@ impl RedisStore {
                 now,
                 is_kept: false,
             };
-            let decision = self.decide_in_part(&mut part, now, deadline).await;
+            let decision = match asked {
+                None => self.decide_in_part(&mut part, now, deadline).await,
+                Some(asked) => self.ask(&mut part, now, asked, &[], deadline).await,
+            };
             for (index, charge) in indices.iter().zip(&part.charges) {
                 before.plan.charges[*index] = *charge;
             }
@@ -57,9 +88,13 @@ impl RedisStore {
     }
 }
 
-/// The charges of each owner of counters, by their places in the plan: addresses first.
-fn owners(plan: &Plan) -> SmallVec<[SmallVec<[usize; 6]>; 2]> {
-    let mut owners: SmallVec<[(u64, SmallVec<[usize; 6]>); 2]> = SmallVec::new();
+/// Places in a plan, in groups.
+type Groups = SmallVec<[SmallVec<[usize; 6]>; 2]>;
+
+/// The charges with the same `of`, such as the owner of their counters, by their places in the
+/// plan: addresses first.
+fn groups<T: PartialEq>(plan: &Plan, of: impl Fn(&Name) -> T) -> Groups {
+    let mut groups: SmallVec<[(T, SmallVec<[usize; 6]>); 2]> = SmallVec::new();
     let is_address = |index: &usize| plan.charges[*index].scope == Scope::Ip;
     let places = 0..plan.charges.len();
     let addresses_first = places
@@ -67,13 +102,13 @@ fn owners(plan: &Plan) -> SmallVec<[SmallVec<[usize; 6]>; 2]> {
         .filter(is_address)
         .chain(places.filter(|index| !is_address(index)));
     for index in addresses_first {
-        let tag = Name::of(plan, &plan.charges[index]).tag();
-        match owners.iter_mut().find(|(other, _)| *other == tag) {
+        let of = of(&Name::of(plan, &plan.charges[index]));
+        match groups.iter_mut().find(|(other, _)| *other == of) {
             Some((_, indices)) => indices.push(index),
-            None => owners.push((tag, SmallVec::from_slice(&[index]))),
+            None => groups.push((of, SmallVec::from_slice(&[index]))),
         }
     }
-    owners.into_iter().map(|(_, indices)| indices).collect()
+    groups.into_iter().map(|(_, indices)| indices).collect()
 }
 
 /// What the parts of a plan make together.

@@ -17,6 +17,16 @@ pub(super) struct Answer {
     pub(super) verdict: Option<Verdict>,
 }
 
+impl Answer {
+    /// That the counters are on two nodes, and have to be asked one by one.
+    pub(super) fn scattered() -> Self {
+        Self {
+            store_us: 0,
+            verdict: Some(Verdict::Scattered),
+        }
+    }
+}
+
 /// What the script found at one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Reading {
@@ -60,6 +70,8 @@ pub(super) enum Verdict {
     AnotherDay,
     /// A task was finished: whether it held a slot.
     Finished(bool),
+    /// The counters are on two nodes while their slot moves; nothing was done.
+    Scattered,
 }
 
 impl Verdict {

@@ -1,20 +1,20 @@
 //! The watch over the store: gives this gateway's sign of life, probes a store that is out of
 //! use, and tells one that comes back what it missed.
 
-use std::collections::HashMap;
+mod tell;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use redis::{ErrorKind, RedisError, RedisResult, Value};
+use redis::{ErrorKind, RedisError, RedisResult};
 
+use self::tell::TOLD_AT_ONCE;
 use super::RedisStore;
-use super::connect::Connection;
-use super::link;
-use super::name::{self, Name};
-use super::own::Due;
-use super::wire::{self, Batch, Item, Part, What};
+use super::connect::{Cause, Connection};
+use super::fault::Fault;
+use super::name;
+use super::own::Census;
 
 const SCRIPT: &str = include_str!("beat.lua");
 /// Between two signs of life.
@@ -25,11 +25,19 @@ const PROBE: Duration = Duration::from_millis(100);
 const LEASES: Duration = Duration::from_millis(20);
 /// A gateway that has given no sign for so long is gone.
 const GONE_US: u64 = 5_000_000;
+/// What a busy machine adds to the time that a gateway takes to notice that the store is back.
+const SLACK: Duration = Duration::from_millis(250);
+/// Longer than this no gateway waits for the others.
+const MOST_SEEDING: Duration = Duration::from_millis(1500);
+
 /// The store is empty, or back: so long do gateways have to say what they have taken, and only
-/// their shares hold meanwhile.
-pub(super) const SEEDING_US: u64 = 1_500_000;
-/// Parts of a command that tells a store what it missed.
-const TOLD_AT_ONCE: usize = 500;
+/// their shares hold meanwhile. A gateway notices it after a beat that finds no answer, or after
+/// an attempt to connect that finds none, and the probe that follows.
+pub(super) fn seeding_us(timeout: Duration, connect_timeout: Duration) -> u64 {
+    let noticed = connect_timeout.max(BEAT + timeout) + PROBE;
+    let told = noticed + 2 * timeout + SLACK;
+    u64::try_from(told.min(MOST_SEEDING).as_micros()).unwrap_or(u64::MAX)
+}
 
 /// What the watch keeps between two beats.
 #[derive(Debug, Default)]
@@ -38,6 +46,8 @@ pub(super) struct Watch {
     renewed_us: u64,
     /// When all parts were last seen to; monotonic.
     looked_us: u64,
+    /// Whether the last beat failed in some part.
+    failed: bool,
 }
 
 /// What is to be looked after in a beat.
@@ -58,17 +68,17 @@ struct Sign {
 }
 
 impl Sign {
-    /// How long other gateways may still have to say what they have taken.
-    fn seeding_left_us(&self, is_back: bool) -> u64 {
+    /// How long other gateways may still have to say what they have taken, of the time they get.
+    fn seeding_left_us(&self, is_back: bool, seeding_us: u64) -> u64 {
         let began_us = self.epoch.rsplit('.').next().and_then(|at| at.parse().ok());
         // An epoch of the future: the clock has been put back since.
         let age_us = self
             .store_us
             .checked_sub(began_us.unwrap_or(self.store_us))
-            .unwrap_or(SEEDING_US);
+            .unwrap_or(seeding_us);
         match is_back {
-            true => SEEDING_US,
-            false => SEEDING_US.saturating_sub(age_us),
+            true => seeding_us,
+            false => seeding_us.saturating_sub(age_us),
         }
     }
 }
@@ -84,7 +94,8 @@ impl RedisStore {
         let mut watch = Watch::default();
         loop {
             self.beat_once(&mut watch).await;
-            let pause = if self.is_any_open() { PROBE } else { BEAT };
+            let is_well = !watch.failed && !self.is_any_open();
+            let pause = if is_well { BEAT } else { PROBE };
             tokio::select! {
                 () = tokio::time::sleep(pause) => (),
                 () = self.wake.notified() => {
@@ -123,17 +134,13 @@ impl RedisStore {
         };
         let connection = match watch.connection.take() {
             Some(connection) => Ok(connection),
-            None => self.terms.connector.connect().await,
+            None => self.connect().await,
         };
         let connection = match connection {
             Ok(connection) => connection,
-            Err(error) => {
-                tracing::debug!(%error, "no beat");
-                let why = error.to_string();
-                self.terms
-                    .parts
-                    .iter()
-                    .for_each(|part| part.health.fail(&why));
+            Err(cause) => {
+                self.terms.fail(&cause);
+                watch.failed = true;
                 return;
             }
         };
@@ -143,28 +150,26 @@ impl RedisStore {
             owes: self.own.owes() || self.terms.is_unsent(),
             looked_us: watch.looked_us,
         };
-        // Looked up once, for all parts.
-        let running = match since.renews {
-            true => self.own.running(),
-            false => Vec::new(),
-        };
-        let running = &running[..];
+        let census = &Census::new(&self.own, self.terms.parts.len());
         let beats = (0..self.terms.parts.len()).map(|index| {
             let mut connection = connection.clone();
             async move {
                 let beaten = self
-                    .beat(&mut connection, index, sent_us, since, running)
+                    .beat(&mut connection, index, sent_us, since, census)
                     .await;
                 let health = &self.terms.parts[index].health;
                 match &beaten {
                     Ok(()) => health.answered(),
                     Err(error) if error.is_timeout() => health.timed_out(),
-                    Err(error) => health.fail(&error.to_string()),
+                    // Its own keys move: the next beat finds them.
+                    Err(error) if self.is_moving(error) => health.answered(),
+                    Err(error) => health.fail(&self.terms.cause(error)),
                 }
                 beaten.is_ok()
             }
         });
         let beaten = join_all(beats).await;
+        watch.failed = beaten.contains(&false);
         if !beaten.contains(&false) {
             watch.looked_us = sent_us;
         } else if since.owes {
@@ -179,13 +184,35 @@ impl RedisStore {
         }
     }
 
+    async fn connect(&self) -> Result<Connection, Cause> {
+        let connector = &self.terms.connector;
+        match connector.connect().await {
+            Ok(mut connection) => {
+                connector.refuse_cluster(&mut connection).await?;
+                Ok(connection)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no beat");
+                // The whole truth, which may take a look, once.
+                Err(match self.is_any_open() {
+                    true => self.terms.cause(&error),
+                    false => connector.cause(&error).await,
+                })
+            }
+        }
+    }
+
+    fn is_moving(&self, error: &RedisError) -> bool {
+        self.terms.is_cluster && Fault::of(error) == Fault::Moving
+    }
+
     async fn beat(
         &self,
         connection: &mut Connection,
         index: usize,
         sent_us: u64,
         since: Since,
-        running: &[(Name, u64)],
+        census: &Census<'_>,
     ) -> RedisResult<()> {
         let part = &self.terms.parts[index];
         let sign = self.in_time(self.sign(connection, index)).await?;
@@ -203,58 +230,18 @@ impl RedisStore {
             is_new || is_back || part.health.is_seeding(sent_us) || sent_us < unsettled_until_us;
         self.peers.note_gateways(sign.gateways.clone(), too_few);
         if is_new || is_back || has_jumped || since.owes {
-            self.settle(connection, index, &sign, is_new, has_jumped)
+            self.settle(connection, index, &sign, census, (is_new, has_jumped))
                 .await?;
         } else if since.renews {
-            self.renew(connection, index, &sign, running, false).await?;
+            let running = census.running(index);
+            self.renew(connection, &sign, running, false).await?;
         }
         if is_new || is_back {
-            let left_us = sign.seeding_left_us(is_back);
+            let left_us = sign.seeding_left_us(is_back, self.seeding_us);
             part.health
                 .close(sign.epoch.clone(), sent_us.saturating_add(left_us));
         }
         Ok(())
-    }
-
-    /// Whether a counter is in this part of the store.
-    fn concerns(&self, index: usize) -> impl Fn(&Name) -> bool {
-        let count = self.terms.parts.len();
-        move |name| name.part(count) == index
-    }
-
-    /// Brings a part of the store up to date, before anybody here asks it again.
-    async fn settle(
-        &self,
-        connection: &mut Connection,
-        index: usize,
-        sign: &Sign,
-        everything: bool,
-        has_jumped: bool,
-    ) -> RedisResult<()> {
-        let concerns = self.concerns(index);
-        if everything {
-            self.own.drop_leases(&concerns);
-        }
-        self.tell(connection, index, sign, everything).await?;
-        let unsent = self.terms.take_unsent(&concerns);
-        if has_jumped {
-            // Whatever waits for its window to be over: the window begins now.
-            for some in self.own.sliding(&concerns).chunks(TOLD_AT_ONCE) {
-                let look = Item::of(What::Put, some);
-                self.send(connection, sign, &[look]).await?;
-            }
-        }
-        if everything || has_jumped {
-            self.tell_tasks(connection, index, sign).await?;
-        }
-        // A store that has lost all has been told all by now.
-        if !everything {
-            for some in unsent.chunks(TOLD_AT_ONCE) {
-                self.send(connection, sign, some).await?;
-            }
-        }
-        let running = self.own.running();
-        self.renew(connection, index, sign, &running, true).await
     }
 
     pub(super) async fn in_time<T>(
@@ -293,115 +280,6 @@ impl RedisStore {
             _ => Err(odd()),
         }
     }
-
-    /// Tells the store what it does not know: what was admitted and given back without it, or,
-    /// when it has lost all, whatever this gateway has taken that still counts.
-    async fn tell(
-        &self,
-        connection: &mut Connection,
-        index: usize,
-        sign: &Sign,
-        everything: bool,
-    ) -> RedisResult<()> {
-        let time = &self.terms.parts[index].time;
-        let at = time.framed(sign.store_us);
-        let due = self.own.due(self.concerns(index), everything, at, time);
-        for some in due.chunks(TOLD_AT_ONCE) {
-            let puts: Vec<Part> = some.iter().filter_map(|due| due.put).collect();
-            let backs: Vec<Part> = some.iter().filter_map(|due| due.back).collect();
-            let items = [Item::of(What::Put, &puts), Item::of(What::GiveBack, &backs)];
-            self.send(connection, sign, &items).await?;
-            some.iter().for_each(|due: &Due| self.own.told(due));
-        }
-        Ok(())
-    }
-
-    /// Tasks that this gateway holds slots for.
-    async fn tell_tasks(
-        &self,
-        connection: &mut Connection,
-        index: usize,
-        sign: &Sign,
-    ) -> RedisResult<()> {
-        let at = self.terms.parts[index].time.framed(sign.store_us);
-        let concerns = self.concerns(index);
-        let mut times: HashMap<(Name, wire::Task), u64> = HashMap::new();
-        let held = self.own.held().into_iter();
-        let items: Vec<Item> = held
-            .filter(|(name, ..)| concerns(name))
-            .map(|(name, _, task, until_us)| {
-                let left = Duration::from_micros(until_us.saturating_sub(at.mono_us));
-                let task = wire::task(&task);
-                let time = times.entry((name, task)).or_default();
-                *time += 1;
-                Item::of(What::Keep { task }, &[Part::slot(name, *time, left)])
-            })
-            .collect();
-        for some in items.chunks(TOLD_AT_ONCE) {
-            self.send(connection, sign, some).await?;
-        }
-        Ok(())
-    }
-
-    /// Renews the slots of calls that still run.
-    async fn renew(
-        &self,
-        connection: &mut Connection,
-        index: usize,
-        sign: &Sign,
-        running: &[(Name, u64)],
-        lost_too: bool,
-    ) -> RedisResult<()> {
-        let concerns = self.concerns(index);
-        let mut here = running.to_vec();
-        here.retain(|(name, _)| concerns(name));
-        for some in here.chunks(TOLD_AT_ONCE) {
-            let parts: Vec<Part> = some
-                .iter()
-                .map(|(name, slot)| Part::slot(*name, *slot, self.slot_lease))
-                .collect();
-            let item = Item::of(What::Renew { lost_too }, &parts);
-            self.send(connection, sign, &[item]).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends items, if the store is still the one of this sign.
-    async fn send(
-        &self,
-        connection: &mut Connection,
-        sign: &Sign,
-        items: &[Item],
-    ) -> RedisResult<()> {
-        if !self.terms.is_cluster {
-            return self.send_one(connection, &sign.epoch, items).await;
-        }
-        let items = items.iter().cloned().flat_map(Item::by_owner);
-        let mut sent = futures_util::stream::iter(items.map(|item| {
-            let mut connection = connection.clone();
-            async move { self.send_one(&mut connection, "", &[item]).await }
-        }))
-        .buffer_unordered(TOLD_AT_ONCE);
-        while let Some(sent) = sent.next().await {
-            sent?;
-        }
-        Ok(())
-    }
-
-    async fn send_one(
-        &self,
-        connection: &mut Connection,
-        epoch: &str,
-        items: &[Item],
-    ) -> RedisResult<()> {
-        let mut batch = Batch::new(!epoch.is_empty());
-        items.iter().for_each(|item| batch.push(item));
-        let sent = link::run(&self.terms, connection, &batch, None, epoch);
-        match self.in_time(sent).await? {
-            Value::Array(values) if values.len() > items.len() => Ok(()),
-            _ => Err(odd()),
-        }
-    }
 }
 
 fn odd() -> RedisError {
@@ -409,4 +287,20 @@ fn odd() -> RedisError {
         ErrorKind::UnexpectedReturnType,
         "not an answer of our script",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_wait_for_each_other_no_longer_than_all_need_to_notice() {
+        let ms = Duration::from_millis;
+        // With the default timeout; a longer one; one that no rule of two seconds can hold.
+        for (timeout, connect_timeout, waits) in
+            [(50, 500, 1000), (100, 500, 1150), (900, 3600, 1500)]
+        {
+            assert_eq!(seeding_us(ms(timeout), ms(connect_timeout)), waits * 1000);
+        }
+    }
 }

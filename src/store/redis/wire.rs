@@ -144,11 +144,28 @@ impl Item {
         self.parts.first().map(|part| part.name)
     }
 
+    /// Whether it is about one counter.
+    pub(super) fn is_of_one_counter(&self) -> bool {
+        self.parts.windows(2).all(|two| two[0].name == two[1].name)
+    }
+
+    /// The same for each counter.
+    pub(super) fn by_counter(self) -> Vec<Self> {
+        self.by(|one, other| one == other)
+    }
+
     /// The same for each owner of counters.
     pub(super) fn by_owner(self) -> Vec<Self> {
+        self.by(|one, other| one.tag() == other.tag())
+    }
+
+    fn by(self, is_together: impl Fn(&Name, &Name) -> bool) -> Vec<Self> {
         let mut items: Vec<Self> = Vec::with_capacity(1);
         for part in self.parts {
-            let same = |item: &&mut Self| item.name().is_some_and(|n| n.tag() == part.name.tag());
+            let same = |item: &&mut Self| {
+                item.name()
+                    .is_some_and(|name| is_together(&name, &part.name))
+            };
             match items.iter_mut().find(same) {
                 Some(item) => item.parts.push(part),
                 None => items.push(Self::of(self.what, &[part])),
@@ -274,6 +291,11 @@ impl Batch {
         epoch
             .into_iter()
             .chain(self.keys.iter().map(move |name| name.text(prefix)))
+    }
+
+    /// Whether it is about one counter.
+    pub(super) fn is_of_one_counter(&self) -> bool {
+        self.keys.len() == 1
     }
 
     /// The items' bytes.

@@ -2,6 +2,7 @@
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, cmd};
 
+use super::cause::{Cause, is_in_cluster, is_login};
 use super::{Connection, Connector, RedisOptions, Topology, within};
 
 /// All slots of a cluster.
@@ -22,7 +23,7 @@ pub struct Master {
     /// Its URL, without user and password.
     pub url: String,
     /// What it said; or why it said nothing.
-    pub state: RedisResult<State>,
+    pub state: Result<State, Cause>,
 }
 
 /// What a server said of itself, and what it lets us do.
@@ -32,6 +33,8 @@ pub struct State {
     pub version: String,
     /// Whether it is a replica.
     pub is_replica: bool,
+    /// Whether it is a node of a cluster.
+    pub is_in_cluster: bool,
     /// Its `maxmemory-policy`.
     pub eviction: String,
     /// Commands that we may not use.
@@ -57,10 +60,18 @@ impl State {
 ///
 /// # Errors
 /// When nobody answers.
-pub async fn probe(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<Probe> {
+pub async fn probe(connector: &Connector, unix_us: fn() -> u64) -> Result<Probe, Cause> {
+    let asked = masters_of(connector, unix_us).await;
+    match asked {
+        Ok(probe) => Ok(probe),
+        Err(error) => Err(connector.cause(&error).await),
+    }
+}
+
+async fn masters_of(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<Probe> {
     let options = connector.options();
     if options.topology != Topology::Cluster {
-        let state = state(connector, unix_us).await;
+        let state = judged(connector, unix_us).await;
         let url = options.to_string();
         return Ok(Probe {
             masters: vec![Master { url, state }],
@@ -73,7 +84,7 @@ pub async fn probe(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<P
         let direct = direct(options, node)?;
         masters.push(Master {
             url: direct.options().to_string(),
-            state: state(&direct, unix_us).await,
+            state: judged(&direct, unix_us).await,
         });
     }
     Ok(Probe {
@@ -83,7 +94,7 @@ pub async fn probe(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<P
 }
 
 /// A connector to one node of a cluster.
-fn direct(options: &RedisOptions, node: (String, u16)) -> RedisResult<Connector> {
+pub(super) fn direct(options: &RedisOptions, node: (String, u16)) -> RedisResult<Connector> {
     let mut options = options.clone();
     options.topology = Topology::Single;
     options.nodes = vec![node];
@@ -143,11 +154,19 @@ async fn ask(connector: &Connector, connection: &mut Connection, cmd: &Cmd) -> R
     within(connector.connect_timeout(), connection.send(cmd)).await
 }
 
+async fn judged(connector: &Connector, unix_us: fn() -> u64) -> Result<State, Cause> {
+    match state(connector, unix_us).await {
+        Ok(state) => Ok(state),
+        Err(error) => Err(connector.cause(&error).await),
+    }
+}
+
 async fn state(connector: &Connector, unix_us: fn() -> u64) -> RedisResult<State> {
     let mut connection = connector.connect().await?;
     let mut state = State {
         version: String::new(),
         is_replica: false,
+        is_in_cluster: false,
         eviction: String::new(),
         missing: Vec::new(),
         keys_denied: false,
@@ -185,6 +204,7 @@ impl State {
         self.version = line("redis_version:");
         self.is_replica = line("role:") == "slave";
         self.eviction = line("maxmemory_policy:");
+        self.is_in_cluster = is_in_cluster(info);
     }
 
     /// What a refused trial tells. An error that ends the connection ends the probe.
@@ -204,6 +224,7 @@ impl State {
                 ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::NoScript,
             ) => {}
             ErrorKind::Io | ErrorKind::Parse => return Err(error),
+            _ if is_login(&error) => return Err(error),
             _ if trial.writes && self.write_error.is_none() => {
                 self.write_error = Some(error.to_string());
             }

@@ -22,6 +22,8 @@ use crate::store::redis::name::Name;
 use crate::store::redis::time::StoreTime;
 use crate::store::redis::wire::Part;
 
+pub(in crate::store::redis) use self::tell::Census;
+
 const SHARDS: usize = 64;
 /// Shards that one sweep looks at: the whole table takes eight.
 const SWEPT_AT_ONCE: usize = 8;
@@ -274,17 +276,16 @@ impl Own {
         }
     }
 
-    /// Sliding counters in use, with nothing to put there.
-    pub(in crate::store::redis) fn sliding(&self, concerns: impl Fn(&Name) -> bool) -> Vec<Part> {
-        let mut sliding = Vec::new();
-        for shard in &self.shards {
-            for (name, entry) in shard.lock().iter() {
-                if matches!(entry.counter, Counter::Sliding(_)) && concerns(name) {
-                    sliding.push(Part::new(*name, entry.span, 0, 0));
-                }
-            }
-        }
-        sliding
+    /// The sliding ones of these counters, with nothing to put there.
+    pub(in crate::store::redis) fn sliding(&self, names: &[Name]) -> Vec<Part> {
+        let sliding = names.iter().map(|name| {
+            let part = |entry: &mut Entry| {
+                let slides = matches!(entry.counter, Counter::Sliding(_));
+                slides.then(|| Part::new(*name, entry.span, 0, 0))
+            };
+            self.with(*name, None, part).flatten()
+        });
+        sliding.flatten().collect()
     }
 
     /// Drops idle entries, a part of the table at a time.

@@ -1,5 +1,7 @@
 //! What the store must be told when it is back.
 
+use std::sync::OnceLock;
+
 use super::{Due, Entry, Own};
 use crate::limit::{Moment, Span, sliding};
 use crate::store::memory::counter::Counter;
@@ -7,25 +9,104 @@ use crate::store::redis::name::Name;
 use crate::store::redis::time::StoreTime;
 use crate::store::redis::wire::Part;
 
+/// By part of the store.
+type ByPart<T> = OnceLock<Vec<Vec<T>>>;
+
+/// A slot that is held for a task: its number, the task, and until when.
+pub(in crate::store::redis) type HeldSlot = (Name, u64, String, u64);
+
+/// What a beat has to say of the own counters: looked up once for all parts of the store, and
+/// only if any of them needs it.
+#[derive(Debug)]
+pub(in crate::store::redis) struct Census<'o> {
+    own: &'o Own,
+    parts: usize,
+    all: ByPart<Name>,
+    owing: ByPart<Name>,
+    running: ByPart<(Name, u64)>,
+    held: ByPart<HeldSlot>,
+}
+
+impl<'o> Census<'o> {
+    pub(in crate::store::redis) fn new(own: &'o Own, parts: usize) -> Self {
+        Self {
+            own,
+            parts,
+            all: OnceLock::new(),
+            owing: OnceLock::new(),
+            running: OnceLock::new(),
+            held: OnceLock::new(),
+        }
+    }
+
+    /// The counters in a part.
+    pub(in crate::store::redis) fn all(&self, part: usize) -> &[Name] {
+        self.look(&self.all, part, |name, _, found| found.push(name))
+    }
+
+    /// Those of which the store must be told something.
+    pub(in crate::store::redis) fn owing(&self, part: usize) -> &[Name] {
+        self.look(&self.owing, part, |name, entry, found| {
+            found.extend((!entry.owed.is_empty()).then_some(name));
+        })
+    }
+
+    /// Slots of calls that still run.
+    pub(in crate::store::redis) fn running(&self, part: usize) -> &[(Name, u64)] {
+        self.look(&self.running, part, |name, entry, found| {
+            if let Counter::Slots(slots) = &entry.counter {
+                found.extend(slots.running().map(|slot| (name, slot)));
+            }
+        })
+    }
+
+    /// Slots that are held for tasks.
+    pub(in crate::store::redis) fn held(&self, part: usize) -> &[HeldSlot] {
+        self.look(&self.held, part, |name, entry, found| {
+            if let Counter::Slots(slots) = &entry.counter {
+                let held = slots.held();
+                found.extend(held.map(|(slot, task, until)| (name, slot, task.to_owned(), until)));
+            }
+        })
+    }
+
+    fn look<'s, T>(
+        &'s self,
+        found: &'s ByPart<T>,
+        part: usize,
+        look: impl Fn(Name, &Entry, &mut Vec<T>),
+    ) -> &'s [T] {
+        let found = found.get_or_init(|| {
+            let mut found: Vec<Vec<T>> = (0..self.parts).map(|_| Vec::new()).collect();
+            for shard in &self.own.shards {
+                for (name, entry) in shard.lock().iter() {
+                    if let Some(found) = found.get_mut(name.part(self.parts)) {
+                        look(*name, entry, found);
+                    }
+                }
+            }
+            found
+        });
+        found.get(part).map_or(&[], Vec::as_slice)
+    }
+}
+
 impl Own {
-    /// What the store must be told: all that is owed, or, when it has lost all, everything
-    /// that still counts.
+    /// What the store must be told of these counters: all that is owed, or, when it has lost
+    /// all, everything that still counts.
     pub(in crate::store::redis) fn due(
         &self,
-        concerns: impl Fn(&Name) -> bool,
+        names: &[Name],
         everything: bool,
         at: Moment,
         time: &StoreTime,
     ) -> Vec<Due> {
         let mut due = Vec::new();
-        for shard in &self.shards {
-            for (name, entry) in shard.lock().iter_mut() {
-                if !everything && entry.owed.is_empty() || !concerns(name) {
-                    continue;
-                }
+        for name in names {
+            self.with(*name, None, |entry| {
                 entry.advance(entry.span, at);
                 entry.due(*name, everything, time, &mut due);
-            }
+            });
         }
         due
     }
@@ -37,36 +118,6 @@ impl Own {
                 entry.owe(due.step, -due.owed);
             }
         });
-    }
-
-    /// Slots of calls that still run.
-    pub(in crate::store::redis) fn running(&self) -> Vec<(Name, u64)> {
-        let mut running = Vec::new();
-        for shard in &self.shards {
-            for (name, entry) in shard.lock().iter() {
-                if let Counter::Slots(slots) = &entry.counter {
-                    running.extend(slots.running().map(|slot| (*name, slot)));
-                }
-            }
-        }
-        running
-    }
-
-    /// Slots that are held for tasks: number, task, and until when.
-    pub(in crate::store::redis) fn held(&self) -> Vec<(Name, u64, String, u64)> {
-        let mut held = Vec::new();
-        for shard in &self.shards {
-            for (name, entry) in shard.lock().iter() {
-                if let Counter::Slots(slots) = &entry.counter {
-                    held.extend(
-                        slots
-                            .held()
-                            .map(|(slot, task, until_us)| (*name, slot, task.to_owned(), until_us)),
-                    );
-                }
-            }
-        }
-        held
     }
 }
 

@@ -1,0 +1,336 @@
+//! A connection as pingora sees it, with the time limits that pingora does not know: for a head
+//! as a whole, for an idle connection, and for a caller that does not read its answer.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::caps::Place;
+use super::channel::Channel;
+use super::state::{Phase, State};
+use crate::gateway::Shared;
+use crate::gateway::reply::Reply;
+use crate::observe::metrics::Turned;
+
+/// How slowly a caller may read its answer, bytes a second, once it holds the answer up.
+const SLOWEST: u64 = 1024;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// An HTTP/2 connection has been opened when its preface and the head of its settings are here.
+const OPENING: usize = 24 + 9;
+
+/// The time between two requests. The timer is set anew only when it fires: most requests come
+/// long before.
+#[derive(Debug)]
+struct Idle {
+    /// How many heads there had been.
+    after: u32,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// One connection of a caller.
+#[derive(Debug)]
+pub(super) struct Connection {
+    io: Channel,
+    state: Arc<State>,
+    carried: Arc<ProxyDigest>,
+    socket: Arc<SocketDigest>,
+    tls: Option<Arc<SslDigest>>,
+    http2: bool,
+    shared: Arc<Shared>,
+    idle: Option<Idle>,
+    /// The head that is coming in, and until when.
+    head: Option<(u32, Pin<Box<Sleep>>)>,
+    /// Bytes of that head; of HTTP/2, all that has come.
+    taken: usize,
+    /// Since a write could not go on: until when, and what has gone since.
+    held_up: Option<(Pin<Box<Sleep>>, u64)>,
+    /// Its place among the connections; free again when it is dropped.
+    _place: Place,
+}
+
+impl Connection {
+    pub(super) fn new(
+        io: Channel,
+        http2: bool,
+        state: Arc<State>,
+        shared: Arc<Shared>,
+        place: Place,
+    ) -> Self {
+        // That it is there tells pingora that ALPN, and nothing else, chooses the protocol.
+        let tls = state
+            .tls
+            .then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())));
+        let socket = SocketDigest::from_raw_fd(io.tcp().as_raw_fd());
+        // Asking the system for it would be a call for each request.
+        let _ = socket.peer_addr.set(Some(state.peer.into()));
+        // pingora hands this from the connection to its calls, untouched.
+        let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+        let carried = ProxyDigest::new(Box::new(nothing), Some(Box::new(state.clone())));
+        Self {
+            io,
+            state,
+            carried: Arc::new(carried),
+            socket: Arc::new(socket),
+            tls,
+            http2,
+            shared,
+            idle: None,
+            head: None,
+            taken: 0,
+            held_up: None,
+            _place: place,
+        }
+    }
+
+    pub(super) fn state(&self) -> Arc<State> {
+        self.state.clone()
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Nothing has come: for how long may that go on?
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.http2 {
+            // After its opening, pingora closes it when it has been idle.
+            return match self.taken < OPENING {
+                true => self.wait_for_head(cx),
+                false => Poll::Pending,
+            };
+        }
+        match self.state.phase() {
+            Phase::Busy => Poll::Pending,
+            Phase::Idle => self.wait_for_request(cx),
+            Phase::Head => self.wait_for_head(cx),
+        }
+    }
+
+    fn wait_for_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let patience = self.shared.settings.keepalive;
+        let after = self.state.head();
+        let idle = self.idle.get_or_insert_with(|| Idle {
+            after,
+            since: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(patience)),
+        });
+        if idle.after != after {
+            (idle.after, idle.since) = (after, Instant::now());
+        }
+        ready!(idle.timer.as_mut().poll(cx));
+        idle.timer.as_mut().reset(idle.since + patience);
+        ready!(idle.timer.as_mut().poll(cx));
+        // The end, as if the caller had closed: nothing is lost.
+        Poll::Ready(Ok(()))
+    }
+
+    fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let which = self.state.head();
+        if self.head.as_ref().is_none_or(|(head, _)| *head != which) {
+            let limit = tokio::time::sleep(self.shared.settings.header_timeout);
+            self.head = Some((which, Box::pin(limit)));
+        }
+        if let Some((_, limit)) = &mut self.head {
+            ready!(limit.as_mut().poll(cx));
+        }
+        Poll::Ready(Err(self.turn_away(
+            cx,
+            Turned::SlowHead,
+            &Reply::head_timeout(),
+        )))
+    }
+
+    /// Ends the connection in the middle of a head. The answer is sent if it can be at once: its
+    /// few bytes find room in a socket that nothing has been written to.
+    fn turn_away(&mut self, cx: &mut Context<'_>, why: Turned, reply: &Reply) -> io::Error {
+        self.shared.metrics.turned_away(why);
+        if !self.http2 {
+            let answer = self.shared.whole(reply);
+            let (mut io, cx) = (Pin::new(&mut self.io), cx);
+            if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(cx, &answer) {
+                let _ = io.as_mut().poll_flush(cx);
+            }
+        }
+        io::ErrorKind::TimedOut.into()
+    }
+
+    /// A write cannot go on: for how long may that last?
+    fn hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let patience = self.shared.settings.send_timeout;
+        let (limit, gone) = self
+            .held_up
+            .get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), 0));
+        ready!(limit.as_mut().poll(cx));
+        if *gone < SLOWEST.saturating_mul(patience.as_secs().max(1)) {
+            return Poll::Ready(io::ErrorKind::TimedOut.into());
+        }
+        *gone = 0;
+        limit.as_mut().reset(Instant::now() + patience);
+        match limit.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Pending => Poll::Ready(Err(ready!(self.hold(cx)))),
+            Poll::Ready(Ok(n)) => {
+                if let Some((_, gone)) = &mut self.held_up {
+                    *gone = gone.saturating_add(n as u64);
+                }
+                Poll::Ready(Ok(n))
+            }
+            failed => failed,
+        }
+    }
+
+    fn finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        if polled.is_pending() {
+            return Poll::Ready(Err(ready!(self.hold(cx))));
+        }
+        self.held_up = None;
+        polled
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let is_head = !this.http2 && this.state.phase() == Phase::Head;
+        if is_head && this.taken > this.shared.settings.max_header_bytes {
+            let error = this.turn_away(cx, Turned::LargeHead, &Reply::head_too_large());
+            return Poll::Ready(Err(error));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if polled.is_pending() {
+            return this.wait(cx);
+        }
+        let came = buf.filled().len() - before;
+        if this.http2 {
+            this.taken = this.taken.saturating_add(came);
+        } else if came > 0 {
+            match this.state.phase() {
+                Phase::Idle => {
+                    this.state.head_begins();
+                    this.taken = came;
+                }
+                Phase::Head => this.taken += came,
+                Phase::Busy => {}
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.written(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.written(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_flush(cx);
+        this.finished(cx, polled)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.finished(cx, polled)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        // A caller that is gone is told nothing.
+        let _ = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        self.io.tcp().as_raw_fd()
+    }
+}
+
+impl Ssl for Connection {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.http2.then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.carried.clone())
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl Peek for Connection {}

@@ -1,0 +1,106 @@
+//! The bytes of one TCP connection: small writes gathered, and what has been read ahead (a PROXY
+//! header's rest, a preface) read again.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A head and a small body leave together; what is larger is written as it is.
+const WRITE_BUFFER: usize = 2048;
+
+/// One TCP connection.
+#[derive(Debug)]
+pub(super) struct Wire {
+    tcp: BufWriter<TcpStream>,
+    ahead: Bytes,
+}
+
+impl Wire {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        Self {
+            tcp: BufWriter::with_capacity(WRITE_BUFFER, tcp),
+            ahead: Bytes::new(),
+        }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        self.tcp.get_ref()
+    }
+
+    /// Looks at the first bytes until `enough` has seen what it needs: the number of bytes to
+    /// drop. The rest is read again. `most`: how many it may look at.
+    ///
+    /// # Errors
+    /// Its own, and those of the connection; `UnexpectedEof` if it ends before.
+    pub(super) async fn look<E: From<io::Error>>(
+        &mut self,
+        most: usize,
+        mut enough: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
+    ) -> Result<(), E> {
+        let mut seen = BytesMut::from(&self.ahead[..]);
+        loop {
+            if !seen.is_empty()
+                && let Some(used) = enough(&seen)?
+            {
+                seen.advance(used.min(seen.len()));
+                self.ahead = seen.freeze();
+                return Ok(());
+            }
+            let mut limited = (&mut self.tcp).take((most.saturating_sub(seen.len())) as u64);
+            if limited.read_buf(&mut seen).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            // Reads are not buffered: pingora, h2 and rustls have buffers of their own.
+            return Pin::new(&mut this.tcp).poll_read(cx, buf);
+        }
+        let n = this.ahead.len().min(buf.remaining());
+        buf.put_slice(&this.ahead.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,342 @@
+//! One worker: accepts, greets, serves.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+use pingora::services::background::BackgroundService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::Listening;
+use super::caps::{Full, Place};
+use super::channel::Channel;
+use super::connection::Connection;
+use super::state::State;
+use super::wire::Wire;
+use crate::gateway::{Gateway, Shared, headers};
+use crate::identity::address::prefix;
+use crate::identity::proxy_protocol::{self, Progress, ProxyError};
+use crate::observe::metrics::Turned;
+use crate::settings::Listen;
+
+/// Requests whose head is still arriving when the listeners close are given this long.
+pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+/// How long nothing is accepted when the process has no file descriptor left.
+const OUT_OF_FILES: Duration = Duration::from_millis(100);
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+type Proxy = HttpProxy<Gateway>;
+
+/// Accepts on its own sockets, and serves on its own thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    conf: Arc<ServerConf>,
+    listening: parking_lot::Mutex<Vec<Listening>>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        conf: Arc<ServerConf>,
+        listening: Vec<Listening>,
+    ) -> Self {
+        Self {
+            shared,
+            conf,
+            listening: parking_lot::Mutex::new(listening),
+        }
+    }
+
+    fn proxy(&self) -> Arc<Proxy> {
+        let settings = &self.shared.settings;
+        let mut proxy = HttpProxy::new(Gateway::new(self.shared.clone()), self.conf.clone());
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(settings.keepalive);
+        proxy.server_options = Some(options);
+        proxy.h2_options = Some(http2(settings));
+        proxy.handle_init_modules();
+        Arc::new(proxy)
+    }
+}
+
+fn http2(settings: &crate::settings::Settings) -> H2Options {
+    let mut options = default_h2_options();
+    options.max_concurrent_streams(settings.max_streams);
+    options.max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
+    options
+}
+
+#[async_trait]
+impl BackgroundService for Worker {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let proxy = self.proxy();
+        let listening = std::mem::take(&mut *self.listening.lock());
+        let mut accepting = Vec::new();
+        for Listening { socket, how } in listening {
+            let socket = match TcpListener::from_std(socket) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::error!(%error, listen = %how.addr, "cannot listen");
+                    continue;
+                }
+            };
+            let door = Door {
+                shared: self.shared.clone(),
+                proxy: proxy.clone(),
+                how,
+                shutdown: shutdown.clone(),
+            };
+            accepting.push(tokio::spawn(Arc::new(door).accept(socket)));
+        }
+        for accepting in accepting {
+            let _ = accepting.await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        // Connections that are idle now are closed.
+        proxy.http_cleanup().await;
+    }
+}
+
+/// One listener of one worker.
+struct Door {
+    shared: Arc<Shared>,
+    proxy: Arc<Proxy>,
+    how: Listen,
+    shutdown: ShutdownWatch,
+}
+
+/// Why a connection ends before its first request.
+enum Refused {
+    /// It is told nothing.
+    Silent(Turned),
+    /// The caller has gone, or the like.
+    Gone,
+}
+
+impl From<io::Error> for Refused {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<ProxyError> for Refused {
+    fn from(_: ProxyError) -> Self {
+        Self::Silent(Turned::ProxyProtocol)
+    }
+}
+
+impl Door {
+    async fn accept(self: Arc<Self>, socket: TcpListener) {
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.enter(tcp, peer),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, listen = %self.how.addr, "cannot accept");
+                    tokio::time::sleep(OUT_OF_FILES).await;
+                }
+            }
+        }
+        // What the system has accepted already would be reset with the socket.
+        while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
+            self.enter(tcp, peer);
+        }
+    }
+
+    fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let door = self.clone();
+        let metrics = &self.shared.metrics;
+        metrics.connection();
+        let place = match self.shared.caps.take() {
+            Ok(place) => place,
+            Err(full) => {
+                metrics.turned_away(full.into());
+                return;
+            }
+        };
+        tokio::spawn(async move {
+            match door.greet(tcp, peer, place).await {
+                Ok(connection) => door.serve(connection).await,
+                Err(Refused::Silent(why)) => door.shared.metrics.turned_away(why),
+                Err(Refused::Gone) => {}
+            }
+        });
+    }
+
+    /// All that comes before the first request.
+    async fn greet(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        mut place: Place,
+    ) -> Result<Connection, Refused> {
+        let settings = &self.shared.settings;
+        let mut wire = Wire::new(tcp);
+        let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if self.how.proxy_protocol {
+            if !headers::is_trusted(settings, peer.ip()) {
+                return Err(Refused::Silent(Turned::ProxyProtocol));
+            }
+            let mut source = None;
+            let header = wire.look(proxy_protocol::MAX_HEADER, |bytes| {
+                Ok::<_, Refused>(match proxy_protocol::read(bytes)? {
+                    Progress::More => None,
+                    Progress::Done {
+                        length,
+                        source: told,
+                    } => {
+                        source = told;
+                        Some(length)
+                    }
+                })
+            });
+            within(settings.header_timeout, Turned::ProxyProtocol, header).await?;
+            peer = source.unwrap_or(peer);
+        }
+        if !headers::is_trusted(settings, peer.ip()) {
+            let address = prefix(peer.ip(), self.shared.policy.ipv6_prefix);
+            place
+                .take_address(address)
+                .map_err(|full| Refused::Silent(full.into()))?;
+        }
+        let tls = self.shared.certificates.as_ref().filter(|_| self.how.tls);
+        let (io, http2) = match tls {
+            Some(certificates) => {
+                let handshake = TlsAcceptor::from(certificates.config()).accept(wire);
+                let handshake = async {
+                    let stream = handshake.await;
+                    stream.map_err(|_| Refused::Silent(Turned::Tls))
+                };
+                let stream = within(settings.header_timeout, Turned::Tls, handshake).await?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Channel::Tls(Box::new(stream)), http2)
+            }
+            None if settings.h2c => {
+                // Nothing is due yet: the connection may be idle.
+                let readable = async { Ok(wire.tcp().readable().await?) };
+                within(settings.keepalive, Turned::Idle, readable).await?;
+                let mut http2 = false;
+                let look = wire.look(PREFACE.len(), |bytes| {
+                    http2 = bytes == PREFACE;
+                    let may_be = PREFACE.starts_with(bytes) && !http2;
+                    Ok::<_, Refused>((!may_be).then_some(0))
+                });
+                within(settings.header_timeout, Turned::SlowHead, look).await?;
+                (Channel::Plain(wire), http2)
+            }
+            None => (Channel::Plain(wire), false),
+        };
+        let state = Arc::new(State::new(peer, self.how.tls));
+        Ok(Connection::new(
+            io,
+            http2,
+            state,
+            self.shared.clone(),
+            place,
+        ))
+    }
+
+    async fn serve(&self, connection: Connection) {
+        let state = connection.state();
+        let http2 = connection.is_http2();
+        let stream: Stream = Box::new(connection);
+        if http2 {
+            self.serve_http2(stream, &state).await;
+        } else {
+            self.serve_http1(stream, &state).await;
+        }
+    }
+
+    async fn serve_http1(&self, stream: Stream, state: &State) {
+        let mut session = ServerSession::new_http1(stream);
+        // No limit of pingora's: an idle connection and a slow head have ours.
+        session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
+        session.set_keepalive_reuses_remaining(
+            self.shared
+                .settings
+                .max_requests_per_connection
+                .map(|most| most.get() - 1),
+        );
+        loop {
+            state.idle();
+            let next = self.proxy.process_new_http(session, &self.shutdown).await;
+            let Some((stream, kept)) = next.map(|next| next.consume()) else {
+                return;
+            };
+            session = ServerSession::new_http1(stream);
+            if let Some(kept) = kept {
+                kept.apply_to_session(&mut session);
+            }
+        }
+    }
+
+    /// Tells the caller to go elsewhere when the gateway stops, and when the connection has had
+    /// its requests.
+    async fn serve_http2(&self, stream: Stream, state: &State) {
+        let mut shutdown = self.shutdown.clone();
+        let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
+        let most = self.shared.settings.max_requests_per_connection;
+        let serving = self.proxy.process_new(stream, &stopped);
+        tokio::pin!(serving);
+        let told = async {
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => {}
+                () = state.spent(most.map_or(u32::MAX, std::num::NonZeroU32::get)) => {}
+            }
+            let _ = stop.send(true);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = &mut serving => {}
+            () = told => {}
+        }
+    }
+}
+
+/// Whether accepting failed for one caller alone.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | WouldBlock
+    )
+}
+
+async fn within<T>(
+    limit: Duration,
+    late: Turned,
+    doing: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    match timeout(limit, doing).await {
+        Ok(done) => done,
+        Err(_) => Err(Refused::Silent(late)),
+    }
+}
+
+impl From<Full> for Turned {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::All => Self::Full,
+            Full::Address => Self::AddressFull,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! One command to Redis: how it goes out, and what becomes of its answers.
+
+use std::iter;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
+
+use super::{SCRIPT, Terms, Ticket};
+use crate::store::redis::connect::{Cause, Connection};
+use crate::store::redis::fault::Fault;
+use crate::store::redis::reply::{Answer, Verdict};
+use crate::store::redis::wire::Batch;
+
+/// Between two attempts to find a counter whose slot moves.
+const MOVING: Duration = Duration::from_millis(2);
+
+/// Tickets on their way.
+pub(super) type Flight = Pin<Box<dyn Future<Output = Landing> + Send>>;
+
+/// Tickets and what came back.
+pub(super) struct Landing {
+    tickets: Vec<Ticket>,
+    reply: Reply,
+}
+
+/// How it ended.
+enum Reply {
+    Answers(Value),
+    /// Refused as they are together, and nothing was done.
+    Apart(Fault),
+    /// Nobody could say in time where the counter is.
+    Nowhere,
+    /// No answer: the way is broken.
+    Lost,
+}
+
+/// Sends what a landing leaves to be sent, batch by batch.
+pub(super) fn again(
+    batches: Vec<Vec<Ticket>>,
+    terms: &Arc<Terms>,
+    connection: Option<&Connection>,
+) -> impl Iterator<Item = Flight> {
+    let flight = |(link, tickets): (&Connection, _)| -> Flight {
+        Box::pin(fly(terms.clone(), link.clone(), tickets))
+    };
+    let flights: Vec<_> = iter::repeat_n(connection, batches.len())
+        .zip(batches)
+        .filter_map(|(link, tickets)| link.map(|link| flight((link, tickets))))
+        .collect();
+    flights.into_iter()
+}
+
+/// One batch for each time, of which there is one in production, the server's own; in a cluster
+/// one for each owner of counters.
+pub(super) fn batches(gathered: &mut Vec<Ticket>, is_cluster: bool) -> Vec<Vec<Ticket>> {
+    let tag = |ticket: &Ticket| ticket.item.name().map(|name| name.tag());
+    let mut batches: Vec<Vec<Ticket>> = Vec::with_capacity(1);
+    for ticket in gathered.drain(..) {
+        let fits = |batch: &&mut Vec<Ticket>| {
+            batch.last().is_some_and(|last| {
+                last.at_us == ticket.at_us && (!is_cluster || tag(last) == tag(&ticket))
+            })
+        };
+        let batch = match is_cluster {
+            true => batches.iter_mut().find(fits),
+            // In the order in which they came: a later time never goes first.
+            false => batches.last_mut().filter(|batch| fits(batch)),
+        };
+        match batch {
+            Some(batch) => batch.push(ticket),
+            None => batches.push(vec![ticket]),
+        }
+    }
+    batches
+}
+
+pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> Landing {
+    let health = &terms.part_of(&tickets).health;
+    // In a cluster the epoch's key lies elsewhere, and the watch alone looks at it.
+    let epoch = health.epoch().filter(|_| !terms.is_cluster);
+    let mut batch = Batch::new(epoch.is_some());
+    for ticket in &tickets {
+        batch.push(&ticket.item);
+    }
+    let at_us = tickets.first().and_then(|ticket| ticket.at_us);
+    let epoch = epoch.as_deref().unwrap_or_default();
+    let is_single = terms.is_cluster && batch.is_of_one_counter();
+    let mut is_moving = false;
+    let asked = async {
+        loop {
+            match run(&terms, &mut link, &batch, at_us, epoch).await {
+                Err(error) if is_single && Fault::of(&error) == Fault::Moving => {
+                    is_moving = true;
+                    tokio::time::sleep(MOVING).await;
+                }
+                reply => break reply,
+            }
+        }
+    };
+    let reply = match tokio::time::timeout(terms.timeout, asked).await {
+        Ok(Ok(reply)) => {
+            health.answered();
+            Reply::Answers(reply)
+        }
+        Ok(Err(error)) => match Fault::of(&error) {
+            fault if fault == Fault::Store || fault == Fault::Moving && !terms.is_cluster => {
+                health.fail(&terms.cause(&error));
+                Reply::Lost
+            }
+            fault => {
+                health.answered();
+                if fault == Fault::Item && tickets.len() == 1 {
+                    health.refused(&error.to_string());
+                }
+                Reply::Apart(fault)
+            }
+        },
+        Err(_) if is_moving => Reply::Nowhere,
+        Err(_) => {
+            health.timed_out();
+            Reply::Lost
+        }
+    };
+    Landing { tickets, reply }
+}
+
+/// Runs the script on a batch.
+pub(in crate::store::redis) async fn run(
+    terms: &Terms,
+    link: &mut Connection,
+    batch: &Batch,
+    at_us: Option<u64>,
+    epoch: &str,
+) -> RedisResult<Value> {
+    let first = send(terms, link, "EVALSHA", &terms.sha, batch, at_us, epoch).await;
+    match first {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            // The server was started anew, or its scripts were flushed. Nothing was done.
+            send(terms, link, "EVAL", SCRIPT, batch, at_us, epoch).await
+        }
+        reply => reply,
+    }
+}
+
+async fn send(
+    terms: &Terms,
+    link: &mut Connection,
+    command: &str,
+    script: &str,
+    batch: &Batch,
+    at_us: Option<u64>,
+    epoch: &str,
+) -> RedisResult<Value> {
+    terms.round_trips.fetch_add(1, Ordering::Relaxed);
+    terms.items.fetch_add(
+        u64::try_from(batch.items().len()).unwrap_or(0),
+        Ordering::Relaxed,
+    );
+    let keys: Vec<String> = batch.keys(&terms.prefix).collect();
+    let mut command = redis::cmd(command);
+    command.arg(script).arg(keys.len()).arg(&keys).arg(epoch);
+    match at_us {
+        Some(at_us) => command.arg(at_us),
+        None => command.arg(""),
+    };
+    command.arg(&terms.gateway);
+    for item in batch.items() {
+        command.arg(&item[..]);
+    }
+    link.send(&command).await
+}
+
+/// Hands out the answers, and says what is to be sent next: what was refused for its company, and
+/// what must be undone, since nobody waits for it any more. `None` when there are no answers: the
+/// way is broken.
+pub(super) fn land(landing: Landing, terms: &Terms) -> Option<Vec<Vec<Ticket>>> {
+    let Landing { mut tickets, reply } = landing;
+    match reply {
+        Reply::Answers(reply) => hand_out(tickets, reply, terms).map(|undone| match undone.len() {
+            0 => Vec::new(),
+            _ => vec![undone],
+        }),
+        Reply::Apart(fault) => Some(apart(tickets, fault)),
+        Reply::Nowhere => {
+            terms.drop_unsent(&mut tickets);
+            Some(Vec::new())
+        }
+        Reply::Lost => None,
+    }
+}
+
+/// Smaller batches of tickets that were refused together.
+fn apart(tickets: Vec<Ticket>, fault: Fault) -> Vec<Vec<Ticket>> {
+    let is_alone = tickets.len() == 1;
+    let mut batches: Vec<Vec<Ticket>> = Vec::with_capacity(tickets.len());
+    for ticket in tickets {
+        let is_small = ticket.item.is_of_one_counter();
+        match ticket.answer {
+            // Nobody waits for it any more, and nothing was done.
+            Some(waiting) if waiting.is_closed() => (),
+            // A decision that is refused is refused to its caller, who knows what to do then.
+            Some(_) if fault == Fault::Item && is_alone => (),
+            Some(waiting) if fault == Fault::Moving && !is_small => {
+                let _ = waiting.send(Answer::scattered());
+            }
+            answer @ Some(_) => batches.push(vec![Ticket { answer, ..ticket }]),
+            None if fault == Fault::Item && is_alone && is_small => (),
+            None => batches.extend(ticket.item.by_counter().into_iter().map(|item| {
+                vec![Ticket {
+                    item,
+                    answer: None,
+                    ..ticket
+                }]
+            })),
+        }
+    }
+    batches
+}
+
+/// Hands out the answers; what must be undone, since nobody waits for it any more.
+fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Ticket>> {
+    let Value::Array(values) = reply else {
+        return None;
+    };
+    let mut values = values.into_iter();
+    let store_us = values.next().and_then(|time| match time {
+        Value::BulkString(bytes) => str::from_utf8(&bytes).ok()?.parse::<u64>().ok(),
+        _ => None,
+    })?;
+    if values.len() == 0 {
+        let health = &terms.part_of(&tickets).health;
+        health.fail(&Cause::outage("it has lost its counters"));
+        return Some(Vec::new());
+    }
+    let mut undone = Vec::new();
+    for (ticket, value) in tickets.into_iter().zip(values) {
+        let Value::BulkString(reply) = value else {
+            continue;
+        };
+        let answer = Answer {
+            store_us,
+            verdict: Verdict::parse(&reply),
+        };
+        let unheard = ticket.answer.and_then(|waiting| waiting.send(answer).err());
+        undone.extend(
+            unheard
+                .and_then(|answer| ticket.item.undo(&answer))
+                .map(|item| Ticket {
+                    item,
+                    part: ticket.part,
+                    at_us: ticket.at_us,
+                    answer: None,
+                }),
+        );
+    }
+    Some(undone)
+}
