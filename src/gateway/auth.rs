@@ -42,6 +42,13 @@ pub(super) struct Token {
     is_good: bool,
 }
 
+impl Token {
+    /// Whether it has been seen good.
+    pub(super) fn is_good(self) -> bool {
+        self.is_good
+    }
+}
+
 /// What is known of tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {
