@@ -69,13 +69,15 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// What of the app's entry stands against the call: a word for logs, empty if nothing does.
+    /// What stands against the call, where its status does not say it: a word for logs.
     #[must_use]
-    pub fn of_app(&self) -> &'static str {
+    pub fn why(&self) -> &'static str {
         match self {
             Self::UnknownApp => "unknown app",
             Self::Suspended => "app suspended",
             Self::Address => "address not allowed",
+            Self::Token(error) => error.as_str(),
+            Self::TokenRefused => "token: refused before",
             Self::Path(_)
             | Self::NotFound
             | Self::MethodNotAllowed { .. }

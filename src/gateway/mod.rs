@@ -275,11 +275,7 @@ impl Gateway {
     async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
         let shared = &self.shared;
         let now = ctx.started;
-        ctx.error = match &reject {
-            Reject::Token(error) => error.as_str(),
-            Reject::TokenRefused => "token: refused before",
-            other => other.of_app(),
-        };
+        ctx.error = reject.why();
         let charged = shared
             .admission
             .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)

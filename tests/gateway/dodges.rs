@@ -442,7 +442,7 @@ const SLOWLY: &str = "x-standin-delay-ms: 300";
 
 #[test]
 fn closing_early_is_no_way_to_pay_nothing() {
-    let gateway = gateway(&[]);
+    let gateway = gateway(ALL_AT_ONCE);
     for _ in 0..3 {
         let mut connection = gateway.connect();
         connection.send_call("GET", "/o/a/t/app", &[SLOWLY], "");
@@ -468,6 +468,9 @@ fn closing_early_frees_no_slot_while_the_task_runs() {
     is_held(&gateway, &answer, 1);
 }
 
+/// Otherwise a token that is not known yet could not have all of the figure in flight.
+const ALL_AT_ONCE: &[&str] = &["--unproven-share", "100"];
+
 /// The statuses of these, in order.
 fn count(statuses: &[u16], wanted: u16) -> usize {
     statuses.iter().filter(|status| **status == wanted).count()
@@ -488,7 +491,7 @@ fn pipelining_gives_no_more() {
 
 #[test]
 fn many_connections_give_no_more() {
-    let gateway = gateway(&["--threads", "4"]);
+    let gateway = gateway(&[ALL_AT_ONCE, &["--threads", "4"]].concat());
     let mut connections: Vec<Connection> = (0..40).map(|_| gateway.connect()).collect();
     for connection in &mut connections {
         connection.send_call("GET", "/o/a/t/app", &[SLOWLY], "");
@@ -519,7 +522,7 @@ fn many_tokens_and_agents_give_no_more() {
 
 #[test]
 fn streams_of_http_2_give_no_more() {
-    let gateway = gateway(&["--h2c"]);
+    let gateway = gateway(&[ALL_AT_ONCE, &["--h2c"]].concat());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
