@@ -127,6 +127,7 @@ impl Foreign {
                 user: user.map(str::to_lowercase),
             },
             known: named.known,
+            respelt: false,
         };
         check(rules, &call, recipients)?;
         Ok(Self {
