@@ -739,3 +739,36 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty());
 }
+
+#[test]
+fn verifying_by_no_certificate_at_all_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "own.toml",
+        "[[route]]\nname = \"chatfiles\"\nauth = \"verify\"\n",
+    );
+    write(
+        "apps.toml",
+        "[[app]]\nnames = [\"o#a\", \"id\"]\ncertificate_env = \"CERTIFICATE\"\n",
+    );
+    let run = |args: &[&str]| run_with(dir.path(), &[("CERTIFICATE", CERTIFICATE)], args, "");
+    let own = ["--routes", "shipped", "--routes", "own.toml"];
+    let apps = ["--apps", "apps.toml"];
+    for (args, start) in [
+        (
+            &["--auth", "verify"][..],
+            "auth verify: no app has a certificate",
+        ),
+        (&own, "route `chatfiles`: auth verify: no app"),
+    ] {
+        let ran = run(&[&["check"], args].concat());
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.starts_with(start), "{}", ran.err);
+        let ran = run(&[&["run", "--upstream", "http://127.0.0.1:1"], args].concat());
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(start), "{}", ran.err);
+        let ran = run(&[&["check"], args, &apps].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+}

@@ -41,6 +41,9 @@ pub struct Reply {
     pub location: Option<String>,
 }
 
+/// `error` of a token that is not accepted.
+const BAD_TOKEN: &str = "auth_bad_access_token";
+
 /// Whole seconds, rounded up, at least 1.
 #[must_use]
 pub fn whole_seconds(wait: Duration) -> u64 {
@@ -384,7 +387,15 @@ impl Reply {
             fields.insert(header::LOCATION, location);
         }
         if self.status == 401 {
-            fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750, 3.1.
+            let challenge = match self.error {
+                BAD_TOKEN => "Bearer error=\"invalid_token\"",
+                _ => "Bearer",
+            };
+            fields.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
         Ok(head)
     }
@@ -454,12 +465,7 @@ fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
 }
 
 fn bad_token(description: &'static str) -> Reply {
-    Reply::new(
-        401,
-        "auth_bad_access_token",
-        "AuthBadAccessTokenException",
-        description,
-    )
+    Reply::new(401, BAD_TOKEN, "AuthBadAccessTokenException", description)
 }
 
 fn forbidden(description: &'static str) -> Reply {

@@ -680,6 +680,26 @@ mine = { app_key = "v1", app_id = "v7" }
 }
 
 #[test]
+fn a_routes_auth_is_one_of_three_words_and_a_mistake_has_its_place() {
+    let layer = |auth: &str| format!("[[route]]\nname = \"one\"\nauth = {auth}\n");
+    for (word, auth) in Auth::WORDS {
+        let rules = read(&[BASE, &layer(&format!("{word:?}"))]).unwrap();
+        assert_eq!(rules.routes[0].auth, Some(*auth));
+        assert_eq!(rules.routes[1].auth, None);
+    }
+    for (auth, told) in [
+        ("\"verfy\"", "did you mean `verify`?"),
+        ("\"none\"", "known: off, require-bearer, verify"),
+        ("false", "auth is a string"),
+    ] {
+        let mistakes = mistakes(&layer(auth));
+        let place = format!("1.toml:3: route `one`: `{auth}`: ");
+        assert!(mistakes.starts_with(&place), "{mistakes}");
+        assert!(mistakes.contains(told), "{mistakes}");
+    }
+}
+
+#[test]
 fn a_token_alone_is_asked_for_without_one() {
     let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
     let open: Vec<&str> = rules

@@ -235,3 +235,36 @@ fn no_token_is_printed() {
     let printed = format!("{seen:?} {:?}", world.tokens);
     assert!(!printed.contains(&app));
 }
+
+#[test]
+fn a_call_with_a_known_token_allocates_nothing() {
+    let world = World::new(SOME_S);
+    let app = token("an app token");
+    let policy = Policy {
+        editions: world.rules.selection("current").unwrap(),
+        auth: Auth::Verify,
+        ipv6_prefix: 64,
+        unknown_apps: UnknownApps::Allow,
+    };
+    let head = Head {
+        method: "GET",
+        raw_path: "/o/both/users",
+        ip: [192, 0, 2, 1].into(),
+        has_bearer: true,
+    };
+    let call = screen(&world.rules, &policy, &head, head.raw_path).unwrap();
+    for token in [app.as_str(), "YWMtopaque"] {
+        let run = || {
+            let rules = &world.rules;
+            let seen = world
+                .tokens
+                .look(rules, Auth::Verify, &call, Some(token), world.now);
+            let seen = seen.unwrap().unwrap();
+            let mut held = world.tokens.hold(Some(seen), &Plan::default()).unwrap();
+            world.tokens.answered(seen, 200, world.now);
+            world.tokens.let_go(&mut held);
+        };
+        run();
+        assert_eq!(allocation_counter::measure(run).count_total, 0);
+    }
+}
