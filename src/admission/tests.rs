@@ -563,3 +563,30 @@ fn where_apps_must_be_known_others_cost_the_address_alone() {
         .collect();
     assert_eq!(names, ["rejected:calls/s:ip"]);
 }
+
+#[test]
+fn a_user_that_others_charge_is_the_user_that_a_path_spells() {
+    let world = World::new();
+    for user in ["Alice", "\u{ff21}lice", " alice\u{200b}"] {
+        let foreign = Foreign::new(
+            &world.rules,
+            &world.policy,
+            "send",
+            "o#a",
+            Some(user),
+            None,
+            1,
+        );
+        let foreign = foreign.unwrap();
+        assert_eq!(
+            foreign.call().caller.user.as_deref(),
+            Some("alice"),
+            "{user:?}"
+        );
+        assert!(ready(world.spine.admit_foreign(&world.rules, &foreign, world.now)).is_ok());
+    }
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/%EF%BC%A1lice", 1),
+        "send:calls/min:user"
+    );
+}

@@ -252,7 +252,7 @@ fn every_mistake_says_where_it_is_and_what_to_write() {
     let mistakes = mistakes(
         r#"
 [[app]]
-names = ["one#one", "ONE#one", "a/b", "app-id#x", " x", ""]
+names = ["one#one", "ONE#one", "a/b", "app-id#x", " x", "", "%20#x"]
 edition = "v5"
 [[app]]
 names = "one#ONE"
@@ -279,6 +279,7 @@ x = 1
         ("3: app `one#one`: `\"app-id#x\"`", "write org#app"),
         ("3: app `one#one`: `\" x\"`", "write org#app"),
         ("3: app `one#one`: `\"\"`", "write org#app"),
+        ("3: app `one#one`: `\"%20#x\"`", "write org#app"),
         (
             "4: app `one#one`: `v5`",
             "unknown edition; did you mean `v3`?",
