@@ -127,6 +127,7 @@ impl Foreign {
                 user: user.map(identity::plainest),
             },
             known: named.known,
+            respelt: false,
         };
         check(rules, &call, recipients)?;
         Ok(Self {

@@ -45,6 +45,13 @@ pub(super) struct Token {
     proves: bool,
 }
 
+impl Token {
+    /// Whether it has been seen good.
+    pub(super) fn is_good(self) -> bool {
+        self.is_good
+    }
+}
+
 /// What is known of tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {

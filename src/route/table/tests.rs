@@ -11,7 +11,7 @@ fn table(calls: &[(&'static str, &'static str)]) -> Result<RouteTable, Vec<Table
 
 fn id(found: &Found<'_>) -> Option<usize> {
     match found {
-        Found::Route { id, .. } => Some(id.0),
+        Found::Route { id, .. } | Found::Respelt { id, .. } => Some(id.0),
         _ => None,
     }
 }
@@ -102,7 +102,7 @@ fn another_spelling_of_a_route_is_that_route() {
     assert_eq!(id(&table.find("GET", "/polls")), Some(2));
     assert_eq!(
         table.find("GET", "/USERS/Al.Ice%20/status"),
-        Found::Route {
+        Found::Respelt {
             id: RouteId(1),
             user: Some("Al.Ice%20")
         }

@@ -1,0 +1,171 @@
+//! Answers of our own, sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::context::Context;
+use super::reply::{self, Reply};
+use super::{Gateway, headers};
+use crate::admission::{self, Refused, Reject};
+use crate::identity::address::prefix;
+use crate::limit::Moment;
+use crate::observe::metrics::Verb;
+use crate::settings::RateLimitHeaders;
+
+/// The largest unread body that is read and thrown away to keep a connection.
+const MAX_DRAINED_BODY: u64 = 1024 * 1024;
+/// How long that may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// Answers a bad call, unless its address has had too many such answers.
+    pub(super) async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
+        let shared = &self.shared;
+        let now = ctx.started;
+        ctx.error = reject.why();
+        let charged = shared
+            .admission
+            .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
+            .await;
+        match charged {
+            Ok(admitted) => {
+                for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
+                    shared.metrics.charge(charge.limit, charge.cost);
+                    let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                    shared.top.address(charge.limit, ip, false, now);
+                }
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(&reject, &ctx.path)
+            }
+            Err(refused) => self.refuse(ctx, &refused, now),
+        }
+    }
+
+    pub(super) fn refuse(&self, ctx: &mut Context, refused: &Refused, now: Moment) -> Reply {
+        let shared = &self.shared;
+        match refused {
+            Refused::Deny(denied) => {
+                ctx.verb = Some(Verb::Deny);
+                ctx.limit = Some(denied.limit);
+                ctx.nearest = Some(admission::Nearest {
+                    limit: denied.limit,
+                    left: denied.left,
+                    resets_in: denied.retry_after.unwrap_or_default(),
+                });
+                shared
+                    .shield
+                    .note_denial(prefix(ctx.ip, shared.policy.ipv6_prefix), now);
+                match &ctx.call {
+                    Some(call) => {
+                        let cost =
+                            admission::cost_of(shared.rules.limit(denied.limit).unit, ctx.cost);
+                        shared
+                            .top
+                            .denied(&shared.rules, call, denied.limit, cost, now);
+                    }
+                    None => {
+                        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                        shared.top.address(denied.limit, ip, true, now);
+                    }
+                }
+                let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
+                Reply::denied(shared.rules.limit(denied.limit), denied, app)
+            }
+            Refused::Reject(reject) => {
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(reject, &ctx.path)
+            }
+            Refused::Store(_) => {
+                ctx.verb = Some(Verb::Shed);
+                ctx.error = "store";
+                Reply::shed("The limits cannot be checked at the moment.")
+            }
+        }
+    }
+
+    /// Sends an answer of our own. The connection stays usable where that is safe.
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        reply: &Reply,
+        now: Moment,
+    ) -> pingora::Result<()> {
+        let settings = &self.shared.settings;
+        let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
+        let body = Bytes::from(reply.body(settings.answers, now.unix_us / 1000, took_ms));
+        let mut parts = reply.head(settings.answers, body.len())?;
+        self.common_fields(ctx, &mut parts.headers)?;
+        let response = ResponseHeader::from(parts);
+
+        let request = session.req_header();
+        let head_only = request.method == http::Method::HEAD;
+        let waits_for_continue = request.headers.contains_key(header::EXPECT);
+        let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
+        let length = request
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if !session.as_downstream_mut().is_body_done() {
+            // After `Expect` nobody knows whether the next bytes are a body or a request.
+            if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {
+                session.set_keepalive(None);
+            } else {
+                session
+                    .as_downstream_mut()
+                    .set_close_on_response_before_downstream_finish(false);
+                session
+                    .as_downstream_mut()
+                    .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+            }
+        }
+        session
+            .write_response_header(Box::new(response), head_only)
+            .await?;
+        if !head_only {
+            session.write_response_body(Some(body), true).await?;
+        }
+        if is_chunked && !waits_for_continue {
+            // It is closed after this, and over unread bytes a connection may lose the answer.
+            session.as_downstream_mut().drain_request_body().await.ok();
+        }
+        Ok(())
+    }
+
+    /// Fields that every answer carries: the request's ID, and the limit nearest to exhaustion.
+    pub(super) fn common_fields(
+        &self,
+        ctx: &Context,
+        fields: &mut HeaderMap,
+    ) -> pingora::Result<()> {
+        fields.insert(headers::X_REQUEST_ID, ctx.id.clone());
+        if let Some(hsts) = self.shared.hsts().filter(|_| ctx.https) {
+            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        let Some(nearest) = ctx.nearest else {
+            return Ok(());
+        };
+        let limit = self.shared.rules.limit(nearest.limit);
+        match self.shared.settings.ratelimit_headers {
+            RateLimitHeaders::Draft11 => {
+                let (policy, name) = self.shared.limit_fields(nearest.limit);
+                fields.insert(headers::RATELIMIT_POLICY, policy.clone());
+                let value = reply::limit_field(name, nearest.left, nearest.resets_in)?;
+                fields.insert(headers::RATELIMIT, value);
+            }
+            RateLimitHeaders::XRateLimit => {
+                fields.insert(headers::X_RATELIMIT_LIMIT, limit.quota.get().into());
+                fields.insert(headers::X_RATELIMIT_REMAINING, nearest.left.into());
+                let reset = reply::whole_seconds(nearest.resets_in);
+                fields.insert(headers::X_RATELIMIT_RESET, reset.into());
+            }
+            RateLimitHeaders::Off => {}
+        }
+        Ok(())
+    }
+}
