@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header;
+use http::response::Parts;
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
 
 use super::context::Context;
@@ -88,6 +90,58 @@ impl Gateway {
         }
     }
 
+    fn parts(
+        &self,
+        ctx: &Context,
+        reply: &Reply,
+        now: Moment,
+    ) -> pingora::Result<(Parts, Vec<u8>)> {
+        let form = self.shared.settings.answers;
+        let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
+        let body = reply.body(form, now.unix_us / 1000, took_ms);
+        let mut parts = reply.head(form, body.len())?;
+        self.common_fields(ctx, &mut parts.headers)?;
+        Ok((parts, body))
+    }
+
+    /// An answer of our own as HTTP/1.1 writes it.
+    pub(super) fn on_the_wire(
+        &self,
+        ctx: &Context,
+        reply: &Reply,
+        head_only: bool,
+        kept: bool,
+    ) -> pingora::Result<Vec<u8>> {
+        let (parts, body) = self.parts(ctx, reply, ctx.verdict)?;
+        let mut wire = Vec::with_capacity(1024);
+        wire.extend_from_slice(b"HTTP/1.1 ");
+        wire.extend_from_slice(parts.status.as_str().as_bytes());
+        wire.push(b' ');
+        let reason = parts.status.canonical_reason().unwrap_or_default();
+        wire.extend_from_slice(reason.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+        let connection: &[u8] = if kept { b"keep-alive" } else { b"close" };
+        let date = get_cached_date();
+        let own = [
+            (&header::DATE, date.as_bytes()),
+            (&header::CONNECTION, connection),
+        ];
+        let fields = parts.headers.iter();
+        for (name, value) in fields
+            .map(|(name, value)| (name, value.as_bytes()))
+            .chain(own)
+        {
+            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+                wire.extend_from_slice(part);
+            }
+        }
+        wire.extend_from_slice(b"\r\n");
+        if !head_only {
+            wire.extend_from_slice(&body);
+        }
+        Ok(wire)
+    }
+
     /// Sends an answer of our own. The connection stays usable where that is safe.
     pub(super) async fn answer(
         &self,
@@ -96,12 +150,9 @@ impl Gateway {
         reply: &Reply,
         now: Moment,
     ) -> pingora::Result<()> {
-        let settings = &self.shared.settings;
-        let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
-        let body = Bytes::from(reply.body(settings.answers, now.unix_us / 1000, took_ms));
-        let mut parts = reply.head(settings.answers, body.len())?;
-        self.common_fields(ctx, &mut parts.headers)?;
+        let (parts, body) = self.parts(ctx, reply, now)?;
         let response = ResponseHeader::from(parts);
+        let body = Bytes::from(body);
 
         let request = session.req_header();
         let head_only = request.method == http::Method::HEAD;

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr as _};
 
 use crate::identity::address::{self, Naming};
@@ -272,12 +271,7 @@ fn stays_behind(name: &str, trusted: bool) -> bool {
 /// Whether the request's target goes on with a `#`, where pingora has cut it off: another server
 /// might have taken it for a part of the path. HTTP/2 has no request line, and a `#` there is cut
 /// off unseen.
-pub(super) fn has_fragment(session: &Session) -> bool {
-    let Some(http1) = session.as_downstream().as_http1() else {
-        return false;
-    };
-    let request = session.req_header();
-    let head = http1.get_headers_raw_bytes();
+pub(super) fn has_fragment(head: &[u8], request: &RequestHeader) -> bool {
     // Empty lines before a request are allowed.
     let line = head.iter().position(|b| !matches!(b, b'\r' | b'\n'));
     let target = line.map_or(0, |at| at + request.method.as_str().len() + 1);
@@ -335,11 +329,11 @@ pub(super) fn https_location(request: &RequestHeader, port: Option<u16>) -> Opti
 }
 
 /// The address to charge.
-pub(super) fn client_ip(session: &Session, settings: &Settings, peer: IpAddr) -> IpAddr {
+pub(super) fn client_ip(request: &RequestHeader, settings: &Settings, peer: IpAddr) -> IpAddr {
     if !is_trusted(settings, peer) {
         return peer.to_canonical();
     }
-    client(session.req_header(), settings, peer).ip
+    client(request, settings, peer).ip
 }
 
 /// Whom a trusted proxy calls for.
@@ -377,6 +371,17 @@ pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
+}
+
+/// The length of a request's body, where its framing says it: 0 without one.
+pub(super) fn plain_length(request: &RequestHeader) -> Option<u64> {
+    if request.headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    match request.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => Some(0),
+    }
 }
 
 /// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).

@@ -1,16 +1,45 @@
 //! Steps 1 to 4 of a call over HTTP: identify, match, price, decide.
 
+use std::sync::Arc;
+
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
 use super::{Gateway, body, headers, strict};
-use crate::admission::{self, Refused, Reject};
+use crate::admission::{self, Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
+use crate::limit::Moment;
 use crate::observe::metrics::Verb;
 use crate::route::canonical::{self, PathError};
+
+/// The answer to a call that goes no further.
+pub(super) struct Stop {
+    pub(super) reply: Reply,
+    /// Whether nothing is read that comes after it on its connection.
+    pub(super) is_last: bool,
+}
+
+impl From<Reply> for Stop {
+    fn from(reply: Reply) -> Self {
+        Self {
+            reply,
+            is_last: false,
+        }
+    }
+}
+
+impl Stop {
+    fn last(reply: Reply) -> Self {
+        Self {
+            reply,
+            is_last: true,
+        }
+    }
+}
 
 impl Gateway {
     /// The verdict on a call: `None` forwards it, otherwise it gets this answer. An error means
@@ -21,81 +50,25 @@ impl Gateway {
         ctx: &mut Context,
     ) -> pingora::Result<Option<Reply>> {
         let shared = &self.shared;
-        let Some(connection) = State::of(session.as_downstream().digest()) else {
+        let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
             return Ok(Some(Reply::bad_request()));
         };
-        let peer = connection.peer.ip();
-        let trusted = headers::is_trusted(&shared.settings, peer);
-        ctx.https = headers::is_https(session.req_header(), &shared.settings, peer, connection.tls);
-        // Those that the caller has reset are still with the backend.
-        let crowded = connection.call_begins() >= shared.settings.max_streams;
-        ctx.connection = Some(connection.clone());
-        ctx.peer = peer;
-        ctx.ip = headers::client_ip(session, &shared.settings, peer);
-        let trusted_id = trusted
-            .then(|| headers::request_id(session.req_header()))
-            .flatten();
-        ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
-        if !ctx.enter() || crowded {
-            ctx.verb = Some(Verb::Shed);
-            return Ok(Some(Reply::shed("The gateway is at its capacity.")));
+        if strict::ends_its_connection(session.req_header()) {
+            session.set_keepalive(None);
         }
-        let now = ctx.started;
-        if !shared
-            .shield
-            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
-        {
-            ctx.verb = Some(Verb::Shed);
-            ctx.error = "shield";
-            return Ok(Some(Reply::shielded()));
-        }
-
-        if let Some(reply) = strict::refusal(session) {
-            ctx.error = "malformed";
-            return Ok(Some(reply));
-        }
-        if let Some(reply) = self.door(session, ctx) {
-            ctx.verb = Some(Verb::Reject);
-            return Ok(Some(reply));
-        }
-
-        // 1 identify, 2 match
+        let http1 = session.as_downstream().as_http1();
+        let head = http1.map(|http1| http1.get_headers_raw_bytes());
         let request = session.req_header();
-        let bearer = headers::bearer(request);
-        let target = match self.target(session, ctx) {
-            Ok(()) => {
-                let head = Head {
-                    method: request.method.as_str(),
-                    raw_path: &ctx.path,
-                    ip: ctx.ip,
-                    has_bearer: bearer.is_some(),
-                };
-                shared
-                    .admission
-                    .screen(&shared.rules, &shared.policy, &head, &ctx.path)
-            }
-            Err(reject) => Err(reject),
-        };
-        let call = match target {
+        let identified = self.identify(request, head.as_deref(), &connection, ctx);
+        let call = match identified.await {
             Ok(call) => call,
-            // Boxed, as other rare turns are: each call pays for the size of its futures.
-            Err(reject) => return Ok(Some(Box::pin(self.reject(ctx, reject)).await)),
-        };
-        let auth = call.auth(&shared.rules, &shared.policy);
-        ctx.token = match shared.tokens.look(&shared.rules, auth, &call, bearer, now) {
-            Ok(token) => token,
-            Err(reject) => {
-                let reply = Box::pin(self.reject(ctx, reject)).await;
-                // Only now: its address was charged, and not its app.
-                ctx.call = Some(call);
+            Err(Stop { reply, is_last }) => {
+                if is_last {
+                    session.set_keepalive(None);
+                }
                 return Ok(Some(reply));
             }
         };
-        if headers::expects_the_unknown(session.req_header()) {
-            ctx.call = Some(call);
-            ctx.verb = Some(Verb::Reject);
-            return Ok(Some(Reply::expectation_failed()));
-        }
 
         // 3 price
         let counted = call
@@ -120,20 +93,133 @@ impl Gateway {
         let now = if ctx.has_read_body {
             shared.clock.since(ctx.started)
         } else {
-            now
+            ctx.started
         };
         ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
+        Ok(self.decide(call, recipients, now, ctx).await)
+    }
+
+    /// The same for a request whose body is here as a whole.
+    pub(super) async fn judge_whole(
+        &self,
+        request: &RequestHeader,
+        head: &[u8],
+        body: &[u8],
+        connection: &Arc<State>,
+        ctx: &mut Context,
+    ) -> Option<Stop> {
+        let call = match self.identify(request, Some(head), connection, ctx).await {
+            Ok(call) => call,
+            Err(stop) => return Some(stop),
+        };
+        let counted = call
+            .route(&self.shared.rules)
+            .filter(|route| route.cost.is_some());
+        let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
+        let verdict = self.decide(call, recipients, ctx.started, ctx).await;
+        verdict.map(Stop::from)
+    }
+
+    /// Who calls, and what; all that can be said of a call by its head. `head`: as HTTP/1 has it
+    /// on the wire.
+    async fn identify(
+        &self,
+        request: &RequestHeader,
+        head: Option<&[u8]>,
+        connection: &Arc<State>,
+        ctx: &mut Context,
+    ) -> Result<Call, Stop> {
+        let shared = &self.shared;
+        let peer = connection.peer.ip();
+        let trusted = headers::is_trusted(&shared.settings, peer);
+        ctx.https = headers::is_https(request, &shared.settings, peer, connection.tls);
+        // Those that the caller has reset are still with the backend.
+        let crowded = connection.call_begins() >= shared.settings.max_streams;
+        ctx.connection = Some(connection.clone());
+        ctx.peer = peer;
+        ctx.ip = headers::client_ip(request, &shared.settings, peer);
+        let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
+        ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
+        if !ctx.enter() || crowded {
+            ctx.verb = Some(Verb::Shed);
+            return Err(Reply::shed("The gateway is at its capacity.").into());
+        }
+        let now = ctx.started;
+        if !shared
+            .shield
+            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
+        {
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "shield";
+            return Err(Reply::shielded().into());
+        }
+
+        if let Some(reply) = strict::refusal(request, head) {
+            ctx.error = "malformed";
+            return Err(Stop::last(reply));
+        }
+        if let Some(reply) = self.door(request, head, ctx) {
+            ctx.verb = Some(Verb::Reject);
+            return Err(Stop::last(reply));
+        }
+
+        // 1 identify, 2 match
+        let bearer = headers::bearer(request);
+        let target = match self.target(request, head, ctx) {
+            Ok(()) => {
+                let head = Head {
+                    method: request.method.as_str(),
+                    raw_path: &ctx.path,
+                    ip: ctx.ip,
+                    has_bearer: bearer.is_some(),
+                };
+                shared
+                    .admission
+                    .screen(&shared.rules, &shared.policy, &head, &ctx.path)
+            }
+            Err(reject) => Err(reject),
+        };
+        let call = match target {
+            Ok(call) => call,
+            // Boxed, as other rare turns are: each call pays for the size of its futures.
+            Err(reject) => return Err(Box::pin(self.reject(ctx, reject)).await.into()),
+        };
+        let auth = call.auth(&shared.rules, &shared.policy);
+        ctx.token = match shared.tokens.look(&shared.rules, auth, &call, bearer, now) {
+            Ok(token) => token,
+            Err(reject) => {
+                let reply = Box::pin(self.reject(ctx, reject)).await;
+                // Only now: its address was charged, and not its app.
+                ctx.call = Some(call);
+                return Err(reply.into());
+            }
+        };
+        if headers::expects_the_unknown(request) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            return Err(Reply::expectation_failed().into());
+        }
+        Ok(call)
+    }
+
+    /// Step 4: the answer, unless the call is admitted.
+    async fn decide(
+        &self,
+        call: Call,
+        recipients: Result<u32, Reject>,
+        now: Moment,
+        ctx: &mut Context,
+    ) -> Option<Reply> {
+        let shared = &self.shared;
         let recipients = match recipients {
             Ok(recipients) => recipients,
             Err(reject) => {
                 ctx.call = Some(call);
                 ctx.verb = Some(Verb::Reject);
-                return Ok(Some(Reply::rejected(&reject, &ctx.path)));
+                return Some(Reply::rejected(&reject, &ctx.path));
             }
         };
         ctx.cost = recipients;
-
-        // 4 decide
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared.tokens.hold(ctx.token, &plan) {
             Ok(held) => {
@@ -171,22 +257,20 @@ impl Gateway {
                     forwarded: false,
                     whole: false,
                 });
-                Ok(None)
+                None
             }
             Err(refused) => {
                 ctx.let_go();
-                Ok(Some(self.refuse(ctx, &refused, now)))
+                Some(self.refuse(ctx, &refused, now))
             }
         }
     }
 
     /// Heads that are too large, and plain HTTP where HTTPS is asked for.
-    fn door(&self, session: &mut Session, ctx: &Context) -> Option<Reply> {
+    fn door(&self, request: &RequestHeader, head: Option<&[u8]>, ctx: &Context) -> Option<Reply> {
         let settings = &self.shared.settings;
-        let request = session.req_header();
-        let head = session.as_downstream().as_http1();
-        let bytes = head.map_or(0, |http1| http1.get_headers_raw_bytes().len());
-        let refused = if request.raw_path().len() > settings.max_url {
+        let bytes = head.map_or(0, <[u8]>::len);
+        Some(if request.raw_path().len() > settings.max_url {
             Reply::target_too_long()
         } else if bytes > settings.max_header_bytes || request.headers.len() > settings.max_headers
         {
@@ -196,16 +280,18 @@ impl Gateway {
                 .map_or_else(Reply::https_only, Reply::to_https)
         } else {
             return None;
-        };
-        // Whatever follows is not read.
-        session.set_keepalive(None);
-        Some(refused)
+        })
     }
 
     /// The canonical path, into the context.
-    fn target(&self, session: &Session, ctx: &mut Context) -> Result<(), Reject> {
-        let raw = session.req_header().raw_path();
-        if headers::has_fragment(session) {
+    fn target(
+        &self,
+        request: &RequestHeader,
+        head: Option<&[u8]>,
+        ctx: &mut Context,
+    ) -> Result<(), Reject> {
+        let raw = request.raw_path();
+        if head.is_some_and(|head| headers::has_fragment(head, request)) {
             return Err(Reject::Path(PathError::Delimiter));
         }
         // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.

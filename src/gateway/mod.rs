@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
@@ -93,6 +93,48 @@ impl Gateway {
         }
     }
 
+    /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
+    /// went out, 0 if none did.
+    fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
+        let shared = &self.shared;
+        let verb = ctx.verb.unwrap_or(Verb::Reject);
+        let end = match verb {
+            Verb::Admit => shared.clock.since(ctx.verdict),
+            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
+        };
+        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
+        ctx.settle(task, end);
+        let route = ctx
+            .call
+            .as_ref()
+            .map_or("none", |call| call.route_name(&shared.rules));
+        let limit = ctx.limit.map_or("", |id| &*shared.rules.limit(id).name);
+        if verb == Verb::Admit {
+            shared.metrics.upstream(upstream_us);
+        } else {
+            shared.metrics.refuse(route, limit, verb);
+        }
+        if shared.settings.access_log {
+            let line = log::Line {
+                unix_us: end.unix_us,
+                id: ctx.id.to_str().unwrap_or_default(),
+                ip: ctx.ip,
+                method: method.as_str(),
+                path: &ctx.path,
+                route,
+                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
+                verb: verb.as_str(),
+                limit,
+                cost: ctx.cost,
+                status,
+                own_us: ctx.own_us(),
+                upstream_us,
+                error: ctx.error,
+            };
+            log::access(&line, shared.settings.log);
+        }
+    }
+
     /// Whether the backend's status matters though the caller has gone: it may be a 401, or its
     /// task may run on. Any other call has cost what it has cost, and is given up.
     fn is_awaited(&self, ctx: &Context) -> bool {
@@ -144,8 +186,14 @@ impl ProxyHttp for Gateway {
             // 0: without a limit of pingora's. An idle connection has ours.
             session.set_keepalive((!self.shared.is_draining()).then_some(0));
         }
-        if let Some(connection) = State::of(session.as_downstream().digest()) {
+        let connection = State::of(session.as_downstream().digest()).cloned();
+        if let Some(connection) = &connection {
             connection.busy();
+            let most = self.shared.settings.max_requests_per_connection;
+            // Of HTTP/2, the caller is told in another way.
+            if !session.is_http2() && most.is_some_and(|most| connection.is_last(most.get())) {
+                session.set_keepalive(None);
+            }
         }
         if session.is_http2() {
             // One stream that is not read does not stop the connection's writes.
@@ -154,12 +202,26 @@ impl ProxyHttp for Gateway {
         }
         // Otherwise pingora drops what a caller has sent after its request, and closes.
         session.as_downstream_mut().set_pipelining_enabled(true);
+        let head = session.as_downstream().as_http1();
+        let head = head.map(|http1| http1.get_headers_raw_bytes());
+        if let (Some(connection), Some(head)) = (&connection, &head)
+            && let Some(admitted) = connection.take_admitted(head)
+        {
+            *ctx = admitted;
+            return Ok(false);
+        }
         let verdict = self.judge(session, ctx).await?;
         ctx.verdict = self.shared.clock.since(ctx.started);
         self.shared.metrics.own(ctx.own_us());
         let Some(reply) = verdict else {
             return Ok(false);
         };
+        if let (Some(connection), Some(head)) = (connection, head)
+            && matches!(ctx.verb, Some(Verb::Deny | Verb::Reject))
+            && let Some(length) = headers::plain_length(session.req_header())
+        {
+            connection.refused(head.len() as u64 + length);
+        }
         self.answer(session, ctx, &reply, ctx.verdict).await?;
         Ok(true)
     }
@@ -412,56 +474,19 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
-        let shared = &self.shared;
         let task = ctx.answer.take().and_then(|answer| {
             // Half an answer names no task, and one may run all the same.
             task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
         });
-        let verb = ctx.verb.unwrap_or(Verb::Reject);
-        let end = match verb {
-            Verb::Admit => shared.clock.since(ctx.verdict),
-            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
-        };
-        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        if ctx.is_incomplete() {
-            self.charge_unauthorized(ctx).await;
-        }
-        ctx.settle(task.as_deref(), end);
-        let route = ctx
-            .call
-            .as_ref()
-            .map_or("none", |call| call.route_name(&shared.rules));
-        let limit = ctx.limit.map_or("", |id| &*shared.rules.limit(id).name);
-        if verb == Verb::Admit {
-            shared.metrics.upstream(upstream_us);
-        } else {
-            shared.metrics.refuse(route, limit, verb);
-        }
         if let (Some(error), "") = (error, ctx.error) {
             ctx.error = error.etype().as_str();
         }
-        if shared.settings.access_log {
-            let status = session
-                .response_written()
-                .map_or(0, |response| response.status.as_u16());
-            let line = log::Line {
-                unix_us: end.unix_us,
-                id: ctx.id.to_str().unwrap_or_default(),
-                ip: ctx.ip,
-                method: session.req_header().method.as_str(),
-                path: &ctx.path,
-                route,
-                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
-                verb: verb.as_str(),
-                limit,
-                cost: ctx.cost,
-                status,
-                own_us: ctx.own_us(),
-                upstream_us,
-                error: ctx.error,
-            };
-            log::access(&line, shared.settings.log);
+        if ctx.is_incomplete() {
+            self.charge_unauthorized(ctx).await;
         }
+        let status = session.response_written();
+        let status = status.map_or(0, |response| response.status.as_u16());
+        self.note_end(ctx, &session.req_header().method, status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod ahead;
 mod answers;
 mod apps;
 mod bodies;
