@@ -8,6 +8,7 @@ mod context;
 pub(crate) mod downstream;
 mod headers;
 mod leaver;
+mod load;
 pub mod reply;
 mod shared;
 mod shield;
@@ -27,7 +28,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use self::body::Pace;
+use self::body::{Pace, Room};
 use self::context::Admitted;
 pub use self::context::Context;
 use self::downstream::state::State;
@@ -87,6 +88,7 @@ impl Gateway {
         ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
         if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
+            ctx.error = if crowded { "streams" } else { "in-flight" };
             return Ok(Some(Reply::shed("The gateway is at its capacity.")));
         }
         let now = ctx.started;
@@ -152,7 +154,16 @@ impl Gateway {
             .filter(|route| route.cost.is_some());
         ctx.has_read_body = counted.is_some()
             || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
-        let reading = body::read(session, &shared.settings, counted.is_some());
+        let most = call.max_body(&shared.rules, shared.settings.max_body);
+        if !ctx.has_read_body && body::announced(session).is_some_and(|length| length > most) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            ctx.error = "max-body";
+            return Ok(Some(Reply::file_too_large()));
+        }
+        ctx.room = Room::new(most);
+        let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
+        let reading = body::read(session, &shared.settings, counted.is_some(), most);
         let recipients = match ctx.has_read_body {
             false => Ok(1),
             true => match Box::pin(reading).await {
@@ -181,6 +192,14 @@ impl Gateway {
             }
         };
         ctx.cost = recipients;
+
+        // What the upstream cannot take is not charged.
+        if !ctx.may_wait(is_whole) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "upstream";
+            return Ok(Some(Reply::shed("The upstream is at its capacity.")));
+        }
 
         // 4 decide
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
@@ -224,6 +243,7 @@ impl Gateway {
             }
             Err(refused) => {
                 ctx.let_go();
+                ctx.waits_no_more();
                 Ok(Some(self.refuse(ctx, &refused, now)))
             }
         }
@@ -358,10 +378,9 @@ impl Gateway {
         let head_only = request.method == http::Method::HEAD;
         let waits_for_continue = request.headers.contains_key(header::EXPECT);
         let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
-        let length = request
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length = body::announced(session);
+        // Who sends a large file reads the answer only when all of it has gone.
+        let lingers = is_chunked || reply.status == 413 && !session.is_http2();
         if !session.as_downstream_mut().is_body_done() {
             // After `Expect` nobody knows whether the next bytes are a body or a request.
             if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {
@@ -370,10 +389,10 @@ impl Gateway {
                 session
                     .as_downstream_mut()
                     .set_close_on_response_before_downstream_finish(false);
-                session
-                    .as_downstream_mut()
-                    .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
             }
+            session
+                .as_downstream_mut()
+                .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         }
         session
             .write_response_header(Box::new(response), head_only)
@@ -381,7 +400,7 @@ impl Gateway {
         if !head_only {
             session.write_response_body(Some(body), true).await?;
         }
-        if is_chunked && !waits_for_continue {
+        if lingers && !waits_for_continue {
             // It is closed after this, and over unread bytes a connection may lose the answer.
             session.as_downstream_mut().drain_request_body().await.ok();
         }
@@ -607,6 +626,7 @@ impl ProxyHttp for Gateway {
             &ctx.id,
         )?;
         ctx.pace = None;
+        ctx.room.from_start();
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
@@ -636,9 +656,13 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        ctx.room.take(bytes)?;
         if !end_of_stream {
-            let bytes = body.as_ref().map_or(0, Bytes::len);
             return self.pace(session, ctx, bytes);
+        }
+        if ctx.upstream_status.is_none() {
+            ctx.waits();
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -674,6 +698,7 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
+        ctx.waits_no_more();
         if let Some(token) = ctx.token {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
@@ -746,6 +771,7 @@ impl ProxyHttp for Gateway {
                 Reply::broken_off()
             }
             ErrorSource::Upstream => Reply::bad_gateway(),
+            ErrorSource::Downstream if body::is_too_large(error) => Reply::file_too_large(),
             ErrorSource::Downstream if timed_out => Reply::body_timeout(),
             ErrorSource::Downstream => Reply::bad_request(),
             ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
@@ -754,6 +780,7 @@ impl ProxyHttp for Gateway {
             },
         };
         ctx.error = error.etype().as_str();
+        ctx.waits_no_more();
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             self.shared.metrics.upstream_error();
@@ -809,6 +836,9 @@ impl ProxyHttp for Gateway {
             shared.metrics.upstream(upstream_us);
         } else {
             shared.metrics.refuse(route, limit, verb);
+            if verb == Verb::Shed {
+                shared.metrics.shed(ctx.error);
+            }
         }
         if let (Some(error), "") = (error, ctx.error) {
             ctx.error = error.etype().as_str();
