@@ -105,7 +105,6 @@ pub(crate) fn call<'a>(method: &'a str, path: &'a str, more: &[Field<'a>]) -> Ve
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -133,11 +132,11 @@ impl Peer {
         for timeout in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
             timeout(&tcp, Some(Duration::from_secs(20))).expect("a timeout");
         }
-        tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .expect("sent");
-        let mut peer = Self { tcp };
-        peer.send(&frame(SETTINGS, 0, 0, &[])).expect("sent");
-        peer
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(SETTINGS, 0, 0, &[]));
+        // One that is turned away may be closed already.
+        let _ = tcp.write_all(&bytes);
+        Self { tcp }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -160,7 +159,6 @@ impl Peer {
         self.tcp.read_exact(&mut payload).ok()?;
         Some(Frame {
             kind: start[3],
-            flags: start[4],
             stream: u32::from_be_bytes([start[5], start[6], start[7], start[8]]),
             payload,
         })
@@ -178,7 +176,12 @@ impl Peer {
 
     /// The status of the next answer.
     pub(crate) fn answered(&mut self) -> Option<u16> {
-        let frame = self.next_of(&[HEADERS, RST_STREAM, GOAWAY])?;
+        let is_end = |frame: &Frame| match frame.kind {
+            HEADERS | RST_STREAM => true,
+            GOAWAY => frame.error() > 0,
+            _ => false,
+        };
+        let frame = std::iter::from_fn(|| self.next()).find(is_end)?;
         (frame.kind == HEADERS).then(|| status(&frame.payload))
     }
 
