@@ -172,7 +172,8 @@ pub(super) fn upstream(text: &str) -> Result<(bool, String, u16), ValueError> {
     } else if lower.contains("://") {
         return Err(ValueError::Upstream);
     } else {
-        return Err(ValueError::NoScheme(lower));
+        let host = lower.rsplit_once('@').map_or(&*lower, |(_, host)| host);
+        return Err(ValueError::NoScheme(host.to_owned()));
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if let Some(end) = authority.find(['/', '?', '#', '@']) {

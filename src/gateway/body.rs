@@ -113,7 +113,7 @@ impl Room {
     }
 
     /// The body is sent from its beginning, for the first time or again.
-    pub(super) fn from_start(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.left = self.most;
     }
 

@@ -626,7 +626,7 @@ impl ProxyHttp for Gateway {
             &ctx.id,
         )?;
         ctx.pace = None;
-        ctx.room.from_start();
+        ctx.room.restart();
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
