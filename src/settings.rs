@@ -192,6 +192,8 @@ pub struct Settings {
     pub max_headers: usize,
     /// The longest target, in bytes.
     pub max_url: usize,
+    /// The largest body of a call whose route has no figure of its own, in bytes.
+    pub max_body: u64,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
     /// Time to connect to the upstream, to one address after another if there are more.
@@ -214,4 +216,6 @@ pub struct Settings {
     pub grace: Duration,
     /// Requests in flight above which new ones are shed (503).
     pub max_in_flight: usize,
+    /// … of which so many may wait for the upstream's answer; further ones are shed.
+    pub max_upstream_waiting: usize,
 }

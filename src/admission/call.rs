@@ -94,6 +94,14 @@ impl Call {
         }
     }
 
+    /// The largest body it may have, in bytes, where routes without a figure of their own have
+    /// `of_all`. One that is read before the decision is smaller in any case.
+    #[must_use]
+    pub fn max_body(&self, rules: &Ruleset, of_all: u64) -> u64 {
+        let own = self.route(rules).and_then(|route| route.max_body);
+        own.unwrap_or(of_all)
+    }
+
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
     /// units of the day. Such a call takes them only when its body is
     /// there as a whole: a bad token, told by the backend's 401, must not keep them meanwhile by

@@ -20,7 +20,7 @@ use crate::identity;
 use crate::limit::{Limit, LimitId, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
-use crate::spec::Ruleset;
+use crate::spec::{Ruleset, size};
 
 /// An argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,8 @@ struct Explained<'r> {
     ip: IpAddr,
     limits: Vec<Charged<'r>>,
     max_recipients: Option<u32>,
+    /// Bytes.
+    max_body: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refusal>,
     #[serde(skip)]
@@ -132,6 +134,8 @@ struct Asked<'a> {
     path: &'a str,
     ip: IpAddr,
     body: Option<&'a [u8]>,
+    /// Of routes without a figure of their own.
+    max_body: u64,
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
@@ -160,6 +164,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         path,
         ip: ip.to_canonical(),
         body: body.as_deref(),
+        max_body: settings.max_body,
     };
     let explained = explain(&rules, &policy, asked);
     print(&match matches.get_flag("json") {
@@ -299,6 +304,7 @@ fn rejected<'r>(
             .map(charged)
             .collect(),
         max_recipients: None,
+        max_body: None,
         refused: Some(Reply::rejected(reject, asked.path).into()),
         title: "",
         recipients: None,
@@ -309,12 +315,16 @@ fn rejected<'r>(
 fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explained<'r> {
     let route = call.route(rules);
     let counted = route.filter(|route| route.cost.is_some());
+    let mut max_body = call.max_body(rules, asked.max_body);
+    if counted.is_some() || call.holds_others_up(rules) {
+        max_body = max_body.min(u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX));
+    }
+    let is_too_large =
+        |body: &[u8]| u64::try_from(body.len()).is_ok_and(|length| length > max_body);
     let (recipients, refused) = match (counted, asked.body) {
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),
-        (Some(_), Some(body)) if body.len() > MAX_COUNTED_BODY => {
-            (None, Some(Reply::body_too_large()))
-        }
+        (Some(_), Some(body)) if is_too_large(body) => (None, Some(Reply::body_too_large())),
         (Some(route), Some(body)) => match admission::recipients(route, body) {
             Ok(recipients) => (Some(recipients), None),
             Err(reject) => (None, Some(Reply::rejected(&reject, asked.path))),
@@ -352,6 +362,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         ip: call.ip,
         limits: call.limits(rules).filter_map(charged).collect(),
         max_recipients: route.and_then(|route| route.max_recipients),
+        max_body: Some(max_body),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
         recipients: recipients.filter(|_| counted.is_some()),
@@ -411,6 +422,13 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
         (None, None) => None,
     };
     fact("recipients", recipients);
+    fact(
+        "body",
+        explained
+            .max_body
+            .filter(|_| matches!(&*explained.method, "POST" | "PUT" | "PATCH"))
+            .map(|most| format!("at most {}", size::show(most))),
+    );
     for Cap { field, max } in &explained.other_caps {
         fact(field, Some(format!("at most {max}")));
     }

@@ -54,6 +54,7 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         auth: None,
         cost: None,
         max_recipients: None,
+        max_body: None,
         editions: editions.into(),
         sources: ["004:1".into()].into(),
     }

@@ -71,6 +71,8 @@ fn defaults_hold_where_nothing_is_given() {
     assert_eq!(s.edition, "current");
     assert_eq!(s.max_counters, 1_000_000);
     assert_eq!(s.max_in_flight, 10_000);
+    assert_eq!(s.max_upstream_waiting, 5000);
+    assert_eq!(s.max_body, 2 << 20);
     assert_eq!(s.ipv6_prefix, 64);
     assert_eq!(s.grace, Duration::from_secs(30));
     assert!(s.access_log && !s.h2c);
@@ -110,6 +112,7 @@ fn every_setting_can_be_given_in_every_layer() {
         (_, Some("false")) => "true".to_owned(),
         _ if value == "TIME" => "3s".to_owned(),
         _ if value.starts_with('N') => "2000".to_owned(),
+        _ if value == "SIZE" => "64KiB".to_owned(),
         _ if value == "BITS" => "48".to_owned(),
         _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),

@@ -12,7 +12,7 @@ use pingora::proxy::Session;
 
 use super::context::Context;
 use super::reply::{self, Reply};
-use super::{Gateway, headers};
+use super::{Gateway, body as request_body, headers};
 use crate::admission::{self, Refused, Reject};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
@@ -158,10 +158,9 @@ impl Gateway {
         let head_only = request.method == http::Method::HEAD;
         let waits_for_continue = request.headers.contains_key(header::EXPECT);
         let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
-        let length = request
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length = request_body::announced(session);
+        // Who sends a large file reads the answer only when all of it has gone.
+        let lingers = is_chunked || reply.status == 413 && !session.is_http2();
         if !session.as_downstream_mut().is_body_done() {
             // After `Expect` nobody knows whether the next bytes are a body or a request.
             if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {
@@ -170,10 +169,10 @@ impl Gateway {
                 session
                     .as_downstream_mut()
                     .set_close_on_response_before_downstream_finish(false);
-                session
-                    .as_downstream_mut()
-                    .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
             }
+            session
+                .as_downstream_mut()
+                .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         }
         session
             .write_response_header(Box::new(response), head_only)
@@ -181,7 +180,7 @@ impl Gateway {
         if !head_only {
             session.write_response_body(Some(body), true).await?;
         }
-        if is_chunked && !waits_for_continue {
+        if lingers && !waits_for_continue {
             // It is closed after this, and over unread bytes a connection may lose the answer.
             session.as_downstream_mut().drain_request_body().await.ok();
         }

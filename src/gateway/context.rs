@@ -8,8 +8,9 @@ use http::HeaderValue;
 
 use super::Shared;
 use super::auth::{Held, Token};
-use super::body::Pace;
+use super::body::{Pace, Room};
 use super::downstream::state::State;
+use super::load::Part;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -28,7 +29,7 @@ pub(super) struct Admitted {
 #[derive(Debug)]
 pub struct Context {
     pub(super) shared: Arc<Shared>,
-    entered: bool,
+    part: Part,
     /// The connection it came on.
     pub(super) connection: Option<Arc<State>>,
     pub(super) started: Moment,
@@ -64,6 +65,7 @@ pub struct Context {
     pub(super) has_read_body: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
+    pub(super) room: Room,
     /// The first upstream address of this call.
     pub(super) first_upstream: Option<usize>,
     /// Status of the upstream's answer.
@@ -78,7 +80,7 @@ impl Context {
         let started = shared.clock.now();
         Self {
             shared,
-            entered: false,
+            part: Part::default(),
             connection: None,
             started,
             verdict: started,
@@ -102,6 +104,7 @@ impl Context {
             connect_left: None,
             has_read_body: false,
             pace: None,
+            room: Room::default(),
             first_upstream: None,
             upstream_status: None,
             answer: None,
@@ -111,8 +114,24 @@ impl Context {
 
     /// Counts the call among those in flight. Whether there is room for it.
     pub(super) fn enter(&mut self) -> bool {
-        self.entered = true;
-        self.shared.enter() < self.shared.settings.max_in_flight
+        let most = self.shared.settings.max_in_flight;
+        self.shared.load.enter(&mut self.part, most)
+    }
+
+    /// Whether the call may wait for the upstream.
+    pub(super) fn may_wait(&mut self, has_body: bool) -> bool {
+        let most = self.shared.settings.max_upstream_waiting;
+        self.shared.load.may_wait(&mut self.part, most, has_body)
+    }
+
+    /// The upstream has the whole call.
+    pub(super) fn waits(&mut self) {
+        self.shared.load.waits(&mut self.part);
+    }
+
+    /// The upstream has answered, or will not be asked.
+    pub(super) fn waits_no_more(&mut self) {
+        self.shared.load.answered(&mut self.part);
     }
 
     /// Our own part, µs.
@@ -170,9 +189,7 @@ impl Drop for Context {
             self.settle(None, now);
         }
         self.let_go();
-        if self.entered {
-            self.shared.leave();
-        }
+        self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();
         }

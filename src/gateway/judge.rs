@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
@@ -76,7 +77,14 @@ impl Gateway {
             .filter(|route| route.cost.is_some());
         ctx.has_read_body = counted.is_some()
             || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
-        let reading = body::read(session, &shared.settings, counted.is_some());
+        let most = call.max_body(&shared.rules, shared.settings.max_body);
+        if !ctx.has_read_body && body::announced(session).is_some_and(|length| length > most) {
+            ctx.call = Some(call);
+            return Ok(Some(too_large(ctx)));
+        }
+        ctx.room = Room::new(most);
+        let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
+        let reading = body::read(session, &shared.settings, counted.is_some(), most);
         let recipients = match ctx.has_read_body {
             false => Ok(1),
             true => match Box::pin(reading).await {
@@ -96,7 +104,7 @@ impl Gateway {
             ctx.started
         };
         ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
-        Ok(self.decide(call, recipients, now, ctx).await)
+        Ok(self.decide(call, recipients, is_whole, now, ctx).await)
     }
 
     /// The same for a request whose body is here as a whole.
@@ -115,8 +123,15 @@ impl Gateway {
         let counted = call
             .route(&self.shared.rules)
             .filter(|route| route.cost.is_some());
+        let most = call.max_body(&self.shared.rules, self.shared.settings.max_body);
+        if body.len() as u64 > most {
+            ctx.call = Some(call);
+            return Some(too_large(ctx).into());
+        }
+        ctx.room = Room::new(most);
         let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
-        let verdict = self.decide(call, recipients, ctx.started, ctx).await;
+        let now = ctx.started;
+        let verdict = self.decide(call, recipients, true, now, ctx).await;
         verdict.map(Stop::from)
     }
 
@@ -142,6 +157,7 @@ impl Gateway {
         ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
         if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
+            ctx.error = if crowded { "streams" } else { "in-flight" };
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
@@ -202,11 +218,12 @@ impl Gateway {
         Ok(call)
     }
 
-    /// Step 4: the answer, unless the call is admitted.
+    /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
     async fn decide(
         &self,
         call: Call,
         recipients: Result<u32, Reject>,
+        is_whole: bool,
         now: Moment,
         ctx: &mut Context,
     ) -> Option<Reply> {
@@ -220,6 +237,14 @@ impl Gateway {
             }
         };
         ctx.cost = recipients;
+
+        // What the upstream cannot take is not charged.
+        if !ctx.may_wait(is_whole) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "upstream";
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared.tokens.hold(ctx.token, &plan) {
             Ok(held) => {
@@ -261,6 +286,7 @@ impl Gateway {
             }
             Err(refused) => {
                 ctx.let_go();
+                ctx.waits_no_more();
                 Some(self.refuse(ctx, &refused, now))
             }
         }
@@ -307,6 +333,13 @@ impl Gateway {
         ctx.path = path.into_owned();
         Ok(())
     }
+}
+
+/// The answer to a body that is larger than its route takes.
+fn too_large(ctx: &mut Context) -> Reply {
+    ctx.verb = Some(Verb::Reject);
+    ctx.error = "max-body";
+    Reply::file_too_large()
 }
 
 /// The path and query of an absolute target (`http://host/path`); anything else as it is. Its

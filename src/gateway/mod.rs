@@ -10,6 +10,7 @@ pub(crate) mod downstream;
 mod headers;
 mod judge;
 mod leaver;
+mod load;
 pub mod reply;
 mod shared;
 mod shield;
@@ -113,6 +114,9 @@ impl Gateway {
             shared.metrics.upstream(upstream_us);
         } else {
             shared.metrics.refuse(route, limit, verb);
+            if verb == Verb::Shed {
+                shared.metrics.shed(ctx.error);
+            }
         }
         if shared.settings.access_log {
             let line = log::Line {
@@ -295,6 +299,7 @@ impl ProxyHttp for Gateway {
             request.set_raw_path(&target)?;
         }
         ctx.pace = None;
+        ctx.room.restart();
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
@@ -324,9 +329,13 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        ctx.room.take(bytes)?;
         if !end_of_stream {
-            let bytes = body.as_ref().map_or(0, Bytes::len);
             return self.pace(session, ctx, bytes);
+        }
+        if ctx.upstream_status.is_none() {
+            ctx.waits();
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -362,6 +371,7 @@ impl ProxyHttp for Gateway {
         }
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
+        ctx.waits_no_more();
         if let Some(token) = ctx.token {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
@@ -435,6 +445,7 @@ impl ProxyHttp for Gateway {
                 Reply::broken_off()
             }
             ErrorSource::Upstream => Reply::bad_gateway(),
+            ErrorSource::Downstream if body::is_too_large(error) => Reply::file_too_large(),
             ErrorSource::Downstream if timed_out => Reply::body_timeout(),
             ErrorSource::Downstream => Reply::bad_request(),
             ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
@@ -443,6 +454,7 @@ impl ProxyHttp for Gateway {
             },
         };
         ctx.error = error.etype().as_str();
+        ctx.waits_no_more();
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             self.shared.metrics.upstream_error();

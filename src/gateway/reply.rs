@@ -185,6 +185,17 @@ impl Reply {
         message_error(400, "message is too large")
     }
 
+    /// A body over the size of its route.
+    #[must_use]
+    pub fn file_too_large() -> Self {
+        Self::new(
+            413,
+            "file exceeding maximum limit",
+            "FileExceedingMaximumLimitException",
+            "the file size exceeds the maximum limit.",
+        )
+    }
+
     /// A body that did not arrive in time.
     #[must_use]
     pub fn body_timeout() -> Self {

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
+use super::load::Load;
 use super::reply::{self, Reply};
 use super::shield::Shield;
 use crate::admission::{Admission, Call, Outcome, Policy};
@@ -47,7 +48,7 @@ pub struct Shared {
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
     hsts: Option<HeaderValue>,
-    in_flight: AtomicUsize,
+    pub(super) load: Load,
     draining: AtomicBool,
     next_upstream: AtomicUsize,
     next_id: AtomicU64,
@@ -100,7 +101,7 @@ impl Shared {
             receipts: Receipts::default(),
             limit_fields,
             hsts,
-            in_flight: AtomicUsize::new(0),
+            load: Load::default(),
             draining: AtomicBool::new(false),
             next_upstream: AtomicUsize::new(0),
             next_id: AtomicU64::new(id_seed),
@@ -139,15 +140,12 @@ impl Shared {
 
     /// Requests being handled.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.load.here()
     }
 
-    pub(super) fn enter(&self) -> usize {
-        self.in_flight.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    /// Those of them that wait for the upstream's answer.
+    pub fn upstream_waiting(&self) -> usize {
+        self.load.waiting()
     }
 
     /// Whether the gateway is on its way out.

@@ -82,6 +82,7 @@ impl Turned {
 pub struct Metrics {
     registry: Registry,
     decisions: IntCounterVec,
+    shed: IntCounterVec,
     reported: IntCounterVec,
     charged: Vec<IntCounter>,
     refunded: Vec<IntCounter>,
@@ -89,6 +90,7 @@ pub struct Metrics {
     upstream: Histogram,
     upstream_errors: IntCounter,
     in_flight: IntGauge,
+    upstream_waiting: IntGauge,
     connections: IntCounter,
     connections_open: IntGauge,
     turned_away: [IntCounter; Turned::ALL.len()],
@@ -232,6 +234,15 @@ impl Metrics {
                 "Calls that the upstream did not answer.",
             )?,
             in_flight: gauge("floodgate_requests_in_flight", "Requests being handled.")?,
+            upstream_waiting: gauge(
+                "floodgate_upstream_waiting",
+                "Calls that wait for the upstream's answer.",
+            )?,
+            shed: counters(
+                "floodgate_shed_total",
+                "Calls refused to protect ourselves or the upstream, by the cap that was reached.",
+                &["why"],
+            )?,
             connections: counter("floodgate_connections_total", "Connections of callers.")?,
             connections_open: gauge(
                 "floodgate_connections_open",
@@ -307,6 +318,11 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a call that was shed. `why` is one of a few words.
+    pub fn shed(&self, why: &'static str) {
+        self.shed.with_label_values(&[why]).inc();
+    }
+
     /// Counts a call that a report-only limit would have denied.
     pub fn report(&self, route: &str, limit: &str) {
         self.reported.with_label_values(&[route, limit]).inc();
@@ -374,6 +390,7 @@ impl Metrics {
         store: StoreGauges,
         shared: Option<SharedGauges>,
         in_flight: usize,
+        upstream_waiting: usize,
         connections: usize,
     ) -> String {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -384,6 +401,7 @@ impl Metrics {
         self.overflowed
             .set(i64::try_from(store.overflowed).unwrap_or(i64::MAX));
         self.in_flight.set(gauge(in_flight));
+        self.upstream_waiting.set(gauge(upstream_waiting));
         self.connections_open.set(gauge(connections));
         self.shared.set(shared);
         TextEncoder::new()

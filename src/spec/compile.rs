@@ -278,6 +278,7 @@ impl Compiler<'_> {
             auth: None,
             cost: None,
             max_recipients: None,
+            max_body: None,
             editions,
             sources: Box::default(),
         }
@@ -288,6 +289,7 @@ impl Compiler<'_> {
             .within(format!("route `{}`", written.name.value));
         let calls = self.calls(written);
         self.check_cost(written, &calls);
+        self.check_body(written, &calls);
         let has_user = calls.iter().all(|(_, path)| path.contains("{username}"));
         for (edition, entry) in &written.editions {
             self.check_entry(written, edition, entry, has_user);
@@ -312,6 +314,7 @@ impl Compiler<'_> {
             auth: written.auth,
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
+            max_body: written.max_body.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),
         }

@@ -6,6 +6,7 @@ pub mod apps;
 pub mod check;
 pub mod compile;
 pub mod figure;
+pub(crate) mod size;
 mod written;
 
 #[cfg(test)]
@@ -73,6 +74,8 @@ pub struct Route {
     pub cost: Option<CostSource>,
     /// The most recipients of one call: the cap of the cost's field.
     pub max_recipients: Option<u32>,
+    /// The largest body of a call, in bytes; `None`: what the settings say for all.
+    pub max_body: Option<u64>,
     /// By edition.
     pub editions: Box<[RouteLimits]>,
     /// All printed rows, `document:line`, every edition and the overview.

@@ -401,6 +401,22 @@ fn each_kind_of_mistake_is_found() {
             "no call can ever satisfy it",
         ),
         (
+            route("max_body = \"1MiB\"\nv1 = { limits = [\"1/s\"] }"),
+            "none of these calls has a body",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = \"65KiB\"\n".to_owned(),
+            "has 64KiB at most",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = \"10MB\"\n".to_owned(),
+            "max_body is not a size; write",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = -1\n".to_owned(),
+            "max_body is not a size; write",
+        ),
+        (
             "[[route]]\nname = \"x\"\ncalls = [\"GET /x/\"]\n".to_owned(),
             "no trailing `/`",
         ),
@@ -745,4 +761,31 @@ fn a_call_printed_with_anothers_path_has_its_figure_in_both_places() {
         assert_eq!(made.from, Some(EditionId(edition)), "{method} {path}");
         assert!(made.sources.iter().any(|s| **s == *source), "{source}");
     }
+}
+
+#[test]
+fn an_upload_has_room_for_a_file_and_its_frame() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let most: Vec<_> = rules
+        .routes
+        .iter()
+        .filter_map(|route| Some((&*route.name, route.max_body?)))
+        .collect();
+    assert_eq!(
+        most,
+        [
+            ("chatfiles", 11 << 20),
+            ("chatgroups-share-files-post", 11 << 20)
+        ]
+    );
+}
+
+#[test]
+fn a_layer_sets_the_size_of_a_body_and_leaves_the_rest() {
+    let layer = "[[route]]\nname = \"two\"\nmax_body = 1_000\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    let two = rules.routes.iter().find(|r| &*r.name == "two").unwrap();
+    assert_eq!(two.max_body, Some(1000));
+    assert!(two.cost.is_some());
+    assert_eq!(rules.unmatched_route.max_body, None);
 }

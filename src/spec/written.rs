@@ -72,6 +72,8 @@ pub(super) struct WrittenRoute {
     /// `cost = 1`: a call carries one message, and its body is not read.
     pub(super) is_one_message: bool,
     pub(super) max_recipients: Option<At<u32>>,
+    /// In bytes.
+    pub(super) max_body: Option<At<u64>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
     /// What the bearer token must be.
@@ -141,6 +143,7 @@ const ROUTE_KEYS: &[&str] = &[
     "calls",
     "cost",
     "max_recipients",
+    "max_body",
     "caps",
     "auth",
     "denial",

@@ -518,6 +518,17 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "max_upstream_waiting",
+        flag: "max-upstream-waiting",
+        value: "N",
+        default: Some("5000"),
+        group: PROTECTION,
+        help: "Calls that may wait for the upstream's answer; further ones are shed (503)",
+        more: "Nothing is charged for one that is shed. A little above what the upstream works on at once \
+               keeps its queue short: by an answer's usual time of 50 ms, 500 waiting calls are 10,000 a second.",
+        ..ONE
+    },
+    Setting {
         key: "shield_requests",
         flag: "shield-requests",
         value: "N|off",
@@ -613,6 +624,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("8192"),
         group: PROTECTION,
         help: "The longest target of a request, in bytes (414 above)",
+        ..ONE
+    },
+    Setting {
+        key: "max_body",
+        flag: "max-body",
+        value: "SIZE",
+        default: Some("2MiB"),
+        group: PROTECTION,
+        help: "The largest body of a request (413 above)",
+        more: "`64KiB`, `2MiB`, `1GiB`, or bytes. A route's own `max_body` goes over it, as the shipped 11MiB \
+               of uploads does: a file of 10 MB and its multipart frame. A body whose recipients are counted has \
+               64KiB at most (400 above). One of no announced length is cut off where it passes the figure.",
         ..ONE
     },
     Setting {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pingora::protocols::Digest;
@@ -144,6 +145,16 @@ impl State {
     pub(super) async fn spent(&self, most: u32) {
         while self.all_calls.load(Ordering::Relaxed) < most {
             self.another.notified().await;
+        }
+    }
+
+    /// Until there are no calls, looked at so often.
+    pub(super) async fn rest(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            if self.calls.load(Ordering::Relaxed) == 0 {
+                return;
+            }
         }
     }
 

@@ -302,12 +302,18 @@ impl Door {
         let serving = self.proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
+            let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
             tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => {}
-                () = state.spent(most.map_or(u32::MAX, std::num::NonZeroU32::get)) => {}
+                () = state.spent(most) => {}
             }
             let _ = stop.send(true);
-            std::future::pending::<()>().await;
+            // pingora waits without a limit for the caller to hear that, and takes calls meanwhile.
+            let settings = &self.shared.settings;
+            tokio::select! {
+                () = state.spent(most.saturating_add(settings.max_streams)) => {}
+                () = state.rest(settings.header_timeout) => {}
+            }
         };
         tokio::select! {
             _ = &mut serving => {}

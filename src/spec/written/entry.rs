@@ -211,6 +211,7 @@ impl Reader<'_> {
             cost: None,
             is_one_message: false,
             max_recipients: None,
+            max_body: None,
             caps: Vec::new(),
             auth: None,
             denial: None,
@@ -247,6 +248,7 @@ impl Reader<'_> {
                         .integer(value, "max_recipients")
                         .map(|value| At { value, at });
                 }
+                "max_body" => route.max_body = self.size(value, "max_body"),
                 "caps" => route.caps = self.caps(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
