@@ -52,6 +52,7 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         title: title.into(),
         calls: [(call.0.into(), call.1.into())].into(),
         auth: None,
+        history: false,
         cost: None,
         max_recipients: None,
         editions: editions.into(),
@@ -148,6 +149,7 @@ pub(super) fn rules() -> Ruleset {
             rejected: [LimitId(6)].into(),
             ..IpLimits::default()
         },
+        history: None,
         table,
         keys,
         apps: crate::apps::Apps::default(),

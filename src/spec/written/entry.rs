@@ -213,6 +213,7 @@ impl Reader<'_> {
             max_recipients: None,
             caps: Vec::new(),
             auth: None,
+            history: None,
             denial: None,
             mode: None,
             on_store_failure: None,
@@ -249,6 +250,11 @@ impl Reader<'_> {
                 }
                 "caps" => route.caps = self.caps(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
+                "history" => {
+                    let at = self.at(value);
+                    let is_history = self.bool(value, "history").unwrap_or_default();
+                    route.history = is_history.then_some(at);
+                }
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
                 "on_store_failure" => {
