@@ -14,6 +14,7 @@ mod bodies;
 mod dodges;
 mod door;
 mod harness;
+mod history;
 mod life;
 mod limits;
 mod proxying;
