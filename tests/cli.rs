@@ -669,6 +669,45 @@ fn explain_says_what_is_known_of_an_app_and_needs_no_certificate() {
 }
 
 #[test]
+fn explain_says_how_long_an_app_keeps_its_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"o#a\", \"id\"]\nplan = \"free\"\n\
+                [[app]]\nnames = \"own\"\nhistory_days = 30\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let ask = |args: &[&str]| {
+        let all = [&["explain", "--apps", "apps.toml"][..], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    let gone = ask(&["--json", "GET", "/app-id/id/chatmessages/2020010100"]);
+    assert_eq!(gone.code, 1);
+    let explained = json_of(&gone);
+    assert_eq!(explained["route"], "chatmessages-one");
+    assert_eq!(explained["known"]["plan"], "free");
+    assert_eq!(explained["refused"]["status"], 404);
+    assert_eq!(explained["limits"][0]["name"], "rejected:calls/s:ip");
+    assert_eq!(explained["limits"][0]["cost"], 1);
+    let history = &explained["history"];
+    assert_eq!(history["days"], 3);
+    assert_eq!(history["timezone"], "UTC");
+    assert_eq!(history["hour"], "2020010100");
+    assert_eq!(history["expired"], true);
+    assert_eq!(history["sources"][0], "002:36");
+
+    let coming = ask(&["GET", "/o/a/chatmessages/9999123123"]);
+    assert_eq!(coming.code, 0, "{}", coming.err);
+    for said in ["plan        free", "history     3 days; from "] {
+        assert!(coming.out.contains(said), "{said}: {}", coming.out);
+    }
+    let own = json_of(&ask(&["--json", "GET", "/app-id/own/chatmessages/x"]));
+    assert_eq!(own["history"]["days"], 30);
+    assert_eq!(own["history"]["hour"], json!(null));
+    assert_eq!(own["history"]["sources"], json!([]));
+    let unknown = json_of(&ask(&["--json", "GET", "/x/y/chatmessages/2020010100"]));
+    assert_eq!(unknown["history"], json!(null));
+    assert_eq!(unknown["refused"], json!(null));
+}
+
+#[test]
 fn the_apps_of_the_readme_are_good() {
     let readme = include_str!("../README.md");
     let mut blocks = readme

@@ -13,7 +13,7 @@ use pingora::proxy::Session;
 use super::context::Context;
 use super::reply::{self, Reply};
 use super::{Gateway, body as request_body, headers};
-use crate::admission::{self, Refused, Reject};
+use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
 use crate::observe::metrics::Verb;
@@ -41,10 +41,27 @@ impl Gateway {
                     let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
                     shared.top.address(charge.limit, ip, false, now);
                 }
+                if let Reject::Expired(expired) = &reject {
+                    shared.metrics.not_kept(expired.plan);
+                }
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
             }
             Err(refused) => self.refuse(ctx, &refused, now),
+        }
+    }
+
+    /// Whether the hour of the message history that a call may ask for is kept.
+    pub(super) fn kept(&self, call: &Call, path: &str, now: Moment) -> Result<(), Reject> {
+        let shared = &self.shared;
+        match history::expired(&shared.rules, call, path, now) {
+            None => Ok(()),
+            Some(expired) if expired.report => {
+                let route = call.route_name(&shared.rules);
+                shared.metrics.report(route, "history");
+                Ok(())
+            }
+            Some(expired) => Err(Reject::Expired(expired)),
         }
     }
 

@@ -201,7 +201,11 @@ impl Gateway {
             Err(reject) => return Err(Box::pin(self.reject(ctx, reject)).await.into()),
         };
         let auth = call.auth(&shared.rules, &shared.policy);
-        ctx.token = match shared.tokens.look(&shared.rules, auth, &call, bearer, now) {
+        let looked = shared
+            .tokens
+            .look(&shared.rules, auth, &call, bearer, now)
+            .and_then(|token| self.kept(&call, &ctx.path, now).map(|()| token));
+        ctx.token = match looked {
             Ok(token) => token,
             Err(reject) => {
                 let reply = Box::pin(self.reject(ctx, reject)).await;

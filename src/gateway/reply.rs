@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
+use crate::admission::history::Expired;
 use crate::admission::{Denied, Reject};
 use crate::identity::token::TokenError;
 use crate::limit::{Denial, Limit, Unit, Window};
@@ -23,9 +24,9 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// `error`.
-    pub error: &'static str,
+    pub error: Cow<'static, str>,
     /// `exception`.
-    pub exception: &'static str,
+    pub exception: Cow<'static, str>,
     /// `error_description`.
     pub description: Cow<'static, str>,
     /// The limit that was hit.
@@ -61,8 +62,8 @@ impl Reply {
     ) -> Self {
         Self {
             status,
-            error,
-            exception,
+            error: error.into(),
+            exception: exception.into(),
             description: description.into(),
             limit: None,
             app: None,
@@ -157,6 +158,7 @@ impl Reply {
                 _ => "Unable to authenticate",
             }),
             Reject::TokenRefused => bad_token("Unable to authenticate"),
+            Reject::Expired(expired) => not_kept(expired),
             Reject::Body(PriceError::Empty { field }) => {
                 message_error(400, format!("param {field} can't be empty"))
             }
@@ -399,7 +401,7 @@ impl Reply {
         }
         if self.status == 401 {
             // RFC 6750, 3.1.
-            let challenge = match self.error {
+            let challenge = match &*self.error {
                 BAD_TOKEN => "Bearer error=\"invalid_token\"",
                 _ => "Bearer",
             };
@@ -433,8 +435,8 @@ impl Reply {
         let mut json = Vec::with_capacity(384);
         match form {
             AnswerForm::Native => {
-                text(&mut json, b"{\"error\":\"", self.error);
-                text(&mut json, b",\"exception\":\"", self.exception);
+                text(&mut json, b"{\"error\":\"", &self.error);
+                text(&mut json, b",\"exception\":\"", &self.exception);
                 number(&mut json, b",\"timestamp\":", timestamp);
                 number(&mut json, b",\"duration\":", duration);
                 text(&mut json, b",\"error_description\":\"", &self.description);
@@ -447,7 +449,7 @@ impl Reply {
                 text(&mut json, b",\"title\":\"", title.unwrap_or("Error"));
                 number(&mut json, b",\"status\":", self.status.into());
                 text(&mut json, b",\"detail\":\"", &self.description);
-                text(&mut json, b",\"error\":\"", self.error);
+                text(&mut json, b",\"error\":\"", &self.error);
                 number(&mut json, b",\"timestamp\":", timestamp);
             }
         }
@@ -473,6 +475,46 @@ fn text(json: &mut Vec<u8>, before: &[u8], value: &str) {
 fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
     json.extend_from_slice(before);
     push_number(json, value);
+}
+
+/// The service's own words for an hour that it does not keep. Its own status is 400, which is that
+/// of a mistake too.
+fn not_kept(expired: &Expired) -> Reply {
+    let answer = &expired.answer;
+    let text = answer.description.as_deref().unwrap_or(
+        "illegal arguments: appkey: {app}, time: {time}, maybe chat message history is expired or unstored",
+    );
+    let time = expired.hour.to_string();
+    let mut description = String::with_capacity(text.len() + expired.app.len());
+    let mut rest = text;
+    // What has been put in is not searched.
+    while let Some((before, after)) = rest.split_once('{') {
+        description.push_str(before);
+        rest = if let Some(after) = after.strip_prefix("app}") {
+            description.push_str(&expired.app);
+            after
+        } else if let Some(after) = after.strip_prefix("time}") {
+            description.push_str(&time);
+            after
+        } else {
+            description.push('{');
+            after
+        };
+    }
+    description.push_str(rest);
+    let mut reply = Reply::new(
+        answer.status.unwrap_or(404),
+        "illegal_argument",
+        "java.lang.IllegalArgumentException",
+        description,
+    );
+    if let Some(error) = &answer.error {
+        reply.error = error.to_string().into();
+    }
+    if let Some(exception) = &answer.exception {
+        reply.exception = exception.to_string().into();
+    }
+    reply
 }
 
 fn bad_token(description: &'static str) -> Reply {

@@ -228,10 +228,18 @@ fn plainest(tail: &str) -> String {
     let mut plain = String::with_capacity(tail.len());
     for segment in tail.split('/').skip(1) {
         plain.push('/');
-        let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
-        plain.push_str(name.split('.').next().unwrap_or_default());
+        plain.push_str(&plain_segment(segment));
     }
     plain
+}
+
+/// The plainest spelling of one segment, without an extension.
+#[must_use]
+pub fn plain_segment(segment: &str) -> String {
+    let mut name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
+    let end = name.find('.').unwrap_or(name.len());
+    name.truncate(end);
+    name
 }
 
 /// Looks a path up; the user is taken from it as it is written.

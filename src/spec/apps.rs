@@ -121,6 +121,8 @@ impl<'r> Compiler<'r> {
         App {
             key,
             editions,
+            plan: written.plan,
+            history_days: written.history_days,
             certificates: self.certificates(written, forms),
             allow: written.allow.clone(),
             suspended: written.suspended,

@@ -23,6 +23,8 @@ impl World {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             key: rules.keys.app(names[0]),
             editions: None,
+            plan: None,
+            history_days: None,
             certificates: vec![Certificate::new(&certificate).unwrap()],
             allow: Vec::new(),
             suspended: false,

@@ -269,6 +269,8 @@ suspended = "yes"
 [[app]]
 names = "v4"
 limits.send = "7/s"
+plan = "freee"
+history_days = 0
 [[ap]]
 x = 1
 "#,
@@ -311,7 +313,9 @@ x = 1
         ("15: `[[app]]`", "write names ="),
         ("16: `\"yes\"`", "suspended is true or false"),
         ("19: app `v4`: `7/s`", "write calls or messages"),
-        ("20: `ap`", "did you mean `app`?"),
+        ("20: app `v4`: `\"freee\"`", "did you mean `free`?"),
+        ("21: app `v4`: `0`", "days are from 1 to 36500"),
+        ("22: `ap`", "did you mean `app`?"),
     ];
     for (start, end) in said {
         let found = mistakes
