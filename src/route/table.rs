@@ -220,7 +220,11 @@ fn plainest(tail: &str) -> String {
     for segment in tail.split('/').skip(1) {
         plain.push('/');
         let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
-        plain.push_str(name.split('.').next().unwrap_or_default());
+        match name.split('.').next() {
+            // A user may be called `.x`: a segment of which nothing is left is no route's.
+            None | Some("") => plain.push_str(segment),
+            Some(name) => plain.push_str(name),
+        }
     }
     plain
 }
