@@ -220,7 +220,7 @@ fn plainest(tail: &str) -> String {
     for segment in tail.split('/').skip(1) {
         plain.push('/');
         let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
-        match name.split('.').next() {
+        match name.split('.').next().map(str::trim_end) {
             // A user may be called `.x`: a segment of which nothing is left is no route's.
             None | Some("") => plain.push_str(segment),
             Some(name) => plain.push_str(name),

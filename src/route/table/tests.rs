@@ -90,6 +90,7 @@ fn another_spelling_of_a_route_is_that_route() {
         "/messages/Users",
         "/messages/users%20",
         "/messages/users.json",
+        "/messages/users%20.json",
         "/messages/users.",
         "/messages/users%3Bx=1",
         "/messages/users%3Fx=1",

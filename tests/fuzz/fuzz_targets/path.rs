@@ -9,7 +9,7 @@ use floodgate::identity::{self, fold_app};
 use floodgate::limit::KeyHasher;
 use floodgate::route::canonical::{canonical, decode, split_app};
 use floodgate::route::table::Found;
-use floodgate::spec::Ruleset;
+use floodgate::spec::{RouteId, Ruleset};
 use libfuzzer_sys::fuzz_target;
 
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"];
@@ -84,11 +84,8 @@ fn matched(tail: &str, method: &str) {
         (None, Found::MethodNotAllowed(allow)) => assert!(!allow.is_empty()),
         (None, Found::Route { .. }) => assert!(!is_small, "{method} {tail}: no such route"),
     }
-    // A route has its limits in any case of its letters. Those of escapes are capitals already.
-    if matches!(found, Found::Route { .. }) {
-        let upper = tail.to_ascii_uppercase();
-        let found = rules.table.find(method, &upper);
-        assert!(matches!(found, Found::Route { .. }), "{method} {upper}");
+    if let Found::Route { id, user } = found {
+        respelt(method, tail, is_small.then_some(id), user);
     }
     let user = tail.rsplit('/').next().unwrap_or_default();
     let shown = String::from_utf8(decode(user)).expect("UTF-8");
@@ -98,6 +95,35 @@ fn matched(tail: &str, method: &str) {
         identity::fold_user(user),
         identity::fold_user(&escaped(user))
     );
+}
+
+/// A route is one, and its user too, in other spellings that some server takes for it.
+fn respelt(method: &str, tail: &str, id: Option<RouteId>, user: Option<&str>) {
+    // Those letters of a canonical path that belong to escapes are capitals already.
+    let upper = tail.to_ascii_uppercase();
+    let (first, rest) = tail.split_at(1);
+    for other in [
+        upper,
+        format!("{tail}.json"),
+        format!("{tail}%20"),
+        format!("{tail}%3Bv=1"),
+        format!("{first}%E2%80%8B{rest}"),
+    ] {
+        let (found, other_user) = match RULES.table.find(method, &other) {
+            Found::Route { id, user } => (id, user),
+            // Refused: a parameter of other methods takes the segment for its value.
+            Found::MethodNotAllowed(_) => continue,
+            Found::Unmatched => panic!("{method} {other}: no route"),
+        };
+        // A parameter may be of another's spelling, unless it is plain.
+        if id.is_some_and(|id| id == found) && !other.ends_with(".json") {
+            assert_eq!(
+                other_user.map(identity::fold_user),
+                user.map(identity::fold_user)
+            );
+        }
+        assert!(id.is_none_or(|id| id == found), "{method} {other}: another");
+    }
 }
 
 /// A call of the table: method, segments, and the index of its route.
