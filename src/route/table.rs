@@ -228,7 +228,9 @@ fn plainest(tail: &str) -> String {
     let mut plain = String::with_capacity(tail.len());
     for segment in tail.split('/').skip(1) {
         plain.push('/');
-        plain.push_str(&plain_segment(segment));
+        let name = plain_segment(segment);
+        // A user may be called `.x`: a segment of which nothing is left is no route's.
+        plain.push_str(if name.is_empty() { segment } else { &name });
     }
     plain
 }
@@ -238,6 +240,7 @@ fn plainest(tail: &str) -> String {
 pub fn plain_segment(segment: &str) -> String {
     let mut name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
     let end = name.find('.').unwrap_or(name.len());
+    let end = name.get(..end).map_or(0, |name| name.trim_end().len());
     name.truncate(end);
     name
 }
