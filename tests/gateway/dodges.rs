@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::ROUTES;
+use crate::door::soon;
 use crate::harness::{Answer, Connection, Gateway, Start};
 
 fn gateway(args: &[&str]) -> Gateway {
@@ -443,10 +444,10 @@ const SLOWLY: &str = "x-standin-delay-ms: 300";
 #[test]
 fn closing_early_is_no_way_to_pay_nothing() {
     let gateway = gateway(ALL_AT_ONCE);
-    for _ in 0..3 {
+    for nth in 1..=3 {
         let mut connection = gateway.connect();
         connection.send_call("GET", "/o/a/t/app", &[SLOWLY], "");
-        std::thread::sleep(Duration::from_millis(50));
+        soon("the backend has it", || gateway.backend().count() == nth);
         connection.reset();
     }
     let answer = gateway.call("GET", "/o/a/t/app", "");
@@ -460,8 +461,8 @@ fn closing_early_is_no_way_to_pay_nothing() {
 fn closing_early_frees_no_slot_while_the_task_runs() {
     let gateway = gateway(&[]);
     let mut connection = gateway.connect();
-    connection.send_call("POST", "/o/a/t/slot", &[SLOWLY], "{}");
-    std::thread::sleep(Duration::from_millis(50));
+    connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 3000"], "{}");
+    soon("the backend has it", || gateway.backend().count() == 1);
     connection.reset();
     std::thread::sleep(Duration::from_millis(50));
     let answer = gateway.call("POST", "/o/a/t/slot", "{}");
