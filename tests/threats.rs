@@ -1,5 +1,5 @@
 //! What `SECURITY.md` and the threat model say shows something is there.
-#![expect(missing_docs, clippy::expect_used, reason = "tests")]
+#![expect(clippy::expect_used, reason = "tests")]
 
 use std::path::Path;
 
