@@ -18,13 +18,14 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut report = Report::default();
     // Mistakes elsewhere do not hide those of the route files that are named.
     let mut found = String::new();
-    let (routes, apps, edition) = match load(matches, env, Purpose::Look) {
+    let (routes, apps, of_all) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
             if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
                 report.add(&error.to_string(), 1, error.unreadable);
             }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
-            (settings.routes, settings.apps, Some(settings.edition))
+            let of_all = (settings.edition, settings.auth);
+            (settings.routes, settings.apps, Some(of_all))
         }
         Err(error) => {
             report.add(&error.to_string(), error.count(), error.is_unreadable());
@@ -39,7 +40,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         }
     };
     let mut editions = None;
-    if let (Some(rules), Some(edition)) = (&rules, &edition) {
+    if let (Some(rules), Some((edition, _))) = (&rules, &of_all) {
         match rules::selection(rules, edition) {
             Ok(found) => editions = Some(found),
             Err(error) => report.add_rules(&error),
@@ -50,9 +51,13 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         rules::add_apps(rules.as_mut().zip(editions), &apps, Certificates::Read(env))
     {
         report.add_rules(&error);
+    } else if let (Some(rules), Some((_, auth))) = (&rules, &of_all)
+        && let Err(error) = rules::check_auth(rules, *auth)
+    {
+        report.add_rules(&error);
     }
-    match (rules, good, edition, report.mistakes) {
-        (Some(rules), Some(good), Some(edition), 0) => {
+    match (rules, good, of_all, report.mistakes) {
+        (Some(rules), Some(good), Some((edition, _)), 0) => {
             let apps = match (apps.is_empty(), rules.apps.len()) {
                 (true, _) => String::new(),
                 (false, 1) => "; 1 app".to_owned(),

@@ -84,6 +84,7 @@ pub struct Metrics {
     decisions: IntCounterVec,
     shed: IntCounterVec,
     reported: IntCounterVec,
+    expired: IntCounterVec,
     charged: Vec<IntCounter>,
     refunded: Vec<IntCounter>,
     own: Histogram,
@@ -217,6 +218,11 @@ impl Metrics {
                 "Calls that a report-only limit would have denied.",
                 &["route", "limit"],
             )?,
+            expired: counters(
+                "floodgate_history_refused_total",
+                "Calls for an hour of the message history that is not kept, answered here, by the app's plan.",
+                &["plan"],
+            )?,
             charged: by_limit(&charged),
             refunded: by_limit(&refunded),
             own: histogram(
@@ -326,6 +332,11 @@ impl Metrics {
     /// Counts a call that a report-only limit would have denied.
     pub fn report(&self, route: &str, limit: &str) {
         self.reported.with_label_values(&[route, limit]).inc();
+    }
+
+    /// Counts a call for an hour of the message history that is not kept.
+    pub fn not_kept(&self, plan: &'static str) {
+        self.expired.with_label_values(&[plan]).inc();
     }
 
     /// Counts charged units.

@@ -447,7 +447,7 @@ fn closing_early_is_no_way_to_pay_nothing() {
     for nth in 1..=3 {
         let mut connection = gateway.connect();
         connection.send_call("GET", "/o/a/t/app", &[SLOWLY], "");
-        soon("the backend has it", || gateway.backend().count() == nth);
+        soon("it has arrived", || gateway.backend().count() == nth);
         connection.reset();
     }
     let answer = gateway.call("GET", "/o/a/t/app", "");
@@ -462,7 +462,7 @@ fn closing_early_frees_no_slot_while_the_task_runs() {
     let gateway = gateway(&[]);
     let mut connection = gateway.connect();
     connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 3000"], "{}");
-    soon("the backend has it", || gateway.backend().count() == 1);
+    soon("it has arrived", || gateway.backend().count() == 1);
     connection.reset();
     std::thread::sleep(Duration::from_millis(50));
     let answer = gateway.call("POST", "/o/a/t/slot", "{}");

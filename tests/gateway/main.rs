@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod ahead;
 mod answers;
 mod apps;
 mod bodies;
@@ -16,6 +17,7 @@ mod door;
 mod frames;
 mod h2_abuse;
 mod harness;
+mod history;
 mod life;
 mod limits;
 mod overload;

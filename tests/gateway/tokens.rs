@@ -239,6 +239,8 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
     for (nth, (token, description)) in bad.iter().enumerate() {
         let answer = call(&gateway, "/o/a/t/app", token);
         assert_eq!(answer.status, 401, "{nth}");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge, Some("Bearer error=\"invalid_token\""), "{nth}");
         let error = answer.error();
         assert_eq!(
             (&*error.0, &*error.1),
@@ -253,14 +255,14 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
         let log = gateway.log();
         [
             "corrupt",
-            "signature",
+            "signature wrong",
             "expired",
             "not yet valid",
-            "other app",
-            "no app privilege",
+            "of another app",
+            "without app privilege",
         ]
         .iter()
-        .all(|why| log.contains(&format!("\"token: {why}\"")))
+        .all(|why| log.contains(&format!("\"token {why}\"")))
     });
 }
 

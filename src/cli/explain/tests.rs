@@ -6,6 +6,12 @@ use super::*;
 use crate::cli::sample;
 use crate::identity::Auth;
 
+/// 2026-11-21 15:30 UTC.
+const NOW: Moment = Moment {
+    mono_us: 5_000_000_000,
+    unix_us: 1_795_275_000_000_000,
+};
+
 fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> Value {
     let rules = sample::rules();
     let policy = Policy {
@@ -20,6 +26,7 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
         ip: [10, 0, 0, 1].into(),
         body,
         max_body: 2 << 20,
+        now: NOW,
     };
     serde_json::to_value(explain(&rules, &policy, asked)).unwrap()
 }
@@ -131,6 +138,7 @@ fn the_words_say_what_the_json_says() {
         ip: [10, 0, 0, 1].into(),
         body: None,
         max_body: 2 << 20,
+        now: NOW,
     };
     let text = in_words(&explain(&rules, &policy, asked), asked.path);
     let expected = "\

@@ -432,7 +432,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: CALLERS,
         help: "Share of a limit that one address may hold with tokens not yet seen good",
         more: "Of each limit per app and user, by calls that have not been answered yet, and one call in any \
-               case. A token is seen good when a call with it has been answered 2xx, or when it has been \
+               case. A token is seen good when a documented call with it has been answered 2xx, or when it has been \
                verified here.",
         ..ONE
     },
