@@ -86,12 +86,15 @@ fn resets_at_leisure_make_no_room() {
     under(&gateway, 16, || {
         let before = gateway.backend().count();
         // The backend takes longer than the attack: it has eight of each connection, all along.
-        let fields = call("GET", "/o/a/users/x", &[("x-standin-delay-ms", "8000")]);
+        // By a token that is known to be good, and by one that is not.
+        let good = call("GET", "/o/a/users/x", &[("x-standin-delay-ms", "8000")]);
+        let mut fields = [good.clone(), good.clone(), good];
+        fields[2][4].1 = "Bearer YWMtnobody-has-seen";
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::new(&gateway)).collect();
         for nth in 0..150 {
-            for peer in &mut peers {
+            for (peer, fields) in peers.iter_mut().zip(&fields) {
                 // One whose resets come in a heap is closed.
-                let _ = peer.send(&ask(odd(nth), &fields));
+                let _ = peer.send(&ask(odd(nth), fields));
             }
             std::thread::sleep(Duration::from_millis(3));
             for peer in &mut peers {
