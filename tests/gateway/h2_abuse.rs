@@ -88,7 +88,7 @@ fn resets_at_leisure_make_no_room() {
         let before = gateway.backend().count();
         // The backend takes longer than the attack: it has eight of each connection, all along.
         // By a token that is known to be good, and by one that is not.
-        let good = call("GET", "/o/a/users/x", &[("x-standin-delay-ms", "8000")]);
+        let good = call("GET", "/o/b/users/x", &[("x-standin-delay-ms", "8000")]);
         let mut fields = [good.clone(), good.clone(), good];
         fields[2][4].1 = "Bearer YWMtnobody-has-seen";
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::new(&gateway)).collect();
