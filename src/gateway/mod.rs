@@ -339,7 +339,9 @@ impl ProxyHttp for Gateway {
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
-            if ctx.upstream_status.is_none() && self.is_awaited(ctx) {
+            // A stream that is reset would make room for another, as fast as a caller can write.
+            let is_awaited = session.is_http2() || self.is_awaited(ctx);
+            if ctx.upstream_status.is_none() && is_awaited {
                 leaver::wait_without_caller(session);
             }
         }

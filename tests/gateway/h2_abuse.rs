@@ -28,12 +28,12 @@ fn odd(nth: u32) -> u32 {
     nth * 2 + 1
 }
 
-/// Whether a caller on another connection is served.
+/// Whether a caller on another connection is served. Of a route that no attack uses up.
 fn serves(gateway: &Gateway) -> bool {
+    const PATH: &str = "/o/b/chatgroups";
     let mut peer = Peer::new(gateway);
-    // Of an app whose limits nobody has used.
-    peer.ask(1, &call("GET", "/other/app/users/x", &[]));
-    peer.answered() == Some(200) && gateway.call("GET", "/other/app/users/x", "").status == 200
+    peer.ask(1, &call("GET", PATH, &[]));
+    peer.answered() == Some(200) && gateway.call("GET", PATH, "").status == 200
 }
 
 /// Runs an attack, and asks the three questions. `mib`: by how much memory may have grown at any
@@ -86,15 +86,16 @@ fn resets_at_leisure_make_no_room() {
     let gateway = start(&["--h2c", "--max-streams", "8"]);
     under(&gateway, 16, || {
         let before = gateway.backend().count();
-        // The backend takes longer than the attack: it has eight of each connection, all along,
-        // for it may say that the token is none. A call with one that is known ends with its
-        // stream, and has cost what it has cost.
-        let fields = call("GET", "/o/a/users/x", &[("x-standin-delay-ms", "8000")]);
+        // The backend takes longer than the attack: it has eight of each connection, all along.
+        // By a token that is known to be good, and by one that is not.
+        let good = call("GET", "/o/b/users/x", &[("x-standin-delay-ms", "8000")]);
+        let mut fields = [good.clone(), good.clone(), good];
+        fields[2][4].1 = "Bearer YWMtnobody-has-seen";
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::new(&gateway)).collect();
         for nth in 0..150 {
-            for peer in &mut peers {
+            for (peer, fields) in peers.iter_mut().zip(&fields) {
                 // One whose resets come in a heap is closed.
-                let _ = peer.send(&ask(odd(nth), &fields));
+                let _ = peer.send(&ask(odd(nth), fields));
             }
             std::thread::sleep(Duration::from_millis(3));
             for peer in &mut peers {
