@@ -361,8 +361,10 @@ impl ShutdownSignalWatch for Signals {
                 tracing::error!(%error, "cannot watch signals; stopping");
             }
         }
-        tracing::info!("draining");
+        let delay = self.shared.settings.drain_delay;
+        tracing::info!(drain_delay_ms = delay.as_millis(), "draining");
         self.shared.begin_drain();
+        tokio::time::sleep(delay).await;
         let _ = self.stopping.send(());
         ShutdownSignal::GracefulTerminate
     }

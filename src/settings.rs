@@ -212,7 +212,9 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How long an idle downstream connection is kept.
     pub keepalive: Duration,
-    /// How long running requests may take to end after SIGTERM.
+    /// How long after SIGTERM callers are still let in, while `/ready` fails.
+    pub drain_delay: Duration,
+    /// How long running requests may take to end after that.
     pub grace: Duration,
     /// Requests in flight above which new ones are shed (503).
     pub max_in_flight: usize,

@@ -286,6 +286,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let header_timeout = reader.time("header_timeout", MILLISECOND);
     let send_timeout = reader.time("send_timeout", MILLISECOND);
     let keepalive = reader.time("keepalive", SECOND);
+    let drain_delay = reader.time("drain_delay", NOTHING);
     let grace = reader.time("grace", NOTHING);
     let secured = secured?;
     Some(Settings {
@@ -335,6 +336,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         header_timeout: header_timeout?,
         send_timeout: send_timeout?,
         keepalive: keepalive?,
+        drain_delay: drain_delay?,
         grace: grace?,
         max_in_flight: max_in_flight?,
         max_upstream_waiting: max_upstream_waiting?,

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{BIN, Connection, start};
+use crate::door::soon;
+use crate::harness::{BIN, Connection, Gateway, start};
 
 #[test]
 fn each_worker_has_a_socket_of_its_own() {
@@ -100,6 +101,31 @@ fn a_drain_lets_running_requests_end_and_exits_0() {
     }
     gateway.signal("-TERM");
     assert_eq!(running.read_answer("GET").status, 200);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(std::net::TcpStream::connect(gateway.addr).is_err());
+}
+
+#[test]
+fn before_the_listeners_close_a_balancer_has_time_to_look_elsewhere() {
+    let mut gateway = start(&["--drain-delay", "2s"]);
+    let ready = |gateway: &Gateway| {
+        let mut admin = Connection::to(gateway.admin);
+        admin.call("GET", "/ready", &[], "").status
+    };
+    let mut kept = gateway.connect();
+    assert_eq!(kept.call("GET", "/o/a/users/x", &[], "").status, 200);
+    assert_eq!(ready(&gateway), 200);
+    gateway.signal("-TERM");
+    soon("it is not ready", || ready(&gateway) == 503);
+    // Who comes now is served, and told to come no more.
+    for mut connection in [kept, gateway.connect()] {
+        let answer = connection.call("GET", "/o/a/users/x", &[], "");
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+        assert!(connection.is_closed());
+    }
     assert_eq!(gateway.wait(), Some(0));
     assert!(std::net::TcpStream::connect(gateway.addr).is_err());
 }

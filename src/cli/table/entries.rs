@@ -718,6 +718,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "drain_delay",
+        flag: "drain-delay",
+        value: "TIME",
+        default: Some("0s"),
+        group: TIMES,
+        help: "How long after SIGTERM or Ctrl-C callers are still let in",
+        more: "`/ready` fails at once, and connections are closed after their answer: so a balancer \
+               has the time to look elsewhere before the listeners close. In Kubernetes, the \
+               period of the readiness probe times its failure threshold, and a little.",
+        ..ONE
+    },
+    Setting {
         key: "grace",
         flag: "grace",
         value: "TIME",
