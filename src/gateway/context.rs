@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -10,6 +9,7 @@ use super::Shared;
 use super::auth::{Held, Token};
 use super::body::Pace;
 use super::downstream::state::State;
+use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -55,17 +55,12 @@ pub struct Context {
     pub(super) cost: u32,
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
-    pub(super) attempts: usize,
-    /// When the latest of them began.
-    pub(super) connecting: Moment,
-    /// What is left of the time to connect.
-    pub(super) connect_left: Option<Duration>,
+    /// Its attempts upstream.
+    pub(super) way: Way,
     /// Whether the body was read before the decision.
     pub(super) has_read_body: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
-    /// The first upstream address of this call.
-    pub(super) first_upstream: Option<usize>,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -76,6 +71,7 @@ pub struct Context {
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let started = shared.clock.now();
+        let way = Way::new(shared.upstreams.clone(), started);
         Self {
             shared,
             entered: false,
@@ -97,12 +93,9 @@ impl Context {
             cost: 0,
             verb: None,
             limit: None,
-            attempts: 0,
-            connecting: started,
-            connect_left: None,
+            way,
             has_read_body: false,
             pace: None,
-            first_upstream: None,
             upstream_status: None,
             answer: None,
             error: "",
