@@ -825,6 +825,8 @@ impl ProxyHttp for Gateway {
                 status,
                 own_us: ctx.own_us(),
                 upstream_us,
+                upstream: ctx.way.address(),
+                attempts: ctx.way.attempts(),
                 error: ctx.error,
             };
             log::access(&line, shared.settings.log);

@@ -16,6 +16,7 @@ mod door;
 mod harness;
 mod life;
 mod limits;
+mod pools;
 mod proxying;
 mod settling;
 mod smuggling;
