@@ -246,7 +246,7 @@ impl Endpoint {
     }
 
     /// What a health check has found. `rise` and `fall` in a row change the mind.
-    pub(super) fn checked(&self, found: Result<(), &str>, rise: u32, fall: u32) {
+    pub(super) fn checked(&self, found: Result<(), String>, rise: u32, fall: u32) {
         let passed = found.is_ok();
         self.metrics.checked(passed);
         let mut state = self.state.lock();

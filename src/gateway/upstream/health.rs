@@ -71,11 +71,7 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
                     Check::Http(path) => timeout(limit, ask(connector, endpoint, path)).await,
                 };
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                endpoint.checked(
-                    found.as_ref().map(|()| ()).map_err(String::as_str),
-                    tending.rise,
-                    tending.fall,
-                );
+                endpoint.checked(found, tending.rise, tending.fall);
             })
             .await;
     }

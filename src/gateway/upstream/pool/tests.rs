@@ -111,9 +111,9 @@ fn the_last_address_is_not_ejected_but_is_not_well() {
 fn checks_change_the_mind_only_in_a_row() {
     let pool = pool(&[addr(1)], 20, None);
     let endpoint = pool.endpoints()[0].clone();
-    let mut check = |found: &str| {
+    let check = |found: &str| {
         for found in found.chars() {
-            let found = if found == '+' { Ok(()) } else { Err("no") };
+            let found = (found == '+').then_some(()).ok_or(String::new());
             endpoint.checked(found, 2, 3);
         }
         endpoint.is_available()
