@@ -711,7 +711,7 @@ fn what_a_pool_names_must_be_there() {
     assert_eq!(ran.code, 1, "{}", ran.err);
     for line in [
         "floodgate.toml:3: there is no route \"chatfile\"; did you mean chatfiles?",
-        "floodgate.toml:7: there is no edition \"v9\"; did you mean v",
+        "floodgate.toml:7: there is no edition \"v9\"; known: ",
         "floodgate.toml:8: app \"o#A\" is at floodgate.toml:4 already: a call goes to one pool",
         "floodgate.toml:8: \"x/y\" is no app; write org#app or an App ID",
         "pool b: ca no.pem: ",

@@ -97,11 +97,12 @@ pub(super) fn unknown(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
                 if known.contains(&name.as_str()) {
                     continue;
                 }
-                let near = nearest(name, known).map_or_else(
-                    || "; see `floodgate routes`".to_owned(),
-                    |near| format!("; did you mean {near}?"),
-                );
-                wrong.push(format!("{place}: there is no {kind} {name:?}{near}"));
+                let instead = match (nearest(name, known), kind) {
+                    (Some(near), _) => format!("did you mean {near}?"),
+                    (None, "edition") => format!("known: {}", known.join(", ")),
+                    (None, _) => "see `floodgate routes`".to_owned(),
+                };
+                wrong.push(format!("{place}: there is no {kind} {name:?}; {instead}"));
             }
         }
         for named in &pool.apps {

@@ -177,7 +177,10 @@ impl Way {
         let Some(pool) = self.pool() else {
             return false;
         };
-        if let Some(endpoint) = &self.at {
+        // The call's own time may have been too short to connect.
+        if let Some(endpoint) = &self.at
+            && !self.is_over(now)
+        {
             pool.failed(endpoint, Failure::Connect, now.mono_us);
         }
         let set = pool.set.load();
