@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::table::{SETTINGS, Setting, env_name, setting};
+use super::table::{POOL, SETTINGS, Setting, env_name};
 use super::value::{ValueError, nearest};
 
 /// Where a value was given.
@@ -110,6 +111,12 @@ pub(super) enum Mistake {
     NotText(String),
     #[error("{given}: {why}")]
     Value { given: Given, why: ValueError },
+    #[error("{}:{line}: {message}", .path.display())]
+    Pool {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
     #[error("no {key} is given; write --{flag} {value}, {env}={value} or {key} = {value:?}")]
     Missing {
         key: &'static str,
@@ -132,7 +139,19 @@ pub(super) struct Layers {
     flags: BTreeMap<&'static str, Vec<Given>>,
     env: BTreeMap<&'static str, Vec<Given>>,
     file: BTreeMap<&'static str, Vec<Given>>,
+    pools: Vec<PoolGiven>,
 }
+
+/// One `[[pool]]`, as given.
+#[derive(Debug)]
+pub(super) struct PoolGiven {
+    pub(super) path: PathBuf,
+    pub(super) line: usize,
+    pub(super) keys: BTreeMap<&'static str, Vec<Given>>,
+}
+
+/// The file's key for them.
+const POOLS: &str = "pool";
 
 impl Layers {
     /// Collects what was given, and the mistakes in how it was written.
@@ -253,68 +272,23 @@ impl Layers {
                 message: error.message().to_owned(),
             });
         }
-        let mut table: Vec<_> = table.into_inner().into_iter().collect();
-        table.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in table {
-            let line = line_of(&text, key.span().start);
-            let key = key.into_inner();
-            // What the parser guessed on a broken line is not worth a second mistake.
-            if broken.contains(&line) {
-                continue;
-            }
-            let Some(setting) = setting(&key) else {
-                mistakes.push(Mistake::UnknownKey {
-                    path: path.to_owned(),
-                    line,
-                    near: nearest(&key.replace('-', "_"), SETTINGS.iter().map(|s| s.key))
-                        .map(str::to_owned),
-                    key: key.into_owned(),
-                });
-                continue;
-            };
-            let mut entries = Vec::new();
-            match value.into_inner() {
-                DeValue::Array(items) if setting.many => {
-                    for item in items {
-                        entries.push((line_of(&text, item.span().start), item.into_inner()));
-                    }
-                }
-                value => entries.push((line, value)),
-            }
-            let is_empty = entries.is_empty();
-            let mut values = Vec::new();
-            for (line, value) in entries {
-                match scalar(setting, &value) {
-                    Ok(text) => values.push(Given {
-                        text,
-                        origin: Origin::File {
-                            path: path.to_owned(),
-                            line,
-                            key: setting.key.to_owned(),
-                            quoted: matches!(value, DeValue::String(_)),
-                        },
-                        secret: setting.secret,
-                    }),
-                    Err(found) => mistakes.push(Mistake::Type {
-                        path: path.to_owned(),
-                        line,
-                        key: setting.key.to_owned(),
-                        found,
-                        wanted: example(setting),
-                    }),
-                }
-            }
-            if is_empty && setting.default.is_some() {
-                mistakes.push(Mistake::Type {
-                    path: path.to_owned(),
-                    line,
-                    key: setting.key.to_owned(),
-                    found: "an empty list",
-                    wanted: example(setting),
-                });
-            }
-            self.file.insert(setting.key, values);
+        let mut table = table.into_inner();
+        let pools = table.remove(POOLS);
+        let mut file = FileReader {
+            path,
+            text: &text,
+            broken,
+            mistakes,
+        };
+        self.file = file.keys(table, SETTINGS);
+        if let Some(pools) = pools {
+            self.pools = file.pools(pools);
         }
+    }
+
+    /// The pools of the file.
+    pub(super) fn take_pools(&mut self) -> Vec<PoolGiven> {
+        std::mem::take(&mut self.pools)
     }
 
     /// The values that hold for a setting: those of the highest layer that has any.
@@ -337,20 +311,144 @@ impl Layers {
     }
 }
 
+struct FileReader<'f> {
+    path: &'f Path,
+    text: &'f str,
+    /// Lines that are no TOML.
+    broken: Vec<usize>,
+    mistakes: &'f mut Vec<Mistake>,
+}
+
+impl FileReader<'_> {
+    /// The `[[pool]]` tables.
+    fn pools(&mut self, pools: Spanned<DeValue<'_>>) -> Vec<PoolGiven> {
+        let line = line_of(self.text, pools.span().start);
+        let mut read = Vec::new();
+        let items: Vec<(usize, DeValue<'_>)> = match pools.into_inner() {
+            DeValue::Array(items) => items
+                .into_iter()
+                .map(|item| (line_of(self.text, item.span().start), item.into_inner()))
+                .collect(),
+            other => vec![(line, other)],
+        };
+        for (line, item) in items {
+            match item {
+                DeValue::Table(table) => read.push(PoolGiven {
+                    path: self.path.to_owned(),
+                    line,
+                    keys: self.keys(table, POOL),
+                }),
+                other => {
+                    let mistake = Mistake::Type {
+                        path: self.path.to_owned(),
+                        line,
+                        key: POOLS.to_owned(),
+                        found: kind(&other),
+                        wanted: "[[pool]] on a line of its own, and its keys below".to_owned(),
+                    };
+                    self.mistakes.push(mistake);
+                }
+            }
+        }
+        read
+    }
+
+    /// The values of a table's keys.
+    fn keys(
+        &mut self,
+        table: DeTable<'_>,
+        known: &'static [Setting],
+    ) -> BTreeMap<&'static str, Vec<Given>> {
+        let mut read = BTreeMap::new();
+        let mut table: Vec<_> = table.into_iter().collect();
+        table.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in table {
+            let line = line_of(self.text, key.span().start);
+            let key = key.into_inner();
+            // What the parser guessed on a broken line is not worth a second mistake.
+            if self.broken.contains(&line) {
+                continue;
+            }
+            let Some(setting) = known.iter().find(|setting| setting.key == key) else {
+                let names = known.iter().map(|s| s.key).chain([POOLS]);
+                self.mistakes.push(Mistake::UnknownKey {
+                    path: self.path.to_owned(),
+                    line,
+                    near: nearest(&key.replace('-', "_"), names).map(str::to_owned),
+                    key: key.into_owned(),
+                });
+                continue;
+            };
+            let mut entries = Vec::new();
+            match value.into_inner() {
+                DeValue::Array(items) if setting.many => {
+                    for item in items {
+                        entries.push((line_of(self.text, item.span().start), item.into_inner()));
+                    }
+                }
+                value => entries.push((line, value)),
+            }
+            let is_empty = entries.is_empty();
+            let mut values = Vec::new();
+            for (line, value) in entries {
+                match scalar(setting, &value) {
+                    Ok(text) => values.push(Given {
+                        text,
+                        origin: Origin::File {
+                            path: self.path.to_owned(),
+                            line,
+                            key: setting.key.to_owned(),
+                            quoted: matches!(value, DeValue::String(_)),
+                        },
+                        secret: setting.secret,
+                    }),
+                    Err(found) => self.mistakes.push(Mistake::Type {
+                        path: self.path.to_owned(),
+                        line,
+                        key: setting.key.to_owned(),
+                        found,
+                        wanted: example(setting),
+                    }),
+                }
+            }
+            if is_empty && (setting.default.is_some() || setting.group.is_empty()) {
+                self.mistakes.push(Mistake::Type {
+                    path: self.path.to_owned(),
+                    line,
+                    key: setting.key.to_owned(),
+                    found: "an empty list",
+                    wanted: example(setting),
+                });
+            }
+            read.insert(setting.key, values);
+        }
+        read
+    }
+}
+
 /// The text of a value; or what it is, where it has none.
 fn scalar(setting: &Setting, value: &DeValue<'_>) -> Result<String, &'static str> {
     let is_switch = setting.value == "true|false";
-    let is_number = setting.value.starts_with(['N', 'B']) && setting.value != "NAME";
+    let is_number = matches!(setting.value, "PERCENT" | "STATUS|reset|off")
+        || setting.value.starts_with(['N', 'B']) && setting.value != "NAME";
     match value {
         DeValue::String(text) => Ok(text.clone().into_owned()),
         DeValue::Integer(n) if is_number && n.radix() == 10 => Ok(n.as_str().to_owned()),
         DeValue::Boolean(b) if is_switch => Ok(b.to_string()),
-        DeValue::Integer(_) => Err("a number"),
-        DeValue::Boolean(_) => Err("a boolean"),
-        DeValue::Float(_) => Err("a number with a fraction"),
-        DeValue::Datetime(_) => Err("a date"),
-        DeValue::Array(_) => Err("a list"),
-        DeValue::Table(_) => Err("a table"),
+        other => Err(kind(other)),
+    }
+}
+
+/// What a value is.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }
 

@@ -272,8 +272,9 @@ fn running_needs_an_upstream_that_resolves() {
         None,
     )
     .unwrap();
-    assert!(s.upstreams[0].tls);
-    assert_eq!(s.upstreams[0].addrs, ["127.0.0.1:443".parse().unwrap()]);
+    assert!(s.pools[0].upstreams[0].tls);
+    let addrs = &s.pools[0].upstreams[0].addrs;
+    assert_eq!(*addrs, ["127.0.0.1:443".parse().unwrap()]);
     let error = settings_for(
         Purpose::Run,
         &["--upstream", "http://no.invalid"],
