@@ -695,7 +695,7 @@ fn explain_says_how_long_an_app_keeps_its_history() {
 
     let coming = ask(&["GET", "/o/a/chatmessages/9999123123"]);
     assert_eq!(coming.code, 0, "{}", coming.err);
-    for said in ["plan        free", "history     3 days; from "] {
+    for said in ["plan     free\n", "history  3 days; from "] {
         assert!(coming.out.contains(said), "{said}: {}", coming.out);
     }
     let own = json_of(&ask(&["--json", "GET", "/app-id/own/chatmessages/x"]));
@@ -718,6 +718,15 @@ fn the_apps_of_the_readme_are_good() {
     fs::write(dir.path().join("apps.toml"), block).unwrap();
     fs::write(dir.path().join("acme.cert"), CERTIFICATE).unwrap();
     let ran = run_with(dir.path(), &[], &["check", "--apps", "apps.toml"], "");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let block = readme
+        .split("```toml\n")
+        .filter_map(|text| text.split("```").next())
+        .find(|block| block.starts_with("[history]"))
+        .unwrap();
+    fs::write(dir.path().join("mine.toml"), block).unwrap();
+    let args = ["check", "--routes", "shipped", "--routes", "mine.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
     assert_eq!(ran.code, 0, "{}", ran.err);
 }
 

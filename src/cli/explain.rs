@@ -1,5 +1,7 @@
 //! `floodgate explain`: what one call would be charged. Nothing is charged.
 
+mod history;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,16 +11,17 @@ use clap::ArgMatches;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use self::history::HistoryView;
 use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
-use crate::admission::{self, Call, Policy, Reject, cost_of, history};
+use crate::admission::{self, Call, Policy, Reject, cost_of};
 use crate::apps::{App, AppPlan};
 use crate::clock::Clock;
 use crate::gateway::reply::Reply;
 use crate::head::Head;
 use crate::identity;
-use crate::limit::{Limit, LimitId, Mode, Moment, Scope, Unit};
+use crate::limit::{Limit, LimitId, Moment, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
 use crate::spec::{Ruleset, size};
@@ -102,54 +105,6 @@ impl<'r> Known<'r> {
             allow: &app.allow,
             suspended: app.suspended,
         }
-    }
-}
-
-/// What holds for a call for the message history.
-#[derive(Debug, Serialize)]
-struct HistoryView<'r> {
-    days: u32,
-    timezone: &'r str,
-    /// `null`: the path names no hour, and the backend is asked.
-    hour: Option<String>,
-    oldest: String,
-    expired: bool,
-    mode: &'static str,
-    /// Empty: it is the app's own figure.
-    sources: Vec<&'r str>,
-}
-
-impl<'r> HistoryView<'r> {
-    fn new(rules: &'r Ruleset, asked: &history::Asked<'r>) -> Option<Self> {
-        let compiled = rules.history.as_ref()?;
-        let sources = asked
-            .kept
-            .figures
-            .map_or(&[][..], |figures| &figures.sources);
-        Some(Self {
-            days: asked.kept.days,
-            timezone: compiled.zone.name(),
-            hour: asked.hour.map(|hour| hour.to_string()),
-            oldest: asked.oldest.to_string(),
-            expired: asked.is_expired(),
-            mode: match compiled.mode {
-                Mode::Enforce => "enforce",
-                Mode::Report => "report",
-                Mode::Off => "off",
-            },
-            sources: sources.iter().map(|source| &**source).collect(),
-        })
-    }
-
-    fn in_words(&self) -> String {
-        let report = match (self.expired, self.mode) {
-            (true, "report") => "; older is reported, and passes",
-            _ => "",
-        };
-        format!(
-            "{} days; from {} on ({}){report}",
-            self.days, self.oldest, self.timezone
-        )
     }
 }
 
@@ -378,7 +333,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     }
     let is_too_large =
         |body: &[u8]| u64::try_from(body.len()).is_ok_and(|length| length > max_body);
-    let expired = history::expired(rules, call, path, asked.now)
+    let expired = admission::history::expired(rules, call, path, asked.now)
         .filter(|expired| !expired.report)
         .map(Reject::Expired);
     let (recipients, refused) = match (counted, asked.body) {
@@ -433,7 +388,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         },
         max_recipients: route.and_then(|route| route.max_recipients),
         max_body: Some(max_body),
-        history: history::asked(rules, call, path, asked.now)
+        history: admission::history::asked(rules, call, path, asked.now)
             .and_then(|asked| HistoryView::new(rules, &asked)),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),

@@ -1,6 +1,7 @@
 //! A caller that was refused and goes on, on one connection: answered without pingora, and no
 //! differently.
 
+use crate::door::soon;
 use crate::harness::{Answer, Connection, Gateway, Start};
 
 fn gateway(args: &[&str]) -> Gateway {
@@ -51,8 +52,11 @@ fn every_denial_of_a_connection_is_the_same() {
     }
     assert_eq!(gateway.backend().count(), 3);
     let denied = ["route=\"t-app\"", "verb=\"deny\""];
-    assert_eq!(gateway.metric("floodgate_decisions_total", &denied), 6.0);
-    assert_eq!(gateway.metric("floodgate_requests_in_flight", &[]), 0.0);
+    // Counted when it has gone.
+    soon("all are counted", || {
+        gateway.metric("floodgate_decisions_total", &denied) == 6.0
+            && gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
     let log = gateway.log();
     let lines = log.lines().filter(|line| line.contains("\"deny\""));
     assert!(lines.count() >= 5, "{log}");

@@ -31,8 +31,9 @@ fn odd(nth: u32) -> u32 {
 /// Whether a caller on another connection is served.
 fn serves(gateway: &Gateway) -> bool {
     let mut peer = Peer::new(gateway);
-    peer.ask(1, &call("GET", "/o/a/users/x", &[]));
-    peer.answered() == Some(200) && gateway.call("GET", "/o/a/users/x", "").status == 200
+    // Of an app whose limits nobody has used.
+    peer.ask(1, &call("GET", "/other/app/users/x", &[]));
+    peer.answered() == Some(200) && gateway.call("GET", "/other/app/users/x", "").status == 200
 }
 
 /// Runs an attack, and asks the three questions. `mib`: by how much memory may have grown at any
@@ -85,7 +86,9 @@ fn resets_at_leisure_make_no_room() {
     let gateway = start(&["--h2c", "--max-streams", "8"]);
     under(&gateway, 16, || {
         let before = gateway.backend().count();
-        // The backend takes longer than the attack: it has eight of each connection, all along.
+        // The backend takes longer than the attack: it has eight of each connection, all along,
+        // for it may say that the token is none. A call with one that is known ends with its
+        // stream, and has cost what it has cost.
         let fields = call("GET", "/o/a/users/x", &[("x-standin-delay-ms", "8000")]);
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::new(&gateway)).collect();
         for nth in 0..150 {

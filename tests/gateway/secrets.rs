@@ -567,6 +567,7 @@ fn it_runs_as_nobody_and_writes_nothing() {
         .args(["--upstream", &format!("http://{}", backend.addr)])
         .env("APP_CERTIFICATE", BY_ENV)
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
     // To a pipe: to a file it may not write either.

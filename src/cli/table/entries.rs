@@ -734,8 +734,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("100"),
         group: PROTECTION,
         help: "Requests of one HTTP/2 connection that are handled at once",
-        more: "One that its caller has reset counts until the backend has answered: resetting \
-               makes no room.",
+        more: "One that its caller has reset counts for as long as its call is with the backend: \
+               until it answers, where it may say that the token is none.",
         ..ONE
     },
     Setting {
