@@ -789,6 +789,58 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn the_size_of_a_body_is_shown_where_it_is_a_routes_own() {
+    let url = "https://h/o/a/chatfiles";
+    for (args, bytes, words) in [
+        (&["POST", url][..], 11 << 20, "body     at most 11 MiB"),
+        (
+            &["POST", "https://h/o/a/users"],
+            2 << 20,
+            "body     at most 2 MiB",
+        ),
+        (
+            &["--max-body", "300KiB", "POST", "https://h/o/a/users"],
+            300 << 10,
+            "body     at most 300 KiB",
+        ),
+        (
+            &["--max-body", "1MiB", "POST", url],
+            11 << 20,
+            "body     at most 11 MiB",
+        ),
+    ] {
+        let json = run(&[&["explain", "--json"], args].concat());
+        assert_eq!(json_of(&json)["max_body"], bytes, "{args:?}");
+        let text = run(&[&["explain"], args].concat()).out;
+        assert!(text.contains(words), "{text}");
+    }
+    let listed = json_of(&run(&["routes", "--json"]));
+    let sizes: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|route| !route["max_body"].is_null())
+        .map(|route| (route["path"].as_str().unwrap(), &route["max_body"]))
+        .collect();
+    assert_eq!(sizes.len(), 4, "{sizes:?}");
+    let text = run(&["routes"]).out;
+    assert_eq!(text.matches("body at most 11 MiB").count(), 4);
+    let ran = run(&[
+        "check",
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--max-body",
+        "10MB",
+    ]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("--max-body 10MB: not a size; write"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn verifying_by_no_certificate_at_all_is_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();

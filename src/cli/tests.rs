@@ -452,3 +452,41 @@ fn a_tls_listener_and_its_certificates_belong_together() {
     assert_eq!(tls.pairs, [("a.pem".into(), "a.pem".into())]);
     assert!(!settings(&[], &[], None).https.only);
 }
+
+#[test]
+fn settings_hold_secrets_and_never_show_them() {
+    let vars = [
+        ("FLOODGATE_STORE", "redis://user:open-sesame-1@127.0.0.1:1"),
+        ("FLOODGATE_STORE_SENTINEL_PASSWORD", "open-sesame-2"),
+        ("FLOODGATE_ADMIN_TOKEN", "open-sesame-number-3"),
+    ];
+    let settings = settings(&[], &vars, None);
+    let shown = format!("{settings:?}{settings:#?}");
+    assert!(!shown.contains("sesame"), "{shown}");
+    assert_eq!(
+        settings.admin_token.map(|token| token.expose().to_owned()),
+        Some("open-sesame-number-3".to_owned())
+    );
+}
+
+#[test]
+fn a_login_in_an_address_is_not_repeated() {
+    for (flag, text, shown) in [
+        (
+            "--upstream",
+            "http://u:sesame@a:1/",
+            "--upstream http://***@a:1/",
+        ),
+        ("--upstream", "u:sesame@a:1", "--upstream ***@a:1"),
+        (
+            "--upstream",
+            "http://u:ses@ame@a",
+            "--upstream http://***@a",
+        ),
+        ("--listen", "u:sesame@:1", "--listen ***@:1"),
+    ] {
+        let got = mistakes(&[flag, text], &[], None).join("\n");
+        assert!(got.contains(shown), "{got}");
+        assert!(!got.contains("ses"), "{got}");
+    }
+}

