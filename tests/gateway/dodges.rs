@@ -86,6 +86,7 @@ mod by_the_paths_spelling {
         a_trailing_tab: "/o/a/t/app%09",
         a_raw_blank: "/o/a/t/app ",
         an_extension: "/o/a/t/app.json",
+        a_blank_and_an_extension: "/o/a/t/app%20.json",
         matrix_parameters: "/o/a/t/app;v=1",
         matrix_parameters_inside: "/o/a/t;v=1/app",
         escaped_matrix_parameters: "/o/a/t/app%3Bv=1",
@@ -133,6 +134,11 @@ macro_rules! users {
 
 mod by_the_users_spelling {
     use super::after;
+
+    #[test]
+    fn a_path_in_capitals_for_a_user_that_begins_with_a_dot() {
+        after("/o/a/t/user/.x", 2, "GET", "/o/a/T/USER/.x", &[]);
+    }
 
     users! {
         upper_case: "ALICE",
