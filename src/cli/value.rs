@@ -437,6 +437,34 @@ mod tests {
     }
 
     #[test]
+    fn an_upstream_has_options_after_its_url() {
+        let read = |text| upstream_with_words(text).map(|u| (u.weight, u.http2, u.sni));
+        assert_eq!(read("http://a:80"), Ok((1, false, None)));
+        assert_eq!(
+            read("https://a weight=3  http2 sni=B.example"),
+            Ok((3, true, Some("b.example".into())))
+        );
+        assert_eq!(read("http://a http2 http2"), Err(ValueError::Twice));
+        assert_eq!(read("http://a sni="), Err(ValueError::Empty));
+        assert_eq!(
+            read("http://a wieght=3").unwrap_err().to_string(),
+            "\"wieght=3\" after the URL; write weight=1 to weight=100, http2 or sni=NAME; did you \
+             mean weight=?"
+        );
+        for text in ["http://a weight=0", "http://a weight=101", "http://a b"] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, ValueError::UpstreamWord { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_has_the_port_of_dns() {
+        assert_eq!(name_server("10.0.0.53"), Ok(([10, 0, 0, 53], 53).into()));
+        assert_eq!(name_server("127.0.0.1:5"), Ok(([127, 0, 0, 1], 5).into()));
+        assert_eq!(name_server("dns.local"), Err(ValueError::NameServer));
+    }
+
+    #[test]
     fn a_time_needs_its_unit() {
         let least = (Duration::from_millis(1), "1ms");
         assert_eq!(time("500ms", least), Ok(Duration::from_millis(500)));

@@ -40,7 +40,6 @@ use crate::limit::{Hold, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 
-
 /// The adapter.
 #[derive(Debug)]
 pub struct Gateway {
@@ -126,6 +125,8 @@ impl Gateway {
                 status,
                 own_us: ctx.own_us(),
                 upstream_us,
+                upstream: ctx.way.address(),
+                attempts: ctx.way.attempts(),
                 error: ctx.error,
             };
             log::access(&line, shared.settings.log);

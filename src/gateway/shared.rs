@@ -1,7 +1,7 @@
 //! What every worker of a gateway shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::HeaderValue;
 
@@ -96,7 +96,7 @@ impl Shared {
             .hsts
             .and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
         let certificates = settings.tls.clone().map(Certificates::load).transpose()?;
-        let upstreams = Upstreams::new(&settings, &rules, &metrics.upstreams)?;
+        let upstreams = Upstreams::new(&settings, &rules, &metrics.upstreams, None)?;
         let gateway = Self {
             upstreams: Arc::new(upstreams),
             shield: Shield::new(&settings.shield),

@@ -72,7 +72,10 @@ impl UpstreamMetrics {
     /// # Errors
     /// When a metric is described wrongly; never with the names below.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        fn kept<C: Collector + Clone + 'static>(registry: &Registry, one: C) -> prometheus::Result<C> {
+        fn kept<C: Collector + Clone + 'static>(
+            registry: &Registry,
+            one: C,
+        ) -> prometheus::Result<C> {
             registry.register(Box::new(one.clone()))?;
             Ok(one)
         }
@@ -134,7 +137,10 @@ impl UpstreamMetrics {
     #[must_use]
     pub fn endpoint(&self, pool: &str, upstream: &str) -> EndpointMetrics {
         let of = [pool, upstream];
-        let failed = |why: Failure| self.failures.with_label_values(&[pool, upstream, why.as_str()]);
+        let failed = |why: Failure| {
+            self.failures
+                .with_label_values(&[pool, upstream, why.as_str()])
+        };
         let checked = |result: &str| self.checks.with_label_values(&[pool, upstream, result]);
         EndpointMetrics {
             up: self.up.with_label_values(&of),
@@ -155,7 +161,9 @@ impl UpstreamMetrics {
         let _ = self.attempts.remove_label_values(&of);
         let _ = self.ejections.remove_label_values(&of);
         for why in [Failure::Connect, Failure::Timeout, Failure::Broken] {
-            let _ = self.failures.remove_label_values(&[pool, upstream, why.as_str()]);
+            let _ = self
+                .failures
+                .remove_label_values(&[pool, upstream, why.as_str()]);
         }
         for result in ["fail", "pass"] {
             let _ = self.checks.remove_label_values(&[pool, upstream, result]);

@@ -1,7 +1,7 @@
 //! Where admitted calls go, and how.
 
-use std::num::NonZeroU32;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 

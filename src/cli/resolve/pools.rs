@@ -36,12 +36,12 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
     let dns_servers = reader.many("dns_servers", |given| value::name_server(&given.text));
     let find = |host: &str, port: u16| match purpose {
         Purpose::Look => Ok(Vec::new()),
-        Purpose::Run => names::look_up(host, port, &dns_servers).map_err(|reason| {
-            ValueError::Lookup {
+        Purpose::Run => {
+            names::look_up(host, port, &dns_servers).map_err(|reason| ValueError::Lookup {
                 host: host.to_owned(),
                 reason,
-            }
-        }),
+            })
+        }
     };
     let upstreams = upstreams(reader, purpose, &find);
     let balance = reader.one("balance", |text| value::choice(text, BALANCES));
@@ -54,8 +54,8 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
     let request = reader.one("request_timeout", or_off);
     let check_interval = reader.time("health_interval", MILLISECOND);
     let check_timeout = reader.time("health_timeout", MILLISECOND);
-    let rise = reader.one("health_rise", |text| value::number(text, 1, 1000));
-    let fall = reader.one("health_fall", |text| value::number(text, 1, 1000));
+    let rise = reader.one("health_rise", |text| value::number(text, 1, 10_000));
+    let fall = reader.one("health_fall", |text| value::number(text, 1, 10_000));
     let eject_after = reader.cap("eject_after");
     let eject_time = reader.time("eject_time", SECOND);
     let retry_budget = reader.one("retry_budget", |text| {
@@ -257,7 +257,9 @@ impl OfPool<'_> {
             upstreams,
             balance: balance.unwrap_or(default.balance),
             ca: self.ca(),
-            check: self.one("health_check", check).unwrap_or_else(|| default.check.clone()),
+            check: self
+                .one("health_check", check)
+                .unwrap_or_else(|| default.check.clone()),
             times,
             retry_on: retry_on.unwrap_or_else(|| default.retry_on.clone()),
             routes: self.users("routes", seen),

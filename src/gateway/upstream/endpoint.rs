@@ -29,6 +29,24 @@ pub(super) struct Kind {
     pub(super) group: u64,
 }
 
+impl Kind {
+    /// The same for kinds between which nothing tells.
+    pub(super) fn number(&self) -> u64 {
+        let Upstream {
+            tls,
+            host,
+            port,
+            weight,
+            http2,
+            sni,
+            ..
+        } = &self.upstream;
+        let group = self.group;
+        let all = format!("{tls} {host} {port} {weight} {http2} {sni:?} {group}");
+        super::choice::hash(all.as_bytes())
+    }
+}
+
 /// When failures in a row eject an address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ejecting {
@@ -41,6 +59,8 @@ pub(super) struct Ejecting {
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
     pub(super) weight: u32,
+    /// [`Kind::number`].
+    pub(super) kind: u64,
     /// What consistent hashing knows it by.
     pub(super) hash: u64,
     pub(super) metrics: EndpointMetrics,
@@ -105,6 +125,7 @@ impl Endpoint {
         Self {
             addr,
             weight: *weight,
+            kind: kind.number(),
             hash: super::choice::hash(addr.to_string().as_bytes()),
             metrics,
             peer,
@@ -175,7 +196,10 @@ impl Endpoint {
         others: impl FnOnce() -> bool,
     ) {
         self.metrics.failed(why);
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let failures = self
+            .failures
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
         if ejecting.after.is_none_or(|after| failures < after.get()) {
             return;
         }
@@ -196,7 +220,8 @@ impl Endpoint {
         state.until = Some(until);
         state.calm_at = until.saturating_add(time_us);
         state.out = others();
-        self.available.store(state.up && !state.out, Ordering::Relaxed);
+        self.available
+            .store(state.up && !state.out, Ordering::Relaxed);
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         if state.out {
             self.metrics.ejections.inc();
@@ -221,7 +246,7 @@ impl Endpoint {
     }
 
     /// What a health check has found. `rise` and `fall` in a row change the mind.
-    pub(super) fn checked(&self, found: Result<(), &str>, rise: u32, fall: u32) {
+    pub(super) fn checked(&self, found: Result<(), String>, rise: u32, fall: u32) {
         let passed = found.is_ok();
         self.metrics.checked(passed);
         let mut state = self.state.lock();
@@ -235,7 +260,8 @@ impl Endpoint {
         }
         state.streak = 0;
         state.up = passed;
-        self.available.store(state.up && !state.out, Ordering::Relaxed);
+        self.available
+            .store(state.up && !state.out, Ordering::Relaxed);
         match found {
             Ok(()) => {
                 tracing::info!(pool = &*self.pool, upstream = %self.addr, "upstream passes its checks again");

@@ -39,12 +39,16 @@ pub(super) async fn readmit(upstreams: Arc<Upstreams>, clock: Clock) {
 
 /// Checks all addresses of all pools that have checks.
 pub(super) async fn watch(upstreams: Arc<Upstreams>, ca_file: Option<String>) {
+    let is_checked = |pool: &&Pool| pool.check != Check::Off;
+    if !upstreams.pools.iter().any(|pool| is_checked(&pool)) {
+        return;
+    }
     let conf = ServerConf {
         ca_file,
         ..ServerConf::default()
     };
     let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
-    let checked = upstreams.pools.iter().filter(|p| p.check != Check::Off);
+    let checked = upstreams.pools.iter().filter(is_checked);
     let watching = checked.map(|pool| watch_pool(&upstreams, pool, &connector));
     futures_util::future::join_all(watching).await;
 }
@@ -67,7 +71,7 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
                     Check::Http(path) => timeout(limit, ask(connector, endpoint, path)).await,
                 };
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                endpoint.checked(found.as_ref().map(|()| ()).map_err(String::as_str), tending.rise, tending.fall);
+                endpoint.checked(found, tending.rise, tending.fall);
             })
             .await;
     }
@@ -84,7 +88,9 @@ async fn ask(connector: &Connector, endpoint: &Endpoint, path: &str) -> Result<(
         session.write_request_header(Box::new(request)).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
-        let status = session.response_header().map_or(0, |head| head.status.as_u16());
+        let status = session
+            .response_header()
+            .map_or(0, |head| head.status.as_u16());
         session.shutdown().await;
         Ok::<u16, Box<pingora::Error>>(status)
     };

@@ -12,6 +12,8 @@ mod way;
 
 use std::sync::Arc;
 
+use pingora::protocols::tls::CaType;
+
 use self::endpoint::Ejecting;
 use self::pool::Pool;
 use self::users::Users;
@@ -19,10 +21,8 @@ pub(super) use self::way::{Broken, Way};
 use crate::admission::Call;
 use crate::clock::Clock;
 use crate::observe::upstreams::UpstreamMetrics;
-use crate::settings::{Settings, Tending};
+use crate::settings::{PoolSettings, Settings, Tending};
 use crate::spec::Ruleset;
-
-pub use self::users::unknown_users;
 
 /// Attempts for one call; no address is connected to twice.
 pub const MAX_ATTEMPTS: usize = 8;
@@ -45,6 +45,29 @@ pub enum UpstreamError {
     Users(String),
 }
 
+/// The certificates of a pool's own.
+fn authority(pool: &PoolSettings) -> Result<Option<(Arc<CaType>, u64)>, UpstreamError> {
+    let Some(path) = &pool.ca else {
+        return Ok(None);
+    };
+    authority::load(path)
+        .map(Some)
+        .map_err(|reason| UpstreamError::Ca {
+            pool: pool.name.clone(),
+            path: path.display().to_string(),
+            reason,
+        })
+}
+
+/// Every mistake in the pools, as far as one can tell without asking an upstream.
+#[must_use]
+pub fn mistakes(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
+    let bad = pools.iter().filter_map(|pool| authority(pool).err());
+    let mut mistakes = users::unknown(pools, rules);
+    mistakes.extend(bad.map(|error| error.to_string()));
+    mistakes
+}
+
 /// What ends a call that has had its time.
 pub(super) fn out_of_time() -> Box<pingora::Error> {
     let why = "the call has had its time";
@@ -61,7 +84,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Puts the pools together.
+    /// Puts the pools together. Addresses that `previous` has as well keep their state.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -69,33 +92,53 @@ impl Upstreams {
         settings: &Settings,
         rules: &Ruleset,
         metrics: &UpstreamMetrics,
+        previous: Option<&Self>,
     ) -> Result<Self, UpstreamError> {
         let tending = settings.tending.clone();
         let ejecting = Ejecting {
             after: tending.eject_after,
             time: tending.eject_time,
         };
-        let mut pools = Vec::new();
-        for pool in &settings.pools {
-            let ca = pool.ca.as_deref().map(authority::load).transpose();
-            let ca = ca.map_err(|reason| UpstreamError::Ca {
-                pool: pool.name.clone(),
-                path: pool.ca.iter().map(|p| p.display().to_string()).collect(),
-                reason,
-            })?;
-            let budget = tending.retry_budget;
-            pools.push(Pool::new(pool, ca.as_ref(), ejecting, budget, metrics));
-        }
-        let unknown = unknown_users(&settings.pools, rules);
+        let unknown = users::unknown(&settings.pools, rules);
         if !unknown.is_empty() {
             return Err(UpstreamError::Users(unknown.join("\n")));
         }
+        let pools = settings.pools.iter().map(|pool| {
+            let ca = authority(pool)?;
+            let budget = tending.retry_budget;
+            let previous = previous.and_then(|all| all.pool(&pool.name));
+            Ok(Pool::new(
+                pool,
+                ca.as_ref(),
+                ejecting,
+                budget,
+                metrics,
+                previous,
+            ))
+        });
+        let pools: Result<_, UpstreamError> = pools.collect();
         Ok(Self {
             users: Users::new(&settings.pools, rules),
-            pools: pools.into(),
+            pools: pools?,
             tending,
             metrics: metrics.clone(),
         })
+    }
+
+    fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| &*pool.name == name)
+    }
+
+    /// After a change of settings: forgets the metrics of addresses that `next` has not.
+    pub fn retire(&self, next: &Self) {
+        for pool in &self.pools {
+            let kept = next.pool(&pool.name).map_or_else(Vec::new, Pool::endpoints);
+            for gone in pool.endpoints() {
+                if kept.iter().all(|endpoint| endpoint.addr != gone.addr) {
+                    self.metrics.forget(&pool.name, &gone.addr.to_string());
+                }
+            }
+        }
     }
 
     /// The pool of a call.

@@ -139,7 +139,11 @@ async fn watch_one(upstreams: &Upstreams, names: &Names, host: String, port: u16
                 upstreams.metrics.lookup_failed(&host);
                 // Said once: the metric counts the rest.
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(host, error, "upstream name cannot be looked up; its last addresses stay");
+                    tracing::warn!(
+                        host,
+                        error,
+                        "upstream name cannot be looked up; its last addresses stay"
+                    );
                 }
             }
         }

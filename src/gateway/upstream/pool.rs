@@ -63,6 +63,7 @@ impl Pool {
         ejecting: Ejecting,
         budget_percent: u32,
         metrics: &UpstreamMetrics,
+        previous: Option<&Self>,
     ) -> Self {
         let name: Arc<str> = settings.name.as_str().into();
         let sources = settings.upstreams.iter().map(|upstream| Source {
@@ -89,8 +90,12 @@ impl Pool {
             budget: Mutex::default(),
             sources: Mutex::new(sources.collect()),
         };
+        let previous = previous.map(|pool| pool.set.load_full());
         for upstream in &settings.upstreams {
-            pool.found(&upstream.host, upstream.port, &upstream.addrs, metrics);
+            let Upstream {
+                host, port, addrs, ..
+            } = upstream;
+            pool.take(host, *port, addrs, metrics, previous.as_deref());
         }
         pool
     }
@@ -162,11 +167,31 @@ impl Pool {
 
     /// The addresses of a host, as they are from now on. Those that stay keep their state and
     /// their connections; calls that run at those that go end there.
-    pub(super) fn found(&self, host: &str, port: u16, addrs: &[SocketAddr], metrics: &UpstreamMetrics) {
+    pub(super) fn found(
+        &self,
+        host: &str,
+        port: u16,
+        addrs: &[SocketAddr],
+        metrics: &UpstreamMetrics,
+    ) {
+        self.take(host, port, addrs, metrics, None);
+    }
+
+    /// The same, with what the settings before had.
+    fn take(
+        &self,
+        host: &str,
+        port: u16,
+        addrs: &[SocketAddr],
+        metrics: &UpstreamMetrics,
+        previous: Option<&Set>,
+    ) {
         let mut sources = self.sources.lock();
         let mut is_changed = false;
         for source in sources.iter_mut() {
-            let Upstream { host: h, port: p, .. } = &source.kind.upstream;
+            let Upstream {
+                host: h, port: p, ..
+            } = &source.kind.upstream;
             let was = source.endpoints.iter().map(|e| e.addr);
             if h != host || *p != port || was.eq(addrs.iter().copied()) {
                 continue;
@@ -174,7 +199,10 @@ impl Pool {
             is_changed = true;
             let old = std::mem::take(&mut source.endpoints);
             for addr in addrs {
-                let kept = old.iter().find(|e| e.addr == *addr).cloned();
+                let known = previous.iter().flat_map(|set| &set.endpoints);
+                let kind = source.kind.number();
+                let mut known = old.iter().chain(known);
+                let kept = known.find(|e| e.addr == *addr && e.kind == kind).cloned();
                 source.endpoints.push(kept.unwrap_or_else(|| {
                     let own = metrics.endpoint(&self.name, &addr.to_string());
                     Arc::new(Endpoint::new(*addr, &source.kind, own))
@@ -213,3 +241,6 @@ impl Pool {
 fn group(upstream: &Upstream, ca: u64) -> u64 {
     ca.rotate_left(1) ^ u64::from(upstream.http2)
 }
+
+#[cfg(test)]
+mod tests;

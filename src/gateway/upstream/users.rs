@@ -70,16 +70,22 @@ impl Users {
 /// An app's name as calls have it: folded, and the first of a known app's.
 fn app(rules: &Ruleset, name: &str) -> String {
     let folded = identity::fold_app(name, rules.fold_app_names);
-    let known = rules.apps.find_id(&folded).and_then(|id| rules.apps.get(id));
+    let known = rules
+        .apps
+        .find_id(&folded)
+        .and_then(|id| rules.apps.get(id));
     known.map_or(folded, |app| app.name().to_owned())
 }
 
 /// What is wrong with the users of pools, each with its place.
-#[must_use]
-pub fn unknown_users(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
+pub(super) fn unknown(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
     let routes = rules.routes.iter().map(|route| &*route.name);
     let routes: Vec<&str> = routes.chain([UNMATCHED, OPTIONS]).collect();
-    let editions: Vec<&str> = rules.editions.iter().map(|edition| &*edition.name).collect();
+    let editions: Vec<&str> = rules
+        .editions
+        .iter()
+        .map(|edition| &*edition.name)
+        .collect();
     let mut wrong = Vec::new();
     let mut apps: HashMap<String, &Named> = HashMap::new();
     for pool in pools {

@@ -16,6 +16,7 @@ use super::{MAX_ATTEMPTS, Upstreams};
 use crate::admission::Call;
 use crate::limit::Moment;
 use crate::observe::upstreams::{Again, Failure};
+use crate::settings::Balance;
 
 /// A call that got out is sent again this often at most.
 const MAX_REPEATS: u8 = 2;
@@ -84,8 +85,8 @@ impl Way {
     }
 
     /// How many attempts there were.
-    pub(in crate::gateway) fn attempts(&self) -> usize {
-        self.attempts
+    pub(in crate::gateway) fn attempts(&self) -> u64 {
+        u64::try_from(self.attempts).unwrap_or(u64::MAX)
     }
 
     /// The address of the latest.
@@ -122,14 +123,16 @@ impl Way {
     ) -> pingora::Result<Box<HttpPeer>> {
         self.leave();
         self.repeat = false;
-        let upstreams = self.upstreams.clone();
+        let upstreams = &self.upstreams;
         let index = *self.pool.get_or_insert_with(|| upstreams.pool_of(call));
         let Some(pool) = upstreams.pools.get(index) else {
-            return Error::e_explain(ErrorType::ConnectError, "no pool");
+            return Err(nowhere());
         };
         if self.attempts == 0 {
             self.nth = pool.next();
-            self.app = call.map_or(0, |call| choice::hash(call.caller.app.as_bytes()));
+            if let (Balance::HashApp, Some(call)) = (pool.balance, call) {
+                self.app = choice::hash(call.caller.app.as_bytes());
+            }
             self.ends_us = pool.times.request.map(|time| {
                 let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
                 started.mono_us.saturating_add(time)
@@ -144,7 +147,7 @@ impl Way {
             again: self.repeats > 0,
         };
         let Some(endpoint) = set.choose(how) else {
-            return Error::e_explain(ErrorType::ConnectError, "no upstream address");
+            return Err(nowhere());
         };
         self.attempts += 1;
         // All attempts share the time to connect: while there are more, half of what is left.
@@ -179,10 +182,8 @@ impl Way {
         }
         let set = pool.set.load();
         let is_another = set.endpoints.iter().any(|e| !self.tried.contains(&e.addr));
-        let may = is_another
-            && self.attempts < MAX_ATTEMPTS
-            && !left.is_zero()
-            && !self.is_over(now);
+        let may =
+            is_another && self.attempts < MAX_ATTEMPTS && !left.is_zero() && !self.is_over(now);
         if may {
             pool.metrics.again(Again::Connect);
         }
@@ -225,14 +226,22 @@ impl Way {
     }
 
     /// An attempt that got out has failed. Whether there is another.
-    pub(in crate::gateway) fn broke(&mut self, error: &Error, how: Broken<'_>, now: Moment) -> bool {
+    pub(in crate::gateway) fn broke(
+        &mut self,
+        error: &Error,
+        how: Broken<'_>,
+        now: Moment,
+    ) -> bool {
         if self.repeat {
             return true;
         }
         if *error.esource() != ErrorSource::Upstream {
             return false;
         }
-        let is_late = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        let is_late = matches!(
+            error.etype(),
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout
+        );
         // The backend may have closed what was idle just when the request came.
         let is_stale = how.is_reused && !how.is_answered && !is_late;
         let Some(pool) = self.pool() else {
@@ -244,7 +253,11 @@ impl Way {
             && !is_stale
             && !self.is_over(now)
         {
-            let why = if is_late { Failure::Timeout } else { Failure::Broken };
+            let why = if is_late {
+                Failure::Timeout
+            } else {
+                Failure::Broken
+            };
             pool.failed(endpoint, why, now.mono_us);
         }
         if how.is_answered || !how.is_kept || is_late || !how.method.is_idempotent() {
@@ -274,6 +287,10 @@ impl Way {
             endpoint.leave();
         }
     }
+}
+
+fn nowhere() -> Box<Error> {
+    Error::explain(ErrorType::ConnectError, "no upstream address").into_up()
 }
 
 impl Drop for Way {
