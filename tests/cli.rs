@@ -669,6 +669,45 @@ fn explain_says_what_is_known_of_an_app_and_needs_no_certificate() {
 }
 
 #[test]
+fn explain_says_how_long_an_app_keeps_its_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"o#a\", \"id\"]\nplan = \"free\"\n\
+                [[app]]\nnames = \"own\"\nhistory_days = 30\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let ask = |args: &[&str]| {
+        let all = [&["explain", "--apps", "apps.toml"][..], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    let gone = ask(&["--json", "GET", "/app-id/id/chatmessages/2020010100"]);
+    assert_eq!(gone.code, 1);
+    let explained = json_of(&gone);
+    assert_eq!(explained["route"], "chatmessages-one");
+    assert_eq!(explained["known"]["plan"], "free");
+    assert_eq!(explained["refused"]["status"], 404);
+    assert_eq!(explained["limits"][0]["name"], "rejected:calls/s:ip");
+    assert_eq!(explained["limits"][0]["cost"], 1);
+    let history = &explained["history"];
+    assert_eq!(history["days"], 3);
+    assert_eq!(history["timezone"], "UTC");
+    assert_eq!(history["hour"], "2020010100");
+    assert_eq!(history["expired"], true);
+    assert_eq!(history["sources"][0], "002:36");
+
+    let coming = ask(&["GET", "/o/a/chatmessages/9999123123"]);
+    assert_eq!(coming.code, 0, "{}", coming.err);
+    for said in ["plan     free\n", "history  3 days; from "] {
+        assert!(coming.out.contains(said), "{said}: {}", coming.out);
+    }
+    let own = json_of(&ask(&["--json", "GET", "/app-id/own/chatmessages/x"]));
+    assert_eq!(own["history"]["days"], 30);
+    assert_eq!(own["history"]["hour"], json!(null));
+    assert_eq!(own["history"]["sources"], json!([]));
+    let unknown = json_of(&ask(&["--json", "GET", "/x/y/chatmessages/2020010100"]));
+    assert_eq!(unknown["history"], json!(null));
+    assert_eq!(unknown["refused"], json!(null));
+}
+
+#[test]
 fn the_apps_of_the_readme_are_good() {
     let readme = include_str!("../README.md");
     let mut blocks = readme
@@ -679,6 +718,15 @@ fn the_apps_of_the_readme_are_good() {
     fs::write(dir.path().join("apps.toml"), block).unwrap();
     fs::write(dir.path().join("acme.cert"), CERTIFICATE).unwrap();
     let ran = run_with(dir.path(), &[], &["check", "--apps", "apps.toml"], "");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let block = readme
+        .split("```toml\n")
+        .filter_map(|text| text.split("```").next())
+        .find(|block| block.starts_with("[history]"))
+        .unwrap();
+    fs::write(dir.path().join("mine.toml"), block).unwrap();
+    let args = ["check", "--routes", "shipped", "--routes", "mine.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
     assert_eq!(ran.code, 0, "{}", ran.err);
 }
 
@@ -777,4 +825,89 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn the_size_of_a_body_is_shown_where_it_is_a_routes_own() {
+    let url = "https://h/o/a/chatfiles";
+    for (args, bytes, words) in [
+        (&["POST", url][..], 11 << 20, "body     at most 11 MiB"),
+        (
+            &["POST", "https://h/o/a/users"],
+            2 << 20,
+            "body     at most 2 MiB",
+        ),
+        (
+            &["--max-body", "300KiB", "POST", "https://h/o/a/users"],
+            300 << 10,
+            "body     at most 300 KiB",
+        ),
+        (
+            &["--max-body", "1MiB", "POST", url],
+            11 << 20,
+            "body     at most 11 MiB",
+        ),
+    ] {
+        let json = run(&[&["explain", "--json"], args].concat());
+        assert_eq!(json_of(&json)["max_body"], bytes, "{args:?}");
+        let text = run(&[&["explain"], args].concat()).out;
+        assert!(text.contains(words), "{text}");
+    }
+    let listed = json_of(&run(&["routes", "--json"]));
+    let sizes: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|route| !route["max_body"].is_null())
+        .map(|route| (route["path"].as_str().unwrap(), &route["max_body"]))
+        .collect();
+    assert_eq!(sizes.len(), 4, "{sizes:?}");
+    let text = run(&["routes"]).out;
+    assert_eq!(text.matches("body at most 11 MiB").count(), 4);
+    let ran = run(&[
+        "check",
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--max-body",
+        "10MB",
+    ]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("--max-body 10MB: not a size; write"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn verifying_by_no_certificate_at_all_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "own.toml",
+        "[[route]]\nname = \"chatfiles\"\nauth = \"verify\"\n",
+    );
+    write(
+        "apps.toml",
+        "[[app]]\nnames = [\"o#a\", \"id\"]\ncertificate_env = \"CERTIFICATE\"\n",
+    );
+    let run = |args: &[&str]| run_with(dir.path(), &[("CERTIFICATE", CERTIFICATE)], args, "");
+    let own = ["--routes", "shipped", "--routes", "own.toml"];
+    let apps = ["--apps", "apps.toml"];
+    for (args, start) in [
+        (
+            &["--auth", "verify"][..],
+            "auth verify: no app has a certificate",
+        ),
+        (&own, "route `chatfiles`: auth verify: no app"),
+    ] {
+        let ran = run(&[&["check"], args].concat());
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.starts_with(start), "{}", ran.err);
+        let ran = run(&[&["run", "--upstream", "http://127.0.0.1:1"], args].concat());
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(start), "{}", ran.err);
+        let ran = run(&[&["check"], args, &apps].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
 }

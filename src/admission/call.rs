@@ -40,6 +40,8 @@ pub struct Call {
     pub ip: IpAddr,
     pub(super) ip_key: CounterKey,
     pub(super) app_key: CounterKey,
+    /// Whether no route has this path as it is written.
+    pub(super) respelt: bool,
 }
 
 impl Call {
@@ -83,8 +85,21 @@ impl Call {
     /// What its bearer token must be.
     #[must_use]
     pub fn auth(&self, rules: &Ruleset, policy: &Policy) -> Auth {
-        self.route(rules)
-            .map_or(Auth::Off, |route| route.auth.unwrap_or(policy.auth))
+        let own = self.route(rules).map(|route| route.auth);
+        match own {
+            None => Auth::Off,
+            // A spelling gives no rights that a path of no route would not have.
+            Some(Some(Auth::Off)) if self.respelt => policy.auth,
+            Some(own) => own.unwrap_or(policy.auth),
+        }
+    }
+
+    /// The largest body it may have, in bytes, where routes without a figure of their own have
+    /// `of_all`. One that is read before the decision is smaller in any case.
+    #[must_use]
+    pub fn max_body(&self, rules: &Ruleset, of_all: u64) -> u64 {
+        let own = self.route(rules).and_then(|route| route.max_body);
+        own.unwrap_or(of_all)
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
@@ -168,14 +183,19 @@ pub fn screen(
     } else if policy.unknown_apps == UnknownApps::Reject {
         return Err(Reject::UnknownApp);
     }
+    let mut respelt = false;
     let (target, user) = if head.method == "OPTIONS" {
         (Target::Options, None)
     } else {
         match rules.table.find(head.method, tail) {
             Found::Route { id, user } => (Target::Route(id), user.map(identity::fold_user)),
             Found::MethodNotAllowed(allow) => return Err(Reject::MethodNotAllowed { allow }),
-            Found::Unmatched if rules.unmatched == Unmatched::Reject => {
+            Found::Unmatched | Found::Respelt { .. } if rules.unmatched == Unmatched::Reject => {
                 return Err(Reject::NotFound);
+            }
+            Found::Respelt { id, user } => {
+                respelt = true;
+                (Target::Route(id), user.map(identity::fold_user))
             }
             Found::Unmatched => (Target::Unmatched, None),
         }
@@ -193,6 +213,7 @@ pub fn screen(
             user,
         },
         known: named.known,
+        respelt,
     };
     if call.auth(rules, policy) != Auth::Off && !head.has_bearer {
         return Err(Reject::Unauthenticated);

@@ -5,6 +5,7 @@
 //! decision, and [`Admission::settle`] exactly once with what came of the call.
 
 mod call;
+pub mod history;
 mod known;
 mod others;
 mod settle;
@@ -64,6 +65,8 @@ pub enum Reject {
     Token(TokenError),
     /// A bearer token that the upstream has just refused.
     TokenRefused,
+    /// An hour of the message history that the app's plan does not keep.
+    Expired(Box<history::Expired>),
     /// The body cannot be priced, or has more recipients than one call may have.
     Body(PriceError),
 }
@@ -77,7 +80,8 @@ impl Reject {
             Self::Suspended => "app suspended",
             Self::Address => "address not allowed",
             Self::Token(error) => error.as_str(),
-            Self::TokenRefused => "token: refused before",
+            Self::TokenRefused => "token refused before",
+            Self::Expired(_) => "history not kept",
             Self::Path(_)
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
@@ -166,6 +170,7 @@ pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] 
         | Reject::Address => &rules.ip_limits.unauthorized,
         Reject::NotFound
         | Reject::UnknownApp
+        | Reject::Expired(_)
         | Reject::MethodNotAllowed { .. }
         | Reject::Path(_) => &rules.ip_limits.rejected,
         Reject::Body(_) => &[],

@@ -124,9 +124,10 @@ impl Foreign {
             app_key: named.key,
             caller: Caller {
                 app: named.name,
-                user: user.map(str::to_lowercase),
+                user: user.map(identity::plainest),
             },
             known: named.known,
+            respelt: false,
         };
         check(rules, &call, recipients)?;
         Ok(Self {
@@ -276,7 +277,7 @@ fn counters(rules: &Ruleset, limits: &[LimitId], owner: Owner<'_>, now: Moment) 
         }
         Owner::User(app, user) => {
             let (name, app, _) = counted(rules, app);
-            let key = rules.keys.user(&name, &user.to_lowercase());
+            let key = rules.keys.user(&name, &identity::plainest(user));
             (Some(app), None, key)
         }
         Owner::Ip(ip) => {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use super::*;
 use crate::limit::KeyHasher;
 use crate::route::pricing::Cap;
+use crate::spec::Unmatched;
 use crate::spec::compile::{Layer, compile};
 use crate::store::memory::{MemoryOptions, MemoryStore};
 
@@ -111,6 +112,29 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn another_spelling_of_a_route_has_its_limits_and_none_of_its_rights() {
+    let mut world = World::new();
+    let target = |path: &str| {
+        world
+            .screen("POST", path, "192.0.2.1", true)
+            .map(|call| call.target)
+    };
+    assert_eq!(target("/o/a/TOKEN"), target("/o/a/token"));
+    assert_eq!(target("/o/a/Send/bob"), target("/o/a/send/bob"));
+    let without = |path: &str| world.screen("POST", path, "192.0.2.1", false);
+    assert!(without("/o/a/token").is_ok());
+    assert_eq!(without("/o/a/TOKEN").err(), Some(Reject::Unauthenticated));
+    world.rules.unmatched = Unmatched::Reject;
+    let target = |path: &str| {
+        world
+            .screen("POST", path, "192.0.2.1", true)
+            .map(|call| call.target)
+    };
+    assert_eq!(target("/o/a/TOKEN"), Err(Reject::NotFound));
+    assert!(target("/o/a/token").is_ok());
 }
 
 #[test]
@@ -538,4 +562,31 @@ fn where_apps_must_be_known_others_cost_the_address_alone() {
         .map(|id| &*world.rules.limit(*id).name)
         .collect();
     assert_eq!(names, ["rejected:calls/s:ip"]);
+}
+
+#[test]
+fn a_user_that_others_charge_is_the_user_that_a_path_spells() {
+    let world = World::new();
+    for user in ["Alice", "\u{ff21}lice", " alice\u{200b}"] {
+        let foreign = Foreign::new(
+            &world.rules,
+            &world.policy,
+            "send",
+            "o#a",
+            Some(user),
+            None,
+            1,
+        );
+        let foreign = foreign.unwrap();
+        assert_eq!(
+            foreign.call().caller.user.as_deref(),
+            Some("alice"),
+            "{user:?}"
+        );
+        assert!(ready(world.spine.admit_foreign(&world.rules, &foreign, world.now)).is_ok());
+    }
+    assert_eq!(
+        world.denied_by("POST", "/o/a/send/%EF%BC%A1lice", 1),
+        "send:calls/min:user"
+    );
 }

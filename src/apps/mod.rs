@@ -27,6 +27,46 @@ pub enum UnknownApps {
     Reject,
 }
 
+/// What an app has bought (套餐版本).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppPlan {
+    /// 免费版.
+    Free,
+    /// 基础版.
+    Basic,
+    /// 进阶版.
+    Advanced,
+    /// 企业版.
+    Enterprise,
+}
+
+impl AppPlan {
+    /// All of them, as the documents list them.
+    pub const ALL: [Self; 4] = [Self::Free, Self::Basic, Self::Advanced, Self::Enterprise];
+
+    /// The word used in files, metrics and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Basic => "basic",
+            Self::Advanced => "advanced",
+            Self::Enterprise => "enterprise",
+        }
+    }
+
+    /// Its place among [`AppPlan::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Free => 0,
+            Self::Basic => 1,
+            Self::Advanced => 2,
+            Self::Enterprise => 3,
+        }
+    }
+}
+
 /// An app certificate, 32 hex digits: the key of its tokens. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate(Box<str>);
@@ -62,6 +102,10 @@ pub struct App {
     pub key: CounterKey,
     /// Editions for the App Key and the App ID form; `None`: those that hold for all.
     pub editions: Option<(EditionId, EditionId)>,
+    /// What it has bought; `None`: nobody knows, and nothing follows.
+    pub plan: Option<AppPlan>,
+    /// For how many days its messages are kept, where its plan does not say it.
+    pub history_days: Option<u32>,
     /// Keys of its tokens; several during a rotation, in the order in which they are written.
     pub certificates: Vec<Certificate>,
     /// Where its calls may come from; empty: from anywhere. No IPv4-mapped networks.
@@ -162,6 +206,8 @@ mod tests {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             key: CounterKey(0),
             editions: None,
+            plan: None,
+            history_days: None,
             certificates: Vec::new(),
             allow: Vec::new(),
             suspended: false,

@@ -19,14 +19,14 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut report = Report::default();
     // Mistakes elsewhere do not hide those of the route files that are named.
     let mut found = String::new();
-    let (routes, apps, edition, pools) = match load(matches, env, Purpose::Look) {
+    let (routes, apps, of_all, pools) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
             if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
                 report.add(&error.to_string(), 1, error.unreadable);
             }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
-            let edition = Some(settings.edition);
-            (settings.routes, settings.apps, edition, settings.pools)
+            let of_all = (settings.edition, settings.auth);
+            (settings.routes, settings.apps, Some(of_all), settings.pools)
         }
         Err(error) => {
             report.add(&error.to_string(), error.count(), error.is_unreadable());
@@ -42,7 +42,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         }
     };
     let mut editions = None;
-    if let (Some(rules), Some(edition)) = (&rules, &edition) {
+    if let (Some(rules), Some((edition, _))) = (&rules, &of_all) {
         match rules::selection(rules, edition) {
             Ok(found) => editions = Some(found),
             Err(error) => report.add_rules(&error),
@@ -53,6 +53,10 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         rules::add_apps(rules.as_mut().zip(editions), &apps, Certificates::Read(env))
     {
         report.add_rules(&error);
+    } else if let (Some(rules), Some((_, auth))) = (&rules, &of_all)
+        && let Err(error) = rules::check_auth(rules, *auth)
+    {
+        report.add_rules(&error);
     }
     // Without rules nobody knows their users.
     for mistake in rules
@@ -61,8 +65,8 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     {
         report.say(&mistake);
     }
-    match (rules, good, edition, report.mistakes) {
-        (Some(rules), Some(good), Some(edition), 0) => {
+    match (rules, good, of_all, report.mistakes) {
+        (Some(rules), Some(good), Some((edition, _)), 0) => {
             let apps = match (apps.is_empty(), rules.apps.len()) {
                 (true, _) => String::new(),
                 (false, 1) => "; 1 app".to_owned(),

@@ -1,5 +1,7 @@
 //! `floodgate explain`: what one call would be charged. Nothing is charged.
 
+mod history;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,18 +11,20 @@ use clap::ArgMatches;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use self::history::HistoryView;
 use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
 use crate::admission::{self, Call, Policy, Reject, cost_of};
-use crate::apps::App;
+use crate::apps::{App, AppPlan};
+use crate::clock::Clock;
 use crate::gateway::reply::Reply;
 use crate::head::Head;
 use crate::identity;
-use crate::limit::{Limit, LimitId, Scope, Unit};
+use crate::limit::{Limit, LimitId, Moment, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
-use crate::spec::Ruleset;
+use crate::spec::{Ruleset, size};
 
 /// An argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,10 @@ struct Explained<'r> {
     ip: IpAddr,
     limits: Vec<Charged<'r>>,
     max_recipients: Option<u32>,
+    /// Bytes.
+    max_body: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<HistoryView<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refusal>,
     #[serde(skip)]
@@ -82,6 +90,8 @@ struct Explained<'r> {
 #[derive(Debug, Serialize)]
 struct Known<'r> {
     names: &'r [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<&'static str>,
     /// Empty: it may be called from anywhere.
     allow: &'r [IpNet],
     suspended: bool,
@@ -91,6 +101,7 @@ impl<'r> Known<'r> {
     fn new(app: &'r App) -> Self {
         Self {
             names: &app.names,
+            plan: app.plan.map(AppPlan::as_str),
             allow: &app.allow,
             suspended: app.suspended,
         }
@@ -132,6 +143,9 @@ struct Asked<'a> {
     path: &'a str,
     ip: IpAddr,
     body: Option<&'a [u8]>,
+    /// Of routes without a figure of their own.
+    max_body: u64,
+    now: Moment,
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
@@ -160,6 +174,8 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         path,
         ip: ip.to_canonical(),
         body: body.as_deref(),
+        max_body: settings.max_body,
+        now: Clock::start().now(),
     };
     let explained = explain(&rules, &policy, asked);
     print(&match matches.get_flag("json") {
@@ -256,9 +272,9 @@ fn explain<'r>(rules: &'r Ruleset, policy: &Policy, asked: Asked<'_>) -> Explain
     };
     let screened = canonical::canonical(asked.path)
         .map_err(Reject::Path)
-        .and_then(|path| admission::screen(rules, policy, &head, &path));
+        .and_then(|path| Ok((admission::screen(rules, policy, &head, &path)?, path)));
     match screened {
-        Ok(call) => admissible(rules, &call, asked),
+        Ok((call, path)) => admissible(rules, &call, asked, &path),
         Err(reject) => rejected(rules, policy, &reject, asked),
     }
 }
@@ -299,6 +315,8 @@ fn rejected<'r>(
             .map(charged)
             .collect(),
         max_recipients: None,
+        max_body: None,
+        history: None,
         refused: Some(Reply::rejected(reject, asked.path).into()),
         title: "",
         recipients: None,
@@ -306,23 +324,34 @@ fn rejected<'r>(
     }
 }
 
-fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explained<'r> {
+fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str) -> Explained<'r> {
     let route = call.route(rules);
     let counted = route.filter(|route| route.cost.is_some());
+    let mut max_body = call.max_body(rules, asked.max_body);
+    if counted.is_some() || call.holds_others_up(rules) {
+        max_body = max_body.min(u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX));
+    }
+    let is_too_large =
+        |body: &[u8]| u64::try_from(body.len()).is_ok_and(|length| length > max_body);
+    let expired = admission::history::expired(rules, call, path, asked.now)
+        .filter(|expired| !expired.report)
+        .map(Reject::Expired);
     let (recipients, refused) = match (counted, asked.body) {
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),
-        (Some(_), Some(body)) if body.len() > MAX_COUNTED_BODY => {
-            (None, Some(Reply::body_too_large()))
-        }
+        (Some(_), Some(body)) if is_too_large(body) => (None, Some(Reply::body_too_large())),
         (Some(route), Some(body)) => match admission::recipients(route, body) {
             Ok(recipients) => (Some(recipients), None),
             Err(reject) => (None, Some(Reply::rejected(&reject, asked.path))),
         },
     };
+    let refused = expired
+        .as_ref()
+        .map(|reject| Reply::rejected(reject, asked.path))
+        .or(refused);
     let cost = |limit: &Limit| match (&refused, limit.unit, recipients) {
-        // A body that is refused is charged nothing.
-        (Some(_), ..) => Some(0),
+        // An hour that is not kept is charged to the address, a body that is refused to nobody.
+        (Some(_), ..) => Some(u32::from(expired.is_some())),
         (None, Unit::Messages, recipients) => recipients,
         (None, unit, _) => Some(cost_of(unit, 1)),
     };
@@ -350,8 +379,17 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>) -> Explaine
         known: call.app(rules).map(Known::new),
         user: call.caller.user.clone(),
         ip: call.ip,
-        limits: call.limits(rules).filter_map(charged).collect(),
+        limits: match &expired {
+            Some(reject) => {
+                let limits = admission::address_limits(rules, reject).iter();
+                limits.copied().filter_map(charged).collect()
+            }
+            None => call.limits(rules).filter_map(charged).collect(),
+        },
         max_recipients: route.and_then(|route| route.max_recipients),
+        max_body: Some(max_body),
+        history: admission::history::asked(rules, call, path, asked.now)
+            .and_then(|asked| HistoryView::new(rules, &asked)),
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
         recipients: recipients.filter(|_| counted.is_some()),
@@ -389,12 +427,14 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     fact("app", explained.app.clone());
     if let Some(Known {
         names,
+        plan,
         allow,
         suspended,
     }) = &explained.known
     {
         let others = names.get(1..).unwrap_or_default().join(", ");
         fact("also", Some(others).filter(|others| !others.is_empty()));
+        fact("plan", plan.map(str::to_owned));
         let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
         fact(
             "allowed",
@@ -411,9 +451,20 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
         (None, None) => None,
     };
     fact("recipients", recipients);
+    fact(
+        "body",
+        explained
+            .max_body
+            .filter(|_| matches!(&*explained.method, "POST" | "PUT" | "PATCH"))
+            .map(|most| format!("at most {}", size::show(most))),
+    );
     for Cap { field, max } in &explained.other_caps {
         fact(field, Some(format!("at most {max}")));
     }
+    fact(
+        "history",
+        explained.history.as_ref().map(HistoryView::in_words),
+    );
     if let Some(Refusal { status, reason }) = &explained.refused {
         fact("refused", Some(format!("{status} {reason}")));
     }

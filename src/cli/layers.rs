@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -39,9 +40,24 @@ pub(super) struct Given {
     pub(super) secret: bool,
 }
 
+/// A text without what may be a user and a password in it: they are no part of any setting that
+/// is printed, and are written into one all the same.
+fn without_login(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        None => Cow::Borrowed(text),
+        Some((before, host)) => {
+            let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
+            Cow::Owned(format!("{scheme}***@{host}"))
+        }
+    }
+}
+
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = if self.secret { "***" } else { &self.text };
+        let text = match self.secret {
+            true => Cow::Borrowed("***"),
+            false => without_login(&self.text),
+        };
         match &self.origin {
             Origin::Flag(flag) => write!(f, "--{flag} {text}"),
             Origin::Env(name) => write!(f, "{name}={text}"),
@@ -54,10 +70,10 @@ impl fmt::Display for Given {
                 write!(f, "{}:{line}: {key} = ", path.display())?;
                 match quoted {
                     true => write!(f, "{text:?}"),
-                    false => f.write_str(text),
+                    false => f.write_str(&text),
                 }
             }
-            Origin::Default => f.write_str(text),
+            Origin::Default => f.write_str(&text),
         }
     }
 }

@@ -263,6 +263,8 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         )
     });
     let max_in_flight = reader.one("max_in_flight", |t| value::number(t, 1, 10_000_000));
+    let max_upstream_waiting =
+        reader.one("max_upstream_waiting", |t| value::number(t, 1, 10_000_000));
     let requests_per_s = reader.cap("shield_requests");
     let denials_per_s = reader.cap("shield_denials");
     let max_connections = reader.one("max_connections", |t| value::number(t, 1, 10_000_000));
@@ -271,6 +273,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let max_streams = reader.one("max_streams", |t| value::number(t, 1, 100_000));
     let max_header_bytes = reader.one("max_header_bytes", |t| value::number(t, 1024, 1_000_000));
     let max_headers = reader.one("max_headers", |t| value::number(t, 1, 256));
+    let max_body = reader.one("max_body", value::size);
     let max_url = reader.one("max_url", |t| value::number(t, 256, 1_000_000));
     let h2c = reader.switch("h2c");
     let threads = reader.one("threads", |text| match text {
@@ -324,6 +327,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         max_header_bytes: max_header_bytes?,
         max_headers: max_headers?,
         max_url: max_url?,
+        max_body: max_body?,
         threads: threads?,
         body_timeout: body_timeout?,
         header_timeout: header_timeout?,
@@ -331,6 +335,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         keepalive: keepalive?,
         grace: grace?,
         max_in_flight: max_in_flight?,
+        max_upstream_waiting: max_upstream_waiting?,
     })
 }
 

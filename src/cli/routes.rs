@@ -9,6 +9,7 @@ use super::show::{LimitView, columns, quota, views};
 use super::{CliError, Ended, Purpose, load, print, rules};
 use crate::limit::LimitId;
 use crate::route::Form;
+use crate::spec::size;
 use crate::spec::{EditionId, Route, RouteLimits, Ruleset, Unmatched};
 
 /// One call in JSON.
@@ -20,6 +21,7 @@ struct RouteView<'r> {
     path: String,
     limits: Vec<LimitView<'r>>,
     max_recipients: Option<u32>,
+    max_body: Option<u64>,
     sources: Vec<&'r str>,
 }
 
@@ -79,6 +81,7 @@ fn json(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
                     path: format!("{}{path}", prefix(form)),
                     limits: views(rules, limits_of(route, edition)),
                     max_recipients: route.max_recipients,
+                    max_body: route.max_body,
                     sources: sources(route, edition).iter().map(|s| &**s).collect(),
                 });
             }
@@ -131,6 +134,11 @@ fn row(rules: &Ruleset, route: &Route, edition: EditionId, call: [&str; 2]) -> [
     }
     let others = route.cost.iter().flat_map(|cost| cost.other_caps());
     limits.extend(others.map(|cap| format!("at most {} in `{}`", cap.max, cap.field)));
+    limits.extend(
+        route
+            .max_body
+            .map(|most| format!("body at most {}", size::show(most))),
+    );
     [
         call[0].to_owned(),
         call[1].to_owned(),
@@ -175,6 +183,7 @@ mod tests {
                      "window_s": 1, "scope": ["ip"], "group": null},
                 ],
                 "max_recipients": null,
+                "max_body": null,
                 "sources": ["002:10"],
             })
         );

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::SHIPPED;
 use super::value::nearest;
+use crate::identity::Auth;
 use crate::limit::KeyHasher;
 use crate::spec::apps::{SecretPlace, mistakes_alone};
 use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
@@ -26,7 +27,14 @@ pub struct RulesError {
 #[derive(Debug)]
 enum Kind {
     Mistakes(Mistakes),
-    Edition { name: String, known: Vec<String> },
+    Edition {
+        name: String,
+        known: Vec<String>,
+    },
+    /// Of the settings, or of this route.
+    NothingVerifies {
+        route: Option<Box<str>>,
+    },
 }
 
 impl RulesError {
@@ -36,7 +44,7 @@ impl RulesError {
         self.unreadable.len()
             + match &self.kind {
                 Some(Kind::Mistakes(mistakes)) => mistakes.0.len(),
-                Some(Kind::Edition { .. }) => 1,
+                Some(Kind::Edition { .. } | Kind::NothingVerifies { .. }) => 1,
                 None => 0,
             }
     }
@@ -80,9 +88,39 @@ impl fmt::Display for RulesError {
                     None => Ok(()),
                 }
             }
+            Some(Kind::NothingVerifies { route }) => {
+                if let Some(route) = route {
+                    write!(f, "{end}route `{route}`: ")?;
+                }
+                f.write_str(
+                    "auth verify: no app has a certificate, so that nothing would be verified; \
+                     give it one in a file of apps (--apps), or write require-bearer",
+                )
+            }
             None => Ok(()),
         }
     }
+}
+
+/// Whether there is anything to verify tokens by, if any are to be: with no certificate at all,
+/// every token would pass.
+pub(super) fn check_auth(rules: &Ruleset, all: Auth) -> Result<(), RulesError> {
+    if rules.apps.iter().any(|app| !app.certificates.is_empty()) {
+        return Ok(());
+    }
+    let verifies = |route: &&spec::Route| route.auth == Some(Auth::Verify);
+    let route = match all {
+        Auth::Verify => None,
+        _ => match rules.routes.iter().find(verifies) {
+            Some(route) => Some(route.name.clone()),
+            None => return Ok(()),
+        },
+    };
+    Err(RulesError {
+        unreadable: Vec::new(),
+        lacks_file: false,
+        kind: Some(Kind::NothingVerifies { route }),
+    })
 }
 
 /// A number that nobody outside can know: std draws its hash keys from the system.

@@ -20,6 +20,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let editions = rules::selection(&rules, &settings.edition)?;
     let certificates = Certificates::Read(env);
     rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;
+    rules::check_auth(&rules, settings.auth)?;
     serve::run(settings, Arc::new(rules), rules::random())?;
     Ok(Ended::Good)
 }

@@ -52,8 +52,10 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         title: title.into(),
         calls: [(call.0.into(), call.1.into())].into(),
         auth: None,
+        history: false,
         cost: None,
         max_recipients: None,
+        max_body: None,
         editions: editions.into(),
         sources: ["004:1".into()].into(),
     }
@@ -148,6 +150,7 @@ pub(super) fn rules() -> Ruleset {
             rejected: [LimitId(6)].into(),
             ..IpLimits::default()
         },
+        history: None,
         table,
         keys,
         apps: crate::apps::Apps::default(),

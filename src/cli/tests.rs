@@ -71,6 +71,8 @@ fn defaults_hold_where_nothing_is_given() {
     assert_eq!(s.edition, "current");
     assert_eq!(s.max_counters, 1_000_000);
     assert_eq!(s.max_in_flight, 10_000);
+    assert_eq!(s.max_upstream_waiting, 5000);
+    assert_eq!(s.max_body, 2 << 20);
     assert_eq!(s.ipv6_prefix, 64);
     assert_eq!(s.grace, Duration::from_secs(30));
     assert!(s.access_log && !s.h2c);
@@ -115,6 +117,7 @@ fn every_setting_can_be_given_in_every_layer() {
         (_, Some("false")) => "true".to_owned(),
         _ if value == "TIME" => "3s".to_owned(),
         _ if value.starts_with('N') => "2000".to_owned(),
+        _ if value == "SIZE" => "64KiB".to_owned(),
         _ if value == "BITS" => "48".to_owned(),
         _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),
@@ -453,6 +456,44 @@ fn a_tls_listener_and_its_certificates_belong_together() {
     let tls = s.tls.expect("certificates");
     assert_eq!(tls.pairs, [("a.pem".into(), "a.pem".into())]);
     assert!(!settings(&[], &[], None).https.only);
+}
+
+#[test]
+fn settings_hold_secrets_and_never_show_them() {
+    let vars = [
+        ("FLOODGATE_STORE", "redis://user:open-sesame-1@127.0.0.1:1"),
+        ("FLOODGATE_STORE_SENTINEL_PASSWORD", "open-sesame-2"),
+        ("FLOODGATE_ADMIN_TOKEN", "open-sesame-number-3"),
+    ];
+    let settings = settings(&[], &vars, None);
+    let shown = format!("{settings:?}{settings:#?}");
+    assert!(!shown.contains("sesame"), "{shown}");
+    assert_eq!(
+        settings.admin_token.map(|token| token.expose().to_owned()),
+        Some("open-sesame-number-3".to_owned())
+    );
+}
+
+#[test]
+fn a_login_in_an_address_is_not_repeated() {
+    for (flag, text, shown) in [
+        (
+            "--upstream",
+            "http://u:sesame@a:1/",
+            "--upstream http://***@a:1/",
+        ),
+        ("--upstream", "u:sesame@a:1", "--upstream ***@a:1"),
+        (
+            "--upstream",
+            "http://u:ses@ame@a",
+            "--upstream http://***@a",
+        ),
+        ("--listen", "u:sesame@:1", "--listen ***@:1"),
+    ] {
+        let got = mistakes(&[flag, text], &[], None).join("\n");
+        assert!(got.contains(shown), "{got}");
+        assert!(!got.contains("ses"), "{got}");
+    }
 }
 
 #[test]

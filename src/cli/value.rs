@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::settings::{Listen, Upstream};
+use crate::spec::size;
 use crate::store::redis::connect::{Secret, UrlError};
 
 /// Why a value is refused, and what to write instead.
@@ -64,6 +65,8 @@ pub(super) enum ValueError {
         known: Vec<&'static str>,
         near: Option<String>,
     },
+    #[error("{}", size::WRITE)]
+    Size,
     #[error("{0}")]
     Store(UrlError),
     #[error("not a prefix; write 1 to 32 letters, digits, '.', '_' or '-'")]
@@ -183,7 +186,8 @@ pub(super) fn upstream(text: &str) -> Result<(bool, String, u16), ValueError> {
     } else if lower.contains("://") {
         return Err(ValueError::Upstream);
     } else {
-        return Err(ValueError::NoScheme(lower));
+        let host = lower.rsplit_once('@').map_or(&*lower, |(_, host)| host);
+        return Err(ValueError::NoScheme(host.to_owned()));
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if let Some(end) = authority.find(['/', '?', '#', '@']) {
@@ -320,6 +324,11 @@ pub(super) fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Resu
         Ok(n) if (least..=most).contains(&n) => T::try_from(n).map_err(|_| wrong),
         _ => Err(wrong),
     }
+}
+
+/// A size of a body, in bytes.
+pub(super) fn size(text: &str) -> Result<u64, ValueError> {
+    size::parse(text).ok_or(ValueError::Size)
 }
 
 /// What keys begin with. Braces would choose the cluster node of every key.

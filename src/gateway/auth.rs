@@ -12,7 +12,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use self::memory::Memory;
 pub(super) use self::unproven::Held;
 use self::unproven::Unproven;
-use crate::admission::{Call, Denied, Reject};
+use crate::admission::{Call, Denied, Reject, Target};
 use crate::identity::{Auth, token};
 use crate::limit::{Moment, Plan};
 use crate::spec::Ruleset;
@@ -40,6 +40,16 @@ struct Proof {
 pub(super) struct Token {
     key: u128,
     is_good: bool,
+    /// Whether a 2xx says that it is good: who knows what a backend serves beside what is
+    /// documented, and to whom.
+    proves: bool,
+}
+
+impl Token {
+    /// Whether it has been seen good.
+    pub(super) fn is_good(self) -> bool {
+        self.is_good
+    }
 }
 
 /// What is known of tokens.
@@ -94,11 +104,15 @@ impl Tokens {
         }
         let token = token.ok_or(Reject::Unauthenticated)?;
         let key = self.key(&call.caller.app, token);
-        let good = Token { key, is_good: true };
+        let seen = |is_good| Token {
+            key,
+            is_good,
+            proves: matches!(call.target, Target::Route(_)),
+        };
         let is_checked = auth == Auth::Verify && token::is_access_token(token);
         let known = self.good.get(key, now.mono_us).map(|(proof, _)| proof);
         if known.is_some_and(|proof| proof.verified || !is_checked) {
-            return Ok(Some(good));
+            return Ok(Some(seen(true)));
         }
         // It may have been signed well, and have been withdrawn.
         if self.bad_us > 0 && self.bad.get(key, now.mono_us).is_some() {
@@ -107,8 +121,7 @@ impl Tokens {
         let app = call.app(rules).filter(|_| is_checked);
         let Some(app) = app.filter(|app| !app.certificates.is_empty()) else {
             // Opaque, as far as can be told here.
-            let is_good = known.is_some();
-            return Ok(Some(Token { key, is_good }));
+            return Ok(Some(seen(known.is_some())));
         };
         let is_app = |id: &str| {
             // An App ID is hex digits, and never an App Key.
@@ -130,13 +143,14 @@ impl Tokens {
         };
         self.good
             .put(key, proof, now.mono_us.saturating_add(left_us.min(GOOD_US)));
-        Ok(Some(good))
+        Ok(Some(seen(true)))
     }
 
     /// Learns from the backend's answer to a call with this token.
     pub(super) fn answered(&self, token: Token, status: u16, now: Moment) {
         let known = self.good.get(token.key, now.mono_us);
         match (status, known) {
+            (200..=299, _) if !token.proves => {}
             (200..=299, Some((proof, until_us))) if proof.answered => {
                 let left_us = until_us.saturating_sub(now.mono_us);
                 // What has been verified is so again in time: it may have ended.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
 
 use super::reply::Reply;
 use crate::limit::Moment;
@@ -20,11 +21,18 @@ pub(super) enum BodyError {
     Gone(Box<pingora::Error>),
 }
 
-/// The whole body of a call. Where it is `counted`, in no coding.
+/// The length that a head announces.
+pub(super) fn announced(session: &Session) -> Option<u64> {
+    let length = session.req_header().headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// The whole body of a call, `most` bytes at most. Where it is `counted`, in no coding.
 pub(super) async fn read(
     session: &mut Session,
     settings: &Settings,
     counted: bool,
+    most: u64,
 ) -> Result<Vec<u8>, BodyError> {
     let headers = &session.req_header().headers;
     let is_coded = || {
@@ -39,12 +47,10 @@ pub(super) async fn read(
     if counted && is_coded() {
         return Err(BodyError::Refused(Reply::unsupported_encoding()));
     }
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<u64>().ok());
     // pingora's replay buffer drops everything silently one byte above its bound: look first.
-    if announced.is_some_and(|length| length > MAX_COUNTED_BODY as u64) {
+    let most = usize::try_from(most).map_or(MAX_COUNTED_BODY, |most| most.min(MAX_COUNTED_BODY));
+    let announced = announced(session);
+    if announced.is_some_and(|length| length > most as u64) {
         return Err(BodyError::Refused(Reply::body_too_large()));
     }
     // Of HTTP/1.0 it means nothing, and a 100 would be read as the answer.
@@ -64,11 +70,11 @@ pub(super) async fn read(
     let capacity = announced
         .and_then(|length| usize::try_from(length).ok())
         .unwrap_or(1024);
-    let mut body = Vec::with_capacity(capacity.min(MAX_COUNTED_BODY));
+    let mut body = Vec::with_capacity(capacity.min(most));
     // One deadline over the whole body: pingora's own is per read, and HTTP/2 has none.
     let reading = async {
         while let Some(chunk) = session.read_request_body().await? {
-            if body.len() + chunk.len() > MAX_COUNTED_BODY {
+            if body.len() + chunk.len() > most {
                 return Ok::<_, Box<pingora::Error>>(false);
             }
             body.extend_from_slice(&chunk);
@@ -83,6 +89,41 @@ pub(super) async fn read(
             Err(BodyError::Refused(Reply::body_too_large()))
         }
         Ok(Ok(true)) => Ok(body),
+    }
+}
+
+/// Why a body that is being forwarded is cut off.
+const TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
+
+/// Whether a call failed by the size of its body.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    *error.etype() == TOO_LARGE
+}
+
+/// How much of a body that is being forwarded may come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    most: u64,
+    left: u64,
+}
+
+impl Room {
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, left: most }
+    }
+
+    /// The body is sent from its beginning, for the first time or again.
+    pub(super) fn restart(&mut self) {
+        self.left = self.most;
+    }
+
+    /// Takes what has come. An error where it is too much: the upstream does not get it.
+    pub(super) fn take(&mut self, bytes: usize) -> pingora::Result<()> {
+        match self.left.checked_sub(bytes as u64) {
+            Some(left) => self.left = left,
+            None => return Err(Error::explain(TOO_LARGE, "more than max_body").into_down()),
+        }
+        Ok(())
     }
 }
 

@@ -7,8 +7,9 @@ use http::HeaderValue;
 
 use super::Shared;
 use super::auth::{Held, Token};
-use super::body::Pace;
+use super::body::{Pace, Room};
 use super::downstream::state::State;
+use super::load::Part;
 use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
@@ -28,7 +29,7 @@ pub(super) struct Admitted {
 #[derive(Debug)]
 pub struct Context {
     pub(super) shared: Arc<Shared>,
-    entered: bool,
+    part: Part,
     /// The connection it came on.
     pub(super) connection: Option<Arc<State>>,
     pub(super) started: Moment,
@@ -61,6 +62,7 @@ pub struct Context {
     pub(super) has_read_body: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
+    pub(super) room: Room,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -74,7 +76,7 @@ impl Context {
         let way = Way::new(shared.upstreams.clone(), started);
         Self {
             shared,
-            entered: false,
+            part: Part::default(),
             connection: None,
             started,
             verdict: started,
@@ -96,6 +98,7 @@ impl Context {
             way,
             has_read_body: false,
             pace: None,
+            room: Room::default(),
             upstream_status: None,
             answer: None,
             error: "",
@@ -104,8 +107,24 @@ impl Context {
 
     /// Counts the call among those in flight. Whether there is room for it.
     pub(super) fn enter(&mut self) -> bool {
-        self.entered = true;
-        self.shared.enter() < self.shared.settings.max_in_flight
+        let most = self.shared.settings.max_in_flight;
+        self.shared.load.enter(&mut self.part, most)
+    }
+
+    /// Whether the call may wait for the upstream.
+    pub(super) fn may_wait(&mut self, has_body: bool) -> bool {
+        let most = self.shared.settings.max_upstream_waiting;
+        self.shared.load.may_wait(&mut self.part, most, has_body)
+    }
+
+    /// The upstream has the whole call.
+    pub(super) fn waits(&mut self) {
+        self.shared.load.waits(&mut self.part);
+    }
+
+    /// The upstream has answered, or will not be asked.
+    pub(super) fn waits_no_more(&mut self) {
+        self.shared.load.answered(&mut self.part);
     }
 
     /// Our own part, µs.
@@ -163,9 +182,7 @@ impl Drop for Context {
             self.settle(None, now);
         }
         self.let_go();
-        if self.entered {
-            self.shared.leave();
-        }
+        self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();
         }

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr as _};
 
 use crate::identity::address::{self, Naming};
 use crate::settings::Settings;
@@ -13,17 +15,15 @@ use crate::text::push_ip;
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) static STRICT_TRANSPORT_SECURITY: HeaderName = header::STRICT_TRANSPORT_SECURITY;
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Names the request in both directions and in the log.
-pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
-/// pingora parses a name in any case, and copies one that is no literal.
-const REQUEST_ID: &str = "x-request-id";
-pub(super) static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-pub(super) static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-pub(super) static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-pub(super) static X_RATELIMIT_REMAINING: HeaderName =
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+pub(super) const X_RATELIMIT_REMAINING: HeaderName =
     HeaderName::from_static("x-ratelimit-remaining");
-pub(super) static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+pub(super) const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Fields of one hop (RFC 9110, 7.6.1). pingora frames the body anew.
 const OF_THIS_HOP: &[&str] = &[
@@ -271,12 +271,7 @@ fn stays_behind(name: &str, trusted: bool) -> bool {
 /// Whether the request's target goes on with a `#`, where pingora has cut it off: another server
 /// might have taken it for a part of the path. HTTP/2 has no request line, and a `#` there is cut
 /// off unseen.
-pub(super) fn has_fragment(session: &Session) -> bool {
-    let Some(http1) = session.as_downstream().as_http1() else {
-        return false;
-    };
-    let request = session.req_header();
-    let head = http1.get_headers_raw_bytes();
+pub(super) fn has_fragment(head: &[u8], request: &RequestHeader) -> bool {
     // Empty lines before a request are allowed.
     let line = head.iter().position(|b| !matches!(b, b'\r' | b'\n'));
     let target = line.map_or(0, |at| at + request.method.as_str().len() + 1);
@@ -334,11 +329,11 @@ pub(super) fn https_location(request: &RequestHeader, port: Option<u16>) -> Opti
 }
 
 /// The address to charge.
-pub(super) fn client_ip(session: &Session, settings: &Settings, peer: IpAddr) -> IpAddr {
+pub(super) fn client_ip(request: &RequestHeader, settings: &Settings, peer: IpAddr) -> IpAddr {
     if !is_trusted(settings, peer) {
         return peer.to_canonical();
     }
-    client(session.req_header(), settings, peer).ip
+    client(request, settings, peer).ip
 }
 
 /// Whom a trusted proxy calls for.
@@ -378,6 +373,17 @@ pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
 }
 
+/// The length of a request's body, where its framing says it: 0 without one.
+pub(super) fn plain_length(request: &RequestHeader) -> Option<u64> {
+    if request.headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    match request.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => Some(0),
+    }
+}
+
 /// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).
 pub(super) fn expects_the_unknown(request: &RequestHeader) -> bool {
     request
@@ -399,7 +405,7 @@ pub(super) fn request_id(request: &RequestHeader) -> Option<&HeaderValue> {
 }
 
 /// The fields that `Connection` names.
-fn named_by_connection(headers: &http::HeaderMap) -> Vec<HeaderName> {
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .iter()
@@ -412,19 +418,19 @@ fn named_by_connection(headers: &http::HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Takes the upstream hop's own fields out of an answer. `Connection` itself is pingora's.
-pub(super) fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    for name in named_by_connection(&response.headers) {
-        response.remove_header(&name);
+pub(super) fn remove_hop_by_hop(fields: &mut HeaderMap) {
+    for name in named_by_connection(fields) {
+        fields.remove(&name);
     }
-    for name in found(&response.headers, |name| {
+    for name in found(fields, |name| {
         matches!(name, "keep-alive" | "proxy-connection")
     }) {
-        response.remove_header(&name);
+        fields.remove(&name);
     }
 }
 
 /// Which such fields are there. One walk: looking up each would cost more than it finds.
-fn found(headers: &http::HeaderMap, which: impl Fn(&str) -> bool) -> Vec<HeaderName> {
+fn found(headers: &HeaderMap, which: impl Fn(&str) -> bool) -> Vec<HeaderName> {
     headers
         .keys()
         .filter(|name| which(name.as_str()))
@@ -443,11 +449,13 @@ pub(super) fn prepare_upstream(
 ) -> pingora::Result<()> {
     let peer = peer.to_canonical();
     let trusted = is_trusted(settings, peer);
-    for name in named_by_connection(&request.headers) {
-        request.remove_header(&name);
+    let mut parts = taken_apart(request);
+    let fields = &mut parts.headers;
+    for name in named_by_connection(fields) {
+        fields.remove(&name);
     }
-    for name in found(&request.headers, |name| stays_behind(name, trusted)) {
-        request.remove_header(&name);
+    for name in found(fields, |name| stays_behind(name, trusted)) {
+        fields.remove(&name);
     }
 
     let proto = if https { "https" } else { "http" };
@@ -461,7 +469,7 @@ pub(super) fn prepare_upstream(
             Naming::XForwardedFor => (&mut forwarded_for, &mut forwarded),
             Naming::Forwarded => (&mut forwarded, &mut forwarded_for),
         };
-        push_said(read, &request.headers, name_of(naming));
+        push_said(read, fields, name_of(naming));
         if ip != peer {
             match naming {
                 Naming::XForwardedFor => push_element(other, ip),
@@ -475,7 +483,7 @@ pub(super) fn prepare_upstream(
     for part in [b";proto=", proto.as_bytes()] {
         forwarded.extend_from_slice(part);
     }
-    let host = request.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let host = fields.get(header::HOST).map(HeaderValue::as_bytes);
     if let Some(host) = host.filter(|h| {
         h.iter()
             .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b))
@@ -486,16 +494,57 @@ pub(super) fn prepare_upstream(
     }
     let mut real_ip = Vec::with_capacity(40);
     push_ip(&mut real_ip, ip);
-    request.insert_header("x-forwarded-for", &forwarded_for[..])?;
-    request.insert_header("x-real-ip", &real_ip[..])?;
-    request.insert_header("forwarded", &forwarded[..])?;
-    request.insert_header("x-forwarded-proto", HeaderValue::from_static(proto))?;
-    request.insert_header(REQUEST_ID, id.clone())?;
+    fields.reserve(5);
+    fields.insert(X_FORWARDED_FOR, value(forwarded_for)?);
+    fields.insert(X_REAL_IP, value(real_ip)?);
+    fields.insert(FORWARDED, value(forwarded)?);
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    fields.insert(X_REQUEST_ID, id.clone());
+    *request = RequestHeader::from(parts);
     Ok(())
 }
 
+/// Without the copy: the text is the value's own.
+fn value(text: Vec<u8>) -> pingora::Result<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .or_err(ErrorType::InvalidHTTPHeader, "a field's value")
+}
+
+/// A request's parts, to be put together again by `RequestHeader::from`. pingora keeps each
+/// name a second time, as it was written, and parses what is inserted: names go upstream in
+/// lower case instead, at half the price. What stands in the target is the caller's to restore,
+/// where it is no UTF-8.
+fn taken_apart(request: &mut RequestHeader) -> http::request::Parts {
+    let nothing = http::Request::new(()).into_parts().0;
+    std::mem::replace(request, RequestHeader::from(nothing)).into()
+}
+
+/// The same of a response; see [`put_together`].
+pub(super) fn response_taken_apart(
+    response: &mut ResponseHeader,
+) -> (http::response::Parts, Option<String>) {
+    let reason = response.get_reason_phrase();
+    let own = (reason != response.status.canonical_reason())
+        .then(|| reason.unwrap_or_default().to_owned());
+    let nothing = http::Response::new(()).into_parts().0;
+    let whole = std::mem::replace(response, ResponseHeader::from(nothing));
+    (whole.into(), own)
+}
+
+/// Puts a response together again, with the reason that the upstream gave.
+pub(super) fn put_together(
+    response: &mut ResponseHeader,
+    (parts, reason): (http::response::Parts, Option<String>),
+) -> pingora::Result<()> {
+    *response = ResponseHeader::from(parts);
+    match reason {
+        Some(reason) => response.set_reason_phrase(Some(&reason)),
+        None => Ok(()),
+    }
+}
+
 /// What trusted proxies have said of a call.
-fn push_said(out: &mut Vec<u8>, headers: &http::HeaderMap, name: &HeaderName) {
+fn push_said(out: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) {
     for said in headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
         out.extend_from_slice(said.as_bytes());
         out.extend_from_slice(b", ");

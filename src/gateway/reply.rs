@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
+use crate::admission::history::Expired;
 use crate::admission::{Denied, Reject};
 use crate::identity::token::TokenError;
 use crate::limit::{Denial, Limit, Unit, Window};
@@ -23,9 +24,9 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// `error`.
-    pub error: &'static str,
+    pub error: Cow<'static, str>,
     /// `exception`.
-    pub exception: &'static str,
+    pub exception: Cow<'static, str>,
     /// `error_description`.
     pub description: Cow<'static, str>,
     /// The limit that was hit.
@@ -40,6 +41,9 @@ pub struct Reply {
     /// `Location`.
     pub location: Option<String>,
 }
+
+/// `error` of a token that is not accepted.
+const BAD_TOKEN: &str = "auth_bad_access_token";
 
 /// Whole seconds, rounded up, at least 1.
 #[must_use]
@@ -58,8 +62,8 @@ impl Reply {
     ) -> Self {
         Self {
             status,
-            error,
-            exception,
+            error: error.into(),
+            exception: exception.into(),
             description: description.into(),
             limit: None,
             app: None,
@@ -154,6 +158,7 @@ impl Reply {
                 _ => "Unable to authenticate",
             }),
             Reject::TokenRefused => bad_token("Unable to authenticate"),
+            Reject::Expired(expired) => not_kept(expired),
             Reject::Body(PriceError::Empty { field }) => {
                 message_error(400, format!("param {field} can't be empty"))
             }
@@ -180,6 +185,17 @@ impl Reply {
     #[must_use]
     pub fn body_too_large() -> Self {
         message_error(400, "message is too large")
+    }
+
+    /// A body over the size of its route.
+    #[must_use]
+    pub fn file_too_large() -> Self {
+        Self::new(
+            413,
+            "file exceeding maximum limit",
+            "FileExceedingMaximumLimitException",
+            "the file size exceeds the maximum limit.",
+        )
     }
 
     /// A body that did not arrive in time.
@@ -384,7 +400,15 @@ impl Reply {
             fields.insert(header::LOCATION, location);
         }
         if self.status == 401 {
-            fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750, 3.1.
+            let challenge = match &*self.error {
+                BAD_TOKEN => "Bearer error=\"invalid_token\"",
+                _ => "Bearer",
+            };
+            fields.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
         Ok(head)
     }
@@ -411,8 +435,8 @@ impl Reply {
         let mut json = Vec::with_capacity(384);
         match form {
             AnswerForm::Native => {
-                text(&mut json, b"{\"error\":\"", self.error);
-                text(&mut json, b",\"exception\":\"", self.exception);
+                text(&mut json, b"{\"error\":\"", &self.error);
+                text(&mut json, b",\"exception\":\"", &self.exception);
                 number(&mut json, b",\"timestamp\":", timestamp);
                 number(&mut json, b",\"duration\":", duration);
                 text(&mut json, b",\"error_description\":\"", &self.description);
@@ -425,7 +449,7 @@ impl Reply {
                 text(&mut json, b",\"title\":\"", title.unwrap_or("Error"));
                 number(&mut json, b",\"status\":", self.status.into());
                 text(&mut json, b",\"detail\":\"", &self.description);
-                text(&mut json, b",\"error\":\"", self.error);
+                text(&mut json, b",\"error\":\"", &self.error);
                 number(&mut json, b",\"timestamp\":", timestamp);
             }
         }
@@ -453,13 +477,48 @@ fn number(json: &mut Vec<u8>, before: &[u8], value: u64) {
     push_number(json, value);
 }
 
-fn bad_token(description: &'static str) -> Reply {
-    Reply::new(
-        401,
-        "auth_bad_access_token",
-        "AuthBadAccessTokenException",
+/// The service's own words for an hour that it does not keep. Its own status is 400, which is that
+/// of a mistake too.
+fn not_kept(expired: &Expired) -> Reply {
+    let answer = &expired.answer;
+    let text = answer.description.as_deref().unwrap_or(
+        "illegal arguments: appkey: {app}, time: {time}, maybe chat message history is expired or unstored",
+    );
+    let time = expired.hour.to_string();
+    let mut description = String::with_capacity(text.len() + expired.app.len());
+    let mut rest = text;
+    // What has been put in is not searched.
+    while let Some((before, after)) = rest.split_once('{') {
+        description.push_str(before);
+        rest = if let Some(after) = after.strip_prefix("app}") {
+            description.push_str(&expired.app);
+            after
+        } else if let Some(after) = after.strip_prefix("time}") {
+            description.push_str(&time);
+            after
+        } else {
+            description.push('{');
+            after
+        };
+    }
+    description.push_str(rest);
+    let mut reply = Reply::new(
+        answer.status.unwrap_or(404),
+        "illegal_argument",
+        "java.lang.IllegalArgumentException",
         description,
-    )
+    );
+    if let Some(error) = &answer.error {
+        reply.error = error.to_string().into();
+    }
+    if let Some(exception) = &answer.exception {
+        reply.exception = exception.to_string().into();
+    }
+    reply
+}
+
+fn bad_token(description: &'static str) -> Reply {
+    Reply::new(401, BAD_TOKEN, "AuthBadAccessTokenException", description)
 }
 
 fn forbidden(description: &'static str) -> Reply {

@@ -1,13 +1,14 @@
 //! What every worker of a gateway shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::HeaderValue;
 
 use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
+use super::load::Load;
 use super::reply::{self, Reply};
 use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
@@ -61,7 +62,7 @@ pub struct Shared {
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
     hsts: Option<HeaderValue>,
-    in_flight: AtomicUsize,
+    pub(super) load: Load,
     draining: AtomicBool,
     next_id: AtomicU64,
 }
@@ -115,7 +116,7 @@ impl Shared {
             receipts: Receipts::default(),
             limit_fields,
             hsts,
-            in_flight: AtomicUsize::new(0),
+            load: Load::default(),
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(id_seed),
         };
@@ -153,15 +154,12 @@ impl Shared {
 
     /// Requests being handled.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.load.here()
     }
 
-    pub(super) fn enter(&self) -> usize {
-        self.in_flight.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    /// Those of them that wait for the upstream's answer.
+    pub fn upstream_waiting(&self) -> usize {
+        self.load.waiting()
     }
 
     /// Whether the gateway is on its way out.

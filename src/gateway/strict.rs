@@ -7,7 +7,6 @@
 
 use http::header::{self, HeaderMap};
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
 
 use super::reply::Reply;
 
@@ -30,19 +29,20 @@ enum Fault {
     Method,
 }
 
+/// Whether nothing may be read after this request on its connection: pingora takes an empty line
+/// for the last chunk, any bytes for an extension, and a request for trailers, where another
+/// server tells other ends.
+pub(super) fn ends_its_connection(request: &RequestHeader) -> bool {
+    request.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
 /// The answer to a head with two readings. What comes after it on its connection is not read.
-///
-/// Nor is what comes after a chunked body: pingora takes an empty line for the last chunk, any
-/// bytes for an extension, and a request for trailers, where another server tells other ends.
-pub(super) fn refusal(session: &mut Session) -> Option<Reply> {
-    if (session.req_header().headers).contains_key(header::TRANSFER_ENCODING) {
-        session.set_keepalive(None);
-    }
-    let fault = match session.as_downstream().as_http1() {
-        Some(http1) => of_http1(&http1.get_headers_raw_bytes(), session.req_header()),
-        None => of_request(session.req_header()),
+/// `head`: as HTTP/1 has it on the wire.
+pub(super) fn refusal(request: &RequestHeader, head: Option<&[u8]>) -> Option<Reply> {
+    let fault = match head {
+        Some(head) => of_http1(head, request),
+        None => of_request(request),
     }?;
-    session.set_keepalive(None);
     Some(Reply {
         description: fault.to_string().into(),
         ..Reply::bad_request()

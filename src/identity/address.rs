@@ -53,7 +53,7 @@ pub fn client<'h>(
         let text = std::str::from_utf8(entry).ok();
         let hop = text.and_then(|text| match naming {
             Naming::XForwardedFor => {
-                let ip = node(unquoted(text.trim()))?;
+                let ip = node(unquoted(text.trim_matches([' ', '\t'])))?;
                 Some(Client { ip, https: None })
             }
             Naming::Forwarded => element(text),

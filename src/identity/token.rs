@@ -60,19 +60,19 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// A word for the log.
+    /// For the log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Other => "token: other",
-            Self::Corrupt => "token: corrupt",
-            Self::Signature => "token: signature",
-            Self::NoCertificate => "token: no certificate",
-            Self::OtherApp => "token: other app",
-            Self::Expired => "token: expired",
-            Self::NotYetValid => "token: not yet valid",
-            Self::NoChat => "token: no chat service",
-            Self::NoAppPrivilege => "token: no app privilege",
+            Self::Other => "token of another kind",
+            Self::Corrupt => "token corrupt",
+            Self::Signature => "token signature wrong",
+            Self::NoCertificate => "token without certificate",
+            Self::OtherApp => "token of another app",
+            Self::Expired => "token expired",
+            Self::NotYetValid => "token not yet valid",
+            Self::NoChat => "token without chat service",
+            Self::NoAppPrivilege => "token without app privilege",
         }
     }
 }

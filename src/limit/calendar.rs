@@ -1,6 +1,6 @@
 //! Calendar days.
 
-use jiff::civil::Date;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
@@ -36,9 +36,14 @@ impl Zone {
         self.local_day(unix_us).unwrap_or_else(|| utc_day(unix_us))
     }
 
-    fn local_day(&self, unix_us: u64) -> Option<(u64, u64)> {
+    /// What clocks show at this time, Unix microseconds; `None` in years that no calendar has.
+    pub(super) fn datetime(&self, unix_us: u64) -> Option<DateTime> {
         let time = Timestamp::from_microsecond(i64::try_from(unix_us).ok()?).ok()?;
-        let date = self.0.to_datetime(time).date();
+        Some(self.0.to_datetime(time))
+    }
+
+    fn local_day(&self, unix_us: u64) -> Option<(u64, u64)> {
+        let date = self.datetime(unix_us)?.date();
         let mut start = self.midnight(date)?;
         let mut next = date.checked_add(1.day()).ok()?;
         let mut end = self.midnight(next)?;

@@ -3,6 +3,7 @@
 //! Knows no sibling: neither routes nor stores nor requests.
 
 pub mod calendar;
+pub mod hour;
 pub mod key;
 pub mod plan;
 pub mod sliding;

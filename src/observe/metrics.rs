@@ -85,13 +85,16 @@ pub struct Metrics {
     /// Those of the way upstream.
     pub upstreams: UpstreamMetrics,
     decisions: IntCounterVec,
+    shed: IntCounterVec,
     reported: IntCounterVec,
+    expired: IntCounterVec,
     charged: Vec<IntCounter>,
     refunded: Vec<IntCounter>,
     own: Histogram,
     upstream: Histogram,
     upstream_errors: IntCounter,
     in_flight: IntGauge,
+    upstream_waiting: IntGauge,
     connections: IntCounter,
     connections_open: IntGauge,
     turned_away: [IntCounter; Turned::ALL.len()],
@@ -218,6 +221,11 @@ impl Metrics {
                 "Calls that a report-only limit would have denied.",
                 &["route", "limit"],
             )?,
+            expired: counters(
+                "floodgate_history_refused_total",
+                "Calls for an hour of the message history that is not kept, answered here, by the app's plan.",
+                &["plan"],
+            )?,
             charged: by_limit(&charged),
             refunded: by_limit(&refunded),
             own: histogram(
@@ -235,6 +243,15 @@ impl Metrics {
                 "Calls that the upstream did not answer.",
             )?,
             in_flight: gauge("floodgate_requests_in_flight", "Requests being handled.")?,
+            upstream_waiting: gauge(
+                "floodgate_upstream_waiting",
+                "Calls that wait for the upstream's answer.",
+            )?,
+            shed: counters(
+                "floodgate_shed_total",
+                "Calls refused to protect ourselves or the upstream, by the cap that was reached.",
+                &["why"],
+            )?,
             connections: counter("floodgate_connections_total", "Connections of callers.")?,
             connections_open: gauge(
                 "floodgate_connections_open",
@@ -311,9 +328,19 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a call that was shed. `why` is one of a few words.
+    pub fn shed(&self, why: &'static str) {
+        self.shed.with_label_values(&[why]).inc();
+    }
+
     /// Counts a call that a report-only limit would have denied.
     pub fn report(&self, route: &str, limit: &str) {
         self.reported.with_label_values(&[route, limit]).inc();
+    }
+
+    /// Counts a call for an hour of the message history that is not kept.
+    pub fn not_kept(&self, plan: &'static str) {
+        self.expired.with_label_values(&[plan]).inc();
     }
 
     /// Counts charged units.
@@ -378,6 +405,7 @@ impl Metrics {
         store: StoreGauges,
         shared: Option<SharedGauges>,
         in_flight: usize,
+        upstream_waiting: usize,
         connections: usize,
     ) -> String {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -388,6 +416,7 @@ impl Metrics {
         self.overflowed
             .set(i64::try_from(store.overflowed).unwrap_or(i64::MAX));
         self.in_flight.set(gauge(in_flight));
+        self.upstream_waiting.set(gauge(upstream_waiting));
         self.connections_open.set(gauge(connections));
         self.shared.set(shared);
         TextEncoder::new()

@@ -53,6 +53,13 @@ pub enum Found<'p> {
         /// The value of `{username}`, still percent-encoded.
         user: Option<&'p str>,
     },
+    /// None as it is written; this one in a spelling that some servers take for its own.
+    Respelt {
+        /// Which.
+        id: RouteId,
+        /// The value of `{username}`, as it is written.
+        user: Option<&'p str>,
+    },
     /// Other methods match: their names for `Allow`, sorted, `HEAD` beside `GET`, and `OPTIONS`.
     MethodNotAllowed(String),
     /// No method matches.
@@ -177,7 +184,8 @@ impl RouteTable {
     /// looked up as `GET`.
     ///
     /// A path that no route has, and that some servers take for one all the same (`/USERS`,
-    /// `/users%20`, `/users.json`), is that one here: a spelling is no way around its limits.
+    /// `/users%20`, `/users.json`), is [`Respelt`](Found::Respelt): a spelling is no way around its
+    /// limits.
     #[must_use]
     pub fn find<'p>(&self, method: &str, tail: &'p str) -> Found<'p> {
         let method = if method == "HEAD" { "GET" } else { method };
@@ -186,15 +194,16 @@ impl RouteTable {
             Found::Route { id, .. } => {
                 !self.shadowed.get(id.0).is_some_and(|shadowed| *shadowed) || is_plain(tail)
             }
-            Found::MethodNotAllowed(_) => true,
+            Found::MethodNotAllowed(_) | Found::Respelt { .. } => true,
             Found::Unmatched => false,
         };
         if is_sure {
             return found;
         }
-        match find(&self.plain, method, &plainest(tail), tail) {
-            Found::Unmatched => found,
-            plain => plain,
+        match (find(&self.plain, method, &plainest(tail), tail), &found) {
+            (Found::Unmatched, _) => found,
+            (Found::Route { id, user }, Found::Unmatched) => Found::Respelt { id, user },
+            (plain, _) => plain,
         }
     }
 }
@@ -219,10 +228,21 @@ fn plainest(tail: &str) -> String {
     let mut plain = String::with_capacity(tail.len());
     for segment in tail.split('/').skip(1) {
         plain.push('/');
-        let name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
-        plain.push_str(name.split('.').next().unwrap_or_default());
+        let name = plain_segment(segment);
+        // A user may be called `.x`: a segment of which nothing is left is no route's.
+        plain.push_str(if name.is_empty() { segment } else { &name });
     }
     plain
+}
+
+/// The plainest spelling of one segment, without an extension.
+#[must_use]
+pub fn plain_segment(segment: &str) -> String {
+    let mut name = identity::plainest(&String::from_utf8_lossy(&decode(segment)));
+    let end = name.find('.').unwrap_or(name.len());
+    let end = name.get(..end).map_or(0, |name| name.trim_end().len());
+    name.truncate(end);
+    name
 }
 
 /// Looks a path up; the user is taken from it as it is written.

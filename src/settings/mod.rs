@@ -189,6 +189,8 @@ pub struct Settings {
     pub max_headers: usize,
     /// The longest target, in bytes.
     pub max_url: usize,
+    /// The largest body of a call whose route has no figure of its own, in bytes.
+    pub max_body: u64,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
     /// Time in which a request's body must have arrived; in each such time at least 1 KiB/s of a
@@ -205,4 +207,6 @@ pub struct Settings {
     pub grace: Duration,
     /// Requests in flight above which new ones are shed (503).
     pub max_in_flight: usize,
+    /// … of which so many may wait for the upstream's answer; further ones are shed.
+    pub max_upstream_waiting: usize,
 }

@@ -121,6 +121,8 @@ impl<'r> Compiler<'r> {
         App {
             key,
             editions,
+            plan: written.plan,
+            history_days: written.history_days,
             certificates: self.certificates(written, forms),
             allow: written.allow.clone(),
             suspended: written.suspended,
@@ -135,8 +137,10 @@ impl<'r> Compiler<'r> {
         let mut names: Vec<String> = Vec::new();
         let mut forms = Forms::default();
         for At { value: name, at } in &written.names {
-            let form = identity::form(name).filter(|_| name.trim() == name);
-            let is_reserved = name.to_lowercase().starts_with("app-id#");
+            let folded = identity::fold_app(name, fold);
+            let is_plain = name.trim() == name && identity::form(&folded).is_some();
+            let form = identity::form(name).filter(|_| is_plain);
+            let is_reserved = folded.to_lowercase().starts_with("app-id#");
             match form {
                 Some(Form::AppKey) if !is_reserved => forms.key = true,
                 Some(Form::AppId) => forms.id = true,
@@ -149,7 +153,6 @@ impl<'r> Compiler<'r> {
                     continue;
                 }
             }
-            let folded = identity::fold_app(name, fold);
             if names.contains(&folded) {
                 let message = "the app has this name already; case and escapes make no other";
                 self.mistakes.add(*at, &**name, message);

@@ -1,6 +1,7 @@
 //! From what is written to what cannot be invalid.
 
 mod checks;
+mod history;
 mod limits;
 
 use std::collections::HashMap;
@@ -178,6 +179,7 @@ impl Compiler<'_> {
             rejected: self.address_limits("rejected", &written.rejected),
             options: self.address_limits("options", &written.options),
         };
+        let history = self.history(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -188,6 +190,7 @@ impl Compiler<'_> {
             unmatched: written.unmatched,
             fold_app_names: written.fold_app_names,
             ip_limits,
+            history,
             table,
             keys: self.keys,
             apps: Apps::default(),
@@ -276,8 +279,10 @@ impl Compiler<'_> {
             title: "".into(),
             calls: Box::default(),
             auth: None,
+            history: false,
             cost: None,
             max_recipients: None,
+            max_body: None,
             editions,
             sources: Box::default(),
         }
@@ -288,6 +293,8 @@ impl Compiler<'_> {
             .within(format!("route `{}`", written.name.value));
         let calls = self.calls(written);
         self.check_cost(written, &calls);
+        self.check_body(written, &calls);
+        self.check_history_route(written);
         let has_user = calls.iter().all(|(_, path)| path.contains("{username}"));
         for (edition, entry) in &written.editions {
             self.check_entry(written, edition, entry, has_user);
@@ -310,8 +317,10 @@ impl Compiler<'_> {
             title: written.title.as_str().into(),
             calls: calls.into(),
             auth: written.auth,
+            history: written.history.is_some(),
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
+            max_body: written.max_body.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),
         }

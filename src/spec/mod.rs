@@ -6,6 +6,8 @@ pub mod apps;
 pub mod check;
 pub mod compile;
 pub mod figure;
+pub mod history;
+pub(crate) mod size;
 mod written;
 
 #[cfg(test)]
@@ -68,11 +70,15 @@ pub struct Route {
     pub calls: Box<[(Box<str>, Box<str>)]>,
     /// What the bearer token of a call must be; `None`: what the settings say for all.
     pub auth: Option<Auth>,
+    /// Whether it is the message history, and the last segment of its path the hour.
+    pub history: bool,
     /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
     /// the body is not read.
     pub cost: Option<CostSource>,
     /// The most recipients of one call: the cap of the cost's field.
     pub max_recipients: Option<u32>,
+    /// The largest body of a call, in bytes; `None`: what the settings say for all.
+    pub max_body: Option<u64>,
     /// By edition.
     pub editions: Box<[RouteLimits]>,
     /// All printed rows, `document:line`, every edition and the overview.
@@ -109,6 +115,8 @@ pub struct Ruleset {
     pub fold_app_names: bool,
     /// Limits of addresses alone.
     pub ip_limits: IpLimits,
+    /// How long messages are kept.
+    pub history: Option<history::History>,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

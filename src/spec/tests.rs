@@ -401,6 +401,22 @@ fn each_kind_of_mistake_is_found() {
             "no call can ever satisfy it",
         ),
         (
+            route("max_body = \"1MiB\"\nv1 = { limits = [\"1/s\"] }"),
+            "none of these calls has a body",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = \"65KiB\"\n".to_owned(),
+            "has 64KiB at most",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = \"10MB\"\n".to_owned(),
+            "max_body is not a size; write",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmax_body = -1\n".to_owned(),
+            "max_body is not a size; write",
+        ),
+        (
             "[[route]]\nname = \"x\"\ncalls = [\"GET /x/\"]\n".to_owned(),
             "no trailing `/`",
         ),
@@ -680,6 +696,26 @@ mine = { app_key = "v1", app_id = "v7" }
 }
 
 #[test]
+fn a_routes_auth_is_one_of_three_words_and_a_mistake_has_its_place() {
+    let layer = |auth: &str| format!("[[route]]\nname = \"one\"\nauth = {auth}\n");
+    for (word, auth) in Auth::WORDS {
+        let rules = read(&[BASE, &layer(&format!("{word:?}"))]).unwrap();
+        assert_eq!(rules.routes[0].auth, Some(*auth));
+        assert_eq!(rules.routes[1].auth, None);
+    }
+    for (auth, told) in [
+        ("\"verfy\"", "did you mean `verify`?"),
+        ("\"none\"", "known: off, require-bearer, verify"),
+        ("false", "auth is a string"),
+    ] {
+        let mistakes = mistakes(&layer(auth));
+        let place = format!("1.toml:3: route `one`: `{auth}`: ");
+        assert!(mistakes.starts_with(&place), "{mistakes}");
+        assert!(mistakes.contains(told), "{mistakes}");
+    }
+}
+
+#[test]
 fn a_token_alone_is_asked_for_without_one() {
     let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
     let open: Vec<&str> = rules
@@ -725,4 +761,152 @@ fn a_call_printed_with_anothers_path_has_its_figure_in_both_places() {
         assert_eq!(made.from, Some(EditionId(edition)), "{method} {path}");
         assert!(made.sources.iter().any(|s| **s == *source), "{source}");
     }
+}
+
+#[test]
+fn an_upload_has_room_for_a_file_and_its_frame() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let most: Vec<_> = rules
+        .routes
+        .iter()
+        .filter_map(|route| Some((&*route.name, route.max_body?)))
+        .collect();
+    assert_eq!(
+        most,
+        [
+            ("chatfiles", 11 << 20),
+            ("chatgroups-share-files-post", 11 << 20)
+        ]
+    );
+}
+
+#[test]
+fn a_layer_sets_the_size_of_a_body_and_leaves_the_rest() {
+    let layer = "[[route]]\nname = \"two\"\nmax_body = 1_000\n";
+    let rules = read(&[BASE, layer]).unwrap();
+    let two = rules.routes.iter().find(|r| &*r.name == "two").unwrap();
+    assert_eq!(two.max_body, Some(1000));
+    assert!(two.cost.is_some());
+    assert_eq!(rules.unmatched_route.max_body, None);
+}
+
+/// Days of the free and of the enterprise plan, and the edition that prints them.
+fn days(rules: &Ruleset) -> Vec<(u32, u32, &str)> {
+    let history = rules.history.as_ref().unwrap();
+    let kept = history.editions.iter().flatten();
+    kept.map(|kept| {
+        let from = &*rules.editions[kept.from.0].name;
+        (kept.days[0], kept.days[3], from)
+    })
+    .collect()
+}
+
+#[test]
+fn history_is_kept_as_the_documents_say() {
+    let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+    let history = rules.history.as_ref().unwrap();
+    let sources: Vec<String> = history
+        .editions
+        .iter()
+        .flatten()
+        .map(|kept| {
+            assert_eq!(kept.days, [3, 7, 90, 180]);
+            kept.sources.join(" ")
+        })
+        .collect();
+    assert_eq!(
+        sources,
+        [
+            "003:32 003:33 003:34 003:35",
+            "000:39 000:40 000:41 000:42",
+            "002:36 002:38 002:40 002:42",
+            "002:36 002:38 002:40 002:42",
+        ]
+    );
+    let with: Vec<&str> = rules
+        .routes
+        .iter()
+        .filter(|route| route.history)
+        .map(|route| &*route.name)
+        .collect();
+    assert_eq!(with, ["chatmessages-one"]);
+}
+
+#[test]
+fn history_is_layered_key_by_key() {
+    let first = "[history]\nv1 = { free = 3, basic = 7, advanced = 90, enterprise = 180 }\n";
+    let rules = read(&[BASE, first]).unwrap();
+    assert_eq!(days(&rules), [(3, 180, "v1"), (3, 180, "v1")]);
+    assert_eq!(rules.history.unwrap().answer.status, None);
+    let second = "[history]\nstatus = 410\nmode = \"report\"\nv1 = { enterprise = 365 }\n";
+    let rules = read(&[BASE, first, second]).unwrap();
+    assert_eq!(days(&rules), [(3, 365, "v1"), (3, 365, "v1")]);
+    let third = "[history]\ndescription = \"gone\"\nv2 = { free = 1, basic = 2, advanced = 3, enterprise = 4 }\n";
+    let rules = read(&[BASE, first, second, third]).unwrap();
+    assert_eq!(days(&rules), [(3, 365, "v1"), (1, 4, "v2")]);
+    let history = rules.history.unwrap();
+    assert_eq!(history.answer.status, Some(410));
+    assert_eq!(history.answer.description.as_deref(), Some("gone"));
+    assert_eq!(history.mode, Mode::Report);
+}
+
+#[test]
+fn mistakes_of_the_history_say_where_they_are_and_what_to_write() {
+    let said = mistakes(
+        r#"
+[history]
+timezone = "Mars/Olympus"
+mode = "on"
+status = 401
+error = ""
+descriptoin = "x"
+v1 = { free = 3, basic = 0, advanced = "90", premium = 1 }
+v2 = 7
+[[route]]
+name = "hour"
+calls = ["GET /hour", "POST /hour/{time}", "GET /hours/{time}"]
+history = true
+[[route]]
+name = "late"
+calls = ["GET /late"]
+history = "yes"
+"#,
+    );
+    for (start, end) in [
+        ("3: `\"Mars/Olympus\"`", "write an IANA name"),
+        ("4: `\"on\"`", "known: enforce, report, off"),
+        ("5: `401`", "write e.g. 404"),
+        ("6: `\"\"`", "write what callers are to read"),
+        ("7: `descriptoin`", "did you mean `description`?"),
+        ("8: `0`", "days are from 1 to 36500"),
+        ("8: `\"90\"`", "a number of days is a whole number"),
+        (
+            "8: `premium`",
+            "known: free, basic, advanced, enterprise, src",
+        ),
+        ("8: [history]: `v1`", "add enterprise = days"),
+        ("9: `7`", "is a table"),
+        (
+            "12: route `hour`: `GET /hour`",
+            "whose last segment names the hour",
+        ),
+        (
+            "12: route `hour`: `POST /hour/{time}`",
+            "whose last segment names the hour",
+        ),
+        ("17: route `late`: `\"yes\"`", "history is true or false"),
+    ] {
+        let found = said
+            .lines()
+            .any(|m| m.starts_with(&format!("1.toml:{start}: ")) && m.contains(end));
+        assert!(found, "{start} … {end}:\n{said}");
+    }
+    assert_eq!(said.lines().count(), 13, "{said}");
+    let without = "[[route]]\nname = \"hour\"\ncalls = [\"GET /hours/{time}\"]\nhistory = true\n";
+    assert_eq!(
+        mistakes(without),
+        "1.toml:4: route `hour`: `history`: nothing says how long messages are kept; write [history] with days by plan for an edition, or leave this out"
+    );
+    let taken = "[editions]\nmode = {}\n";
+    assert!(mistakes(taken).contains("this name is taken"));
 }

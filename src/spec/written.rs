@@ -2,10 +2,12 @@
 
 mod app;
 mod entry;
+mod history;
 mod limit;
 mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
+pub(super) use history::WrittenHistory;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,10 +74,14 @@ pub(super) struct WrittenRoute {
     /// `cost = 1`: a call carries one message, and its body is not read.
     pub(super) is_one_message: bool,
     pub(super) max_recipients: Option<At<u32>>,
+    /// In bytes.
+    pub(super) max_body: Option<At<u64>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
     /// What the bearer token must be.
     pub(super) auth: Option<Auth>,
+    /// Where it says that it is the message history.
+    pub(super) history: Option<Place>,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
@@ -105,6 +111,7 @@ pub(super) struct Written {
     pub(super) unauthorized: Vec<WrittenLimit>,
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
+    pub(super) history: WrittenHistory,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -141,8 +148,10 @@ const ROUTE_KEYS: &[&str] = &[
     "calls",
     "cost",
     "max_recipients",
+    "max_body",
     "caps",
     "auth",
+    "history",
     "denial",
     "mode",
     "on_store_failure",
@@ -214,10 +223,13 @@ impl<'w> Reader<'w> {
                 "select" => self.select(value),
                 "defaults" => self.defaults(value),
                 "ip" => self.ip(value),
+                "history" => self.history(value),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
-                    let known = ["editions", "select", "defaults", "ip", "group", "route"];
+                    let known = [
+                        "editions", "select", "defaults", "ip", "history", "group", "route",
+                    ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(
                         at,
@@ -288,7 +300,8 @@ impl<'w> Reader<'w> {
                 value: key.get_ref().to_string(),
                 at: self.place(key.span().start),
             };
-            if ROUTE_KEYS.contains(&&*name.value) || name.value == "current" {
+            let taken = |keys: &[&str]| keys.contains(&&*name.value);
+            if taken(ROUTE_KEYS) || taken(history::KEYS) || name.value == "current" {
                 self.mistakes.add(
                     name.at,
                     &*name.value,

@@ -127,7 +127,7 @@ fn find(rules: &Ruleset, method: &str, tail: &str) -> Option<RouteId> {
     let tail = segments(tail, |name| format!("a-{name}"));
     match rules.table.find(method, &tail) {
         Found::Route { id, .. } => Some(id),
-        Found::MethodNotAllowed(_) | Found::Unmatched => None,
+        Found::MethodNotAllowed(_) | Found::Unmatched | Found::Respelt { .. } => None,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::ROUTES;
+use crate::door::soon;
 use crate::harness::{Answer, Connection, Gateway, Start};
 
 fn gateway(args: &[&str]) -> Gateway {
@@ -85,6 +86,7 @@ mod by_the_paths_spelling {
         a_trailing_tab: "/o/a/t/app%09",
         a_raw_blank: "/o/a/t/app ",
         an_extension: "/o/a/t/app.json",
+        a_blank_and_an_extension: "/o/a/t/app%20.json",
         matrix_parameters: "/o/a/t/app;v=1",
         matrix_parameters_inside: "/o/a/t;v=1/app",
         escaped_matrix_parameters: "/o/a/t/app%3Bv=1",
@@ -132,6 +134,11 @@ macro_rules! users {
 
 mod by_the_users_spelling {
     use super::after;
+
+    #[test]
+    fn a_path_in_capitals_for_a_user_that_begins_with_a_dot() {
+        after("/o/a/t/user/.x", 2, "GET", "/o/a/T/USER/.x", &[]);
+    }
 
     users! {
         upper_case: "ALICE",
@@ -443,10 +450,10 @@ const SLOWLY: &str = "x-standin-delay-ms: 300";
 #[test]
 fn closing_early_is_no_way_to_pay_nothing() {
     let gateway = gateway(ALL_AT_ONCE);
-    for _ in 0..3 {
+    for nth in 1..=3 {
         let mut connection = gateway.connect();
         connection.send_call("GET", "/o/a/t/app", &[SLOWLY], "");
-        std::thread::sleep(Duration::from_millis(50));
+        soon("it has arrived", || gateway.backend().count() == nth);
         connection.reset();
     }
     let answer = gateway.call("GET", "/o/a/t/app", "");
@@ -460,8 +467,8 @@ fn closing_early_is_no_way_to_pay_nothing() {
 fn closing_early_frees_no_slot_while_the_task_runs() {
     let gateway = gateway(&[]);
     let mut connection = gateway.connect();
-    connection.send_call("POST", "/o/a/t/slot", &[SLOWLY], "{}");
-    std::thread::sleep(Duration::from_millis(50));
+    connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 3000"], "{}");
+    soon("it has arrived", || gateway.backend().count() == 1);
     connection.reset();
     std::thread::sleep(Duration::from_millis(50));
     let answer = gateway.call("POST", "/o/a/t/slot", "{}");

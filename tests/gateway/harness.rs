@@ -178,6 +178,21 @@ impl Gateway {
         self.child.id()
     }
 
+    /// Resident memory in KiB: now, and the most since the last look at it.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let of = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+            let text = text.expect("its status");
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            number.and_then(|n| n.trim().parse().ok()).expect("a size")
+        };
+        let seen = (of("VmRSS:"), of("VmHWM:"));
+        // From now on, the most is that of what follows.
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("a reset");
+        seen
+    }
+
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("its end").code()
     }

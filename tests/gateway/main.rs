@@ -8,17 +8,24 @@
 )]
 
 mod admin;
+mod ahead;
 mod answers;
 mod apps;
 mod bodies;
 mod dodges;
 mod door;
+mod frames;
+mod h2_abuse;
 mod harness;
+mod history;
 mod life;
 mod limits;
+mod overload;
 mod pools;
 mod proxying;
+mod secrets;
 mod settling;
+mod sizes;
 mod smuggling;
 mod tls;
 mod tokens;

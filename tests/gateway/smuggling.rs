@@ -62,10 +62,12 @@ enum Reading {
     Answered(u16),
     /// Exactly this request, and the next one.
     One(&'static str, &'static str, &'static str),
+    /// Refused with 400, or exactly this request and the next one: as the bytes happen to come in.
+    OneOr400(&'static str, &'static str, &'static str),
     /// Exactly this request, and the connection is closed: nothing after it is read.
     Only(&'static str, &'static str, &'static str),
 }
-use Reading::{Answered, One, Only, Refused};
+use Reading::{Answered, One, OneOr400, Only, Refused};
 
 struct Row {
     name: String,
@@ -190,7 +192,8 @@ fn run(table: &Table) {
             let (as_expected, requests) = match row.reading {
                 Refused(status) => (statuses == [status], vec![]),
                 Answered(status) => (statuses == [status, 200], vec![next]),
-                One(method, target, body) => {
+                OneOr400(..) if statuses == [400] => (true, vec![]),
+                One(method, target, body) | OneOr400(method, target, body) => {
                     (statuses == [200, 200], vec![(method, target, body), next])
                 }
                 Only(method, target, body) => (statuses == [200], vec![(method, target, body)]),
@@ -464,9 +467,9 @@ fn a_head_is_lines_of_crlf_and_fields_of_tokens() {
         let raw = format!("{line}\r\nHost: gateway\r\n{token}\r\n\r\n");
         t.raw(&format!("{line:?}"), raw, BAD);
     }
-    // Blanks in a target are escaped: what was asked for is what both see.
-    t.target("/o/a/s/plain x", One("GET", "/o/a/s/plain%20x", ""));
-    t.target("/o/a/s/plain ", One("GET", "/o/a/s/plain%20", ""));
+    // pingora escapes blanks in a target, if the whole line is there when it sees them.
+    t.target("/o/a/s/plain x", OneOr400("GET", "/o/a/s/plain%20x", ""));
+    t.target("/o/a/s/plain ", OneOr400("GET", "/o/a/s/plain%20", ""));
     t.target("/o/a/s/plain HTTP/1.1", BAD);
     run(&t);
 }

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use crate::ROUTES;
 use crate::harness::{Answer, Connection, Gateway, Start};
 
-const APP_ID: &str = "970CA35de60c44645bbae8a215061b33";
+pub(crate) const APP_ID: &str = "970CA35de60c44645bbae8a215061b33";
 const CERTIFICATE: &str = "5CFd2fd1755d40ecb72977518be15d3b";
 const OTHER: &str = "00000000000000000000000000000000";
 
@@ -66,16 +66,16 @@ fn gateway(args: &[&str]) -> Gateway {
 }
 
 /// A token of the chat service: its privilege, its user, and how long it has lasted and will.
-struct Made<'a> {
-    app_id: &'a str,
-    certificate: &'a str,
-    privilege: u16,
-    user: &'a str,
-    age_s: i64,
-    lasts_s: u32,
+pub(crate) struct Made<'a> {
+    pub(crate) app_id: &'a str,
+    pub(crate) certificate: &'a str,
+    pub(crate) privilege: u16,
+    pub(crate) user: &'a str,
+    pub(crate) age_s: i64,
+    pub(crate) lasts_s: u32,
 }
 
-const APP: Made<'_> = Made {
+pub(crate) const APP: Made<'_> = Made {
     app_id: APP_ID,
     certificate: CERTIFICATE,
     privilege: 2,
@@ -85,7 +85,7 @@ const APP: Made<'_> = Made {
 };
 
 impl Made<'_> {
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let now_s = i64::try_from(floodgate::clock::unix_us() / 1_000_000).unwrap();
         let issued = u32::try_from(now_s - self.age_s).unwrap().to_le_bytes();
         let salt = 12345_u32.to_le_bytes();
@@ -239,6 +239,8 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
     for (nth, (token, description)) in bad.iter().enumerate() {
         let answer = call(&gateway, "/o/a/t/app", token);
         assert_eq!(answer.status, 401, "{nth}");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge, Some("Bearer error=\"invalid_token\""), "{nth}");
         let error = answer.error();
         assert_eq!(
             (&*error.0, &*error.1),
@@ -253,14 +255,14 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
         let log = gateway.log();
         [
             "corrupt",
-            "signature",
+            "signature wrong",
             "expired",
             "not yet valid",
-            "other app",
-            "no app privilege",
+            "of another app",
+            "without app privilege",
         ]
         .iter()
-        .all(|why| log.contains(&format!("\"token: {why}\"")))
+        .all(|why| log.contains(&format!("\"token {why}\"")))
     });
 }
 

@@ -6,6 +6,12 @@ use super::*;
 use crate::cli::sample;
 use crate::identity::Auth;
 
+/// 2026-11-21 15:30 UTC.
+const NOW: Moment = Moment {
+    mono_us: 5_000_000_000,
+    unix_us: 1_795_275_000_000_000,
+};
+
 fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> Value {
     let rules = sample::rules();
     let policy = Policy {
@@ -19,6 +25,8 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
         path,
         ip: [10, 0, 0, 1].into(),
         body,
+        max_body: 2 << 20,
+        now: NOW,
     };
     serde_json::to_value(explain(&rules, &policy, asked)).unwrap()
 }
@@ -48,6 +56,7 @@ fn a_call_is_explained_with_every_limit_and_its_counter() {
                  "key": "profile:calls/min:user{x1,alice}"},
             ],
             "max_recipients": null,
+            "max_body": 2_097_152,
         })
     );
 }
@@ -128,6 +137,8 @@ fn the_words_say_what_the_json_says() {
         path: "/org/app/messages/users",
         ip: [10, 0, 0, 1].into(),
         body: None,
+        max_body: 2 << 20,
+        now: NOW,
     };
     let text = in_words(&explain(&rules, &policy, asked), asked.path);
     let expected = "\
@@ -137,6 +148,7 @@ POST /org/app/messages/users
   app         org#app
   ip          10.0.0.1
   recipients  at most 3
+  body        at most 64 KiB
   rooms       at most 1
 
   limit              cost     group  counter

@@ -571,7 +571,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: CALLERS,
         help: "Share of a limit that one address may hold with tokens not yet seen good",
         more: "Of each limit per app and user, by calls that have not been answered yet, and one call in any \
-               case. A token is seen good when a call with it has been answered 2xx, or when it has been \
+               case. A token is seen good when a documented call with it has been answered 2xx, or when it has been \
                verified here.",
         ..ONE
     },
@@ -657,6 +657,17 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "max_upstream_waiting",
+        flag: "max-upstream-waiting",
+        value: "N",
+        default: Some("5000"),
+        group: PROTECTION,
+        help: "Calls that may wait for the upstream's answer; further ones are shed (503)",
+        more: "Nothing is charged for one that is shed. A little above what the upstream works on at once \
+               keeps its queue short: by an answer's usual time of 50 ms, 500 waiting calls are 10,000 a second.",
+        ..ONE
+    },
+    Setting {
         key: "shield_requests",
         flag: "shield-requests",
         value: "N|off",
@@ -723,8 +734,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("100"),
         group: PROTECTION,
         help: "Requests of one HTTP/2 connection that are handled at once",
-        more: "One that its caller has reset counts until the backend has answered: resetting \
-               makes no room.",
+        more: "One that its caller has reset counts for as long as its call is with the backend: \
+               until it answers, where it may say that the token is none.",
         ..ONE
     },
     Setting {
@@ -752,6 +763,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("8192"),
         group: PROTECTION,
         help: "The longest target of a request, in bytes (414 above)",
+        ..ONE
+    },
+    Setting {
+        key: "max_body",
+        flag: "max-body",
+        value: "SIZE",
+        default: Some("2MiB"),
+        group: PROTECTION,
+        help: "The largest body of a request (413 above)",
+        more: "`64KiB`, `2MiB`, `1GiB`, or bytes. A route's own `max_body` goes over it, as the shipped 11MiB \
+               of uploads does: a file of 10 MB and its multipart frame. A body whose recipients are counted has \
+               64KiB at most (400 above). One of no announced length is cut off where it passes the figure.",
         ..ONE
     },
     Setting {

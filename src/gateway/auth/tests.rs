@@ -23,6 +23,8 @@ impl World {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             key: rules.keys.app(names[0]),
             editions: None,
+            plan: None,
+            history_days: None,
             certificates: vec![Certificate::new(&certificate).unwrap()],
             allow: Vec::new(),
             suspended: false,
@@ -53,13 +55,23 @@ impl World {
     }
 
     fn look(&self, auth: Auth, app: &str, token: &str) -> Result<Option<Token>, Reject> {
+        self.look_at(auth, app, "users", token)
+    }
+
+    fn look_at(
+        &self,
+        auth: Auth,
+        app: &str,
+        tail: &str,
+        token: &str,
+    ) -> Result<Option<Token>, Reject> {
         let policy = Policy {
             editions: self.rules.selection("current").unwrap(),
             auth,
             ipv6_prefix: 64,
             unknown_apps: UnknownApps::Allow,
         };
-        let path = format!("/{app}/users");
+        let path = format!("/{app}/{tail}");
         let head = Head {
             method: "GET",
             raw_path: &path,
@@ -120,6 +132,19 @@ fn a_token_is_good_when_it_was_answered_2xx_and_not_by_any_other_answer() {
     }
     world.wait(3600);
     assert!(!world.is_good(Auth::RequireBearer, "t"));
+}
+
+#[test]
+fn a_2xx_of_what_no_document_has_proves_nothing() {
+    let world = World::new(SOME_S);
+    let look = |tail: &str| {
+        let seen = world.look_at(Auth::RequireBearer, "o/both", tail, "t");
+        seen.unwrap().unwrap()
+    };
+    world.tokens.answered(look("health"), 200, world.now);
+    assert!(!look("users").is_good);
+    world.tokens.answered(look("users"), 200, world.now);
+    assert!(look("health").is_good);
 }
 
 #[test]
@@ -234,4 +259,37 @@ fn no_token_is_printed() {
     let seen = world.look(Auth::Verify, "o/both", &app).unwrap();
     let printed = format!("{seen:?} {:?}", world.tokens);
     assert!(!printed.contains(&app));
+}
+
+#[test]
+fn a_call_with_a_known_token_allocates_nothing() {
+    let world = World::new(SOME_S);
+    let app = token("an app token");
+    let policy = Policy {
+        editions: world.rules.selection("current").unwrap(),
+        auth: Auth::Verify,
+        ipv6_prefix: 64,
+        unknown_apps: UnknownApps::Allow,
+    };
+    let head = Head {
+        method: "GET",
+        raw_path: "/o/both/users",
+        ip: [192, 0, 2, 1].into(),
+        has_bearer: true,
+    };
+    let call = screen(&world.rules, &policy, &head, head.raw_path).unwrap();
+    for token in [app.as_str(), "YWMtopaque"] {
+        let run = || {
+            let rules = &world.rules;
+            let seen = world
+                .tokens
+                .look(rules, Auth::Verify, &call, Some(token), world.now);
+            let seen = seen.unwrap().unwrap();
+            let mut held = world.tokens.hold(Some(seen), &Plan::default()).unwrap();
+            world.tokens.answered(seen, 200, world.now);
+            world.tokens.let_go(&mut held);
+        };
+        run();
+        assert_eq!(allocation_counter::measure(run).count_total, 0);
+    }
 }

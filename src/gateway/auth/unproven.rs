@@ -193,4 +193,34 @@ mod tests {
         }
         assert_eq!(unproven.len(), 0);
     }
+
+    #[test]
+    fn calls_of_many_threads_hold_no_more_and_leave_nothing_behind() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let unproven = Unproven::new(25);
+        let most = AtomicU32::new(0);
+        let plan = plan(
+            1,
+            &[charge(1, 40, 1, Scope::App), charge(2, 24, 2, Scope::User)],
+        );
+        let running = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        if let Ok(mut held) = unproven.hold(&plan) {
+                            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                            most.fetch_max(now, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            unproven.let_go(&mut held);
+                        }
+                    }
+                });
+            }
+        });
+        // A quarter of 24 is three calls of two units.
+        assert!((1..=3).contains(&most.into_inner()));
+        assert_eq!(unproven.len(), 0);
+    }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
@@ -61,6 +62,8 @@ pub(super) struct Connection {
     taken: usize,
     /// Since a write could not go on: until when, and what has gone since.
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
+    /// What has been read, and is read again.
+    ahead: Bytes,
     /// Its place among the connections; free again when it is dropped.
     _place: Place,
 }
@@ -94,6 +97,7 @@ impl Connection {
             idle: None,
             head: None,
             taken: 0,
+            ahead: Bytes::new(),
             held_up: None,
             _place: place,
         }
@@ -105,6 +109,17 @@ impl Connection {
 
     pub(super) fn is_http2(&self) -> bool {
         self.http2
+    }
+
+    /// Bytes that have come since the last request began.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// These bytes come again, as if for the first time.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        self.ahead = bytes;
+        self.state.idle();
     }
 
     /// Nothing has come: for how long may that go on?
@@ -232,7 +247,13 @@ impl AsyncRead for Connection {
             return Poll::Ready(Err(error));
         }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        let polled = if this.ahead.is_empty() {
+            Pin::new(&mut this.io).poll_read(cx, buf)
+        } else {
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(n));
+            Poll::Ready(Ok(()))
+        };
         if polled.is_pending() {
             return this.wait(cx);
         }
@@ -245,8 +266,7 @@ impl AsyncRead for Connection {
                     this.state.head_begins();
                     this.taken = came;
                 }
-                Phase::Head => this.taken += came,
-                Phase::Busy => {}
+                Phase::Head | Phase::Busy => this.taken += came,
             }
         }
         polled

@@ -4,6 +4,7 @@
 //! In order, for one connection: a place among all; the PROXY header, where the listener has one;
 //! a place among those of its address; TLS; HTTP/1.1 or HTTP/2.
 
+mod ahead;
 pub(crate) mod caps;
 mod channel;
 mod connection;

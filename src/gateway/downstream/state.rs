@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora::protocols::Digest;
 use tokio::sync::Notify;
+
+use crate::gateway::Context;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,16 @@ pub(crate) struct State {
     calls: AtomicU32,
     all_calls: AtomicU32,
     another: Notify,
+    /// The length of the request that was refused last; 0: it was not.
+    refused: AtomicU64,
+    admitted: Mutex<Option<Admitted>>,
+}
+
+/// A call that has been admitted before pingora has read it, and its head.
+#[derive(Debug)]
+struct Admitted {
+    ctx: Box<Context>,
+    head: Box<[u8]>,
 }
 
 impl State {
@@ -43,6 +57,8 @@ impl State {
             calls: AtomicU32::new(0),
             all_calls: AtomicU32::new(0),
             another: Notify::new(),
+            refused: AtomicU64::new(0),
+            admitted: Mutex::new(None),
         }
     }
 
@@ -88,10 +104,57 @@ impl State {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether a call that begins now is the last of so many.
+    pub(crate) fn is_last(&self, most: u32) -> bool {
+        self.all_calls.load(Ordering::Relaxed) >= most - 1
+    }
+
+    /// A request of this length on the wire has been refused.
+    pub(crate) fn refused(&self, length: u64) {
+        self.refused.store(length, Ordering::Relaxed);
+    }
+
+    /// The length of the request that has just been refused, once.
+    pub(super) fn take_refused(&self) -> Option<u64> {
+        match self.refused.swap(0, Ordering::Relaxed) {
+            0 => None,
+            length => Some(length),
+        }
+    }
+
+    /// The call with this head is admitted: pingora is about to read it.
+    pub(super) fn admit(&self, ctx: Box<Context>, head: &[u8]) {
+        let head = head.into();
+        *self.admitted.lock() = Some(Admitted { ctx, head });
+    }
+
+    /// The call with this head, if it has been admitted.
+    pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
+        let admitted = self.admitted.lock().take()?;
+        (*admitted.head == *head).then_some(admitted.ctx)
+    }
+
+    /// Nothing came of what was admitted.
+    pub(super) fn drop_admitted(&self) {
+        // Not in the lock: a context settles when it is dropped.
+        let admitted = self.admitted.lock().take();
+        drop(admitted);
+    }
+
     /// Until there have been this many calls.
     pub(super) async fn spent(&self, most: u32) {
         while self.all_calls.load(Ordering::Relaxed) < most {
             self.another.notified().await;
+        }
+    }
+
+    /// Until there are no calls, looked at so often.
+    pub(super) async fn rest(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            if self.calls.load(Ordering::Relaxed) == 0 {
+                return;
+            }
         }
     }
 

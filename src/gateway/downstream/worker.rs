@@ -95,6 +95,7 @@ impl BackgroundService for Worker {
             };
             let door = Door {
                 shared: self.shared.clone(),
+                gateway: Gateway::new(self.shared.clone()),
                 proxy: proxy.clone(),
                 how,
                 shutdown: shutdown.clone(),
@@ -111,11 +112,13 @@ impl BackgroundService for Worker {
 }
 
 /// One listener of one worker.
-struct Door {
-    shared: Arc<Shared>,
+pub(super) struct Door {
+    pub(super) shared: Arc<Shared>,
+    /// The same adapter as pingora's.
+    pub(super) gateway: Gateway,
     proxy: Arc<Proxy>,
     how: Listen,
-    shutdown: ShutdownWatch,
+    pub(super) shutdown: ShutdownWatch,
 }
 
 /// Why a connection ends before its first request.
@@ -270,18 +273,19 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
-        session.set_keepalive_reuses_remaining(
-            self.shared
-                .settings
-                .max_requests_per_connection
-                .map(|most| most.get() - 1),
-        );
         loop {
             state.idle();
             let next = self.proxy.process_new_http(session, &self.shutdown).await;
-            let Some((stream, kept)) = next.map(|next| next.consume()) else {
+            state.drop_admitted();
+            let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
             };
+            if let Some(length) = state.take_refused() {
+                match self.answer_ahead(stream, length).await {
+                    Some(back) => stream = back,
+                    None => return,
+                }
+            }
             session = ServerSession::new_http1(stream);
             if let Some(kept) = kept {
                 kept.apply_to_session(&mut session);
@@ -298,12 +302,18 @@ impl Door {
         let serving = self.proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
+            let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
             tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => {}
-                () = state.spent(most.map_or(u32::MAX, std::num::NonZeroU32::get)) => {}
+                () = state.spent(most) => {}
             }
             let _ = stop.send(true);
-            std::future::pending::<()>().await;
+            // pingora waits without a limit for the caller to hear that, and takes calls meanwhile.
+            let settings = &self.shared.settings;
+            tokio::select! {
+                () = state.spent(most.saturating_add(settings.max_streams)) => {}
+                () = state.rest(settings.header_timeout) => {}
+            }
         };
         tokio::select! {
             _ = &mut serving => {}

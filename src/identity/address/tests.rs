@@ -91,6 +91,8 @@ fn a_malformed_entry_stops_at_the_last_good_address() {
         "for=1.1.1.1",
         "1.1.1.1\u{0}",
         "\u{661}.1.1.1",
+        "\u{b}1.1.1.1",
+        "\u{a0}1.1.1.1",
     ] {
         assert_eq!(
             client("10.0.0.1", &["5.5.5.5", bad, "10.2.2.2"]),

@@ -75,6 +75,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
                 .shared()
                 .map(RedisStore::shared_gauges),
             shared.in_flight(),
+            shared.upstream_waiting(),
             shared.connections(),
         ),
     )

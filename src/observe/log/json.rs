@@ -233,6 +233,41 @@ mod tests {
         assert_eq!(read.as_object().unwrap().len(), 18);
     }
 
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_library_says_is_written_without_its_file() {
+        let (kept, file) = (Kept::default(), "/root/.cargo/registry/src/lib.rs");
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .event_format(Lines::new())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let said = "\"no\"\n";
+            tracing::warn!(target: "log", { log.target = "a::lib", log.file = file }, "{said}");
+        });
+        let written = String::from_utf8(kept.0.lock().clone()).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert!(read["timestamp"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(read["level"], "WARN");
+        assert_eq!(read["message"], "\"no\"\n");
+        assert_eq!(read["target"], "a::lib");
+        assert_eq!(read.as_object().unwrap().len(), 4);
+    }
+
     #[test]
     fn times_are_written_in_full() {
         for (unix_us, text) in [

@@ -11,7 +11,7 @@ fn table(calls: &[(&'static str, &'static str)]) -> Result<RouteTable, Vec<Table
 
 fn id(found: &Found<'_>) -> Option<usize> {
     match found {
-        Found::Route { id, .. } => Some(id.0),
+        Found::Route { id, .. } | Found::Respelt { id, .. } => Some(id.0),
         _ => None,
     }
 }
@@ -90,6 +90,7 @@ fn another_spelling_of_a_route_is_that_route() {
         "/messages/Users",
         "/messages/users%20",
         "/messages/users.json",
+        "/messages/users%20.json",
         "/messages/users.",
         "/messages/users%3Bx=1",
         "/messages/users%3Fx=1",
@@ -102,7 +103,7 @@ fn another_spelling_of_a_route_is_that_route() {
     assert_eq!(id(&table.find("GET", "/polls")), Some(2));
     assert_eq!(
         table.find("GET", "/USERS/Al.Ice%20/status"),
-        Found::Route {
+        Found::Respelt {
             id: RouteId(1),
             user: Some("Al.Ice%20")
         }
@@ -139,6 +140,10 @@ fn no_value_of_a_parameter_is_another_spelling_of_a_fixed_segment() {
     }
     assert_eq!(id(&table.find("GET", "/users/Super_Admin")), Some(2));
     assert_eq!(id(&table.find("DELETE", "/rooms/Super_Admin")), Some(3));
+    // Of these values nothing is left in the plainest spelling.
+    for tail in ["/USERS/.x", "/USERS/%E2%80%8B", "/USERS/%3Bx", "/USERS/%20"] {
+        assert_eq!(id(&table.find("GET", tail)), Some(2), "{tail}");
+    }
 }
 
 #[test]

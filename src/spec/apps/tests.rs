@@ -252,7 +252,7 @@ fn every_mistake_says_where_it_is_and_what_to_write() {
     let mistakes = mistakes(
         r#"
 [[app]]
-names = ["one#one", "ONE#one", "a/b", "app-id#x", " x", ""]
+names = ["one#one", "ONE#one", "a/b", "app-id#x", " x", "", "%20#x"]
 edition = "v5"
 [[app]]
 names = "one#ONE"
@@ -269,6 +269,8 @@ suspended = "yes"
 [[app]]
 names = "v4"
 limits.send = "7/s"
+plan = "freee"
+history_days = 0
 [[ap]]
 x = 1
 "#,
@@ -279,6 +281,7 @@ x = 1
         ("3: app `one#one`: `\"app-id#x\"`", "write org#app"),
         ("3: app `one#one`: `\" x\"`", "write org#app"),
         ("3: app `one#one`: `\"\"`", "write org#app"),
+        ("3: app `one#one`: `\"%20#x\"`", "write org#app"),
         (
             "4: app `one#one`: `v5`",
             "unknown edition; did you mean `v3`?",
@@ -310,7 +313,9 @@ x = 1
         ("15: `[[app]]`", "write names ="),
         ("16: `\"yes\"`", "suspended is true or false"),
         ("19: app `v4`: `7/s`", "write calls or messages"),
-        ("20: `ap`", "did you mean `app`?"),
+        ("20: app `v4`: `\"freee\"`", "did you mean `free`?"),
+        ("21: app `v4`: `0`", "days are from 1 to 36500"),
+        ("22: `ap`", "did you mean `app`?"),
     ];
     for (start, end) in said {
         let found = mistakes

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Compiler, WITH_BODY};
 use crate::limit::{Hold, Scope, Unit};
+use crate::route::pricing::MAX_COUNTED_BODY;
 use crate::spec::check::suggestion;
 use crate::spec::written::{At, WrittenEdition, WrittenLimit, WrittenRoute};
 use crate::spec::{Edition, Route};
@@ -206,6 +207,24 @@ impl Compiler<'_> {
                 Some(_) => {}
             }
         }
+    }
+
+    /// A figure that could never hold is a mistake, not a promise.
+    pub(super) fn check_body(&mut self, written: &WrittenRoute, calls: &[(Box<str>, Box<str>)]) {
+        let Some(max) = &written.max_body else { return };
+        let most = u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX);
+        let message = if written.cost.is_some() && max.value > most {
+            "a body whose recipients are counted has 64KiB at most; leave max_body out, or write less"
+        } else if !calls.is_empty()
+            && !calls
+                .iter()
+                .any(|(method, _)| WITH_BODY.contains(&&**method))
+        {
+            "none of these calls has a body; remove max_body"
+        } else {
+            return;
+        };
+        self.mistakes.add(max.at, "max_body", message);
     }
 
     pub(super) fn check_entry(

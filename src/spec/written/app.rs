@@ -6,12 +6,15 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeTable;
 
 use super::{At, Reader, Value};
+use crate::apps::AppPlan;
 use crate::spec::check::{Place, suggestion};
 use crate::spec::figure::Figure;
 
 const APP_KEYS: &[&str] = &[
     "names",
     "edition",
+    "plan",
+    "history_days",
     "limits",
     "certificate_file",
     "certificate_env",
@@ -34,6 +37,8 @@ pub(in crate::spec) struct WrittenApp {
     pub(in crate::spec) at: Place,
     pub(in crate::spec) names: Vec<At<String>>,
     pub(in crate::spec) edition: Option<At<String>>,
+    pub(in crate::spec) plan: Option<AppPlan>,
+    pub(in crate::spec) history_days: Option<u32>,
     /// By the route or group whose limit it is.
     pub(in crate::spec) limits: Vec<(At<String>, Vec<WrittenFigure>)>,
     pub(in crate::spec) certificate_file: Option<At<String>>,
@@ -83,6 +88,8 @@ impl Reader<'_> {
             at: self.at(value),
             names: Vec::new(),
             edition: None,
+            plan: None,
+            history_days: None,
             limits: Vec::new(),
             certificate_file: None,
             certificate_env: None,
@@ -106,6 +113,11 @@ impl Reader<'_> {
             match &**key.get_ref() {
                 "names" => {}
                 "edition" => app.edition = self.string(value, "edition"),
+                "plan" => {
+                    let plans = AppPlan::ALL.map(|plan| (plan.as_str(), plan));
+                    app.plan = self.choice(value, "plan", &plans);
+                }
+                "history_days" => app.history_days = self.days(value),
                 "limits" => app.limits = self.own_limits(value),
                 "certificate_file" => {
                     app.certificate_file = self.secret_place(value, "certificate_file")

@@ -211,8 +211,10 @@ impl Reader<'_> {
             cost: None,
             is_one_message: false,
             max_recipients: None,
+            max_body: None,
             caps: Vec::new(),
             auth: None,
+            history: None,
             denial: None,
             mode: None,
             on_store_failure: None,
@@ -247,8 +249,14 @@ impl Reader<'_> {
                         .integer(value, "max_recipients")
                         .map(|value| At { value, at });
                 }
+                "max_body" => route.max_body = self.size(value, "max_body"),
                 "caps" => route.caps = self.caps(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
+                "history" => {
+                    let at = self.at(value);
+                    let is_history = self.bool(value, "history").unwrap_or_default();
+                    route.history = is_history.then_some(at);
+                }
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
                 "on_store_failure" => {

@@ -5,6 +5,7 @@ use toml::de::DeTable;
 
 use super::{At, Reader, Value};
 use crate::spec::check::{Place, suggestion};
+use crate::spec::size;
 
 impl Reader<'_> {
     pub(super) fn place(&self, offset: usize) -> Place {
@@ -77,6 +78,23 @@ impl Reader<'_> {
             self.wrong(value, format!("{what} is a whole number"));
         }
         read
+    }
+
+    /// A size in bytes, as a text with its unit or as a whole number.
+    pub(super) fn size(&mut self, value: &Value<'_>, what: &str) -> Option<At<u64>> {
+        let at = self.at(value);
+        let text = match (value.get_ref().as_str(), value.get_ref().as_integer()) {
+            (Some(text), _) => text,
+            (None, Some(bytes)) if bytes.radix() == 10 => bytes.as_str(),
+            _ => "",
+        };
+        match size::parse(text) {
+            Some(value) => Some(At { value, at }),
+            None => {
+                self.wrong(value, format!("{what} is {}", size::WRITE));
+                None
+            }
+        }
     }
 
     pub(super) fn strings(&mut self, value: &Value<'_>, what: &str) -> Vec<At<String>> {

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::{BODY, gateway};
+use crate::frames::{Field, frame, head, status};
 use crate::harness::Gateway;
-
-type Field<'a> = (&'a str, &'a str);
 
 /// What a stream comes to.
 #[derive(Debug, PartialEq)]
@@ -16,60 +15,6 @@ enum End {
     Status(u16),
     /// The stream or the connection is given up.
     Reset,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a length");
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// Each field as a literal that nobody remembers.
-fn head(fields: &[Field<'_>]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("a short text"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
-/// The status in a block of fields: its first one.
-fn status(block: &[u8]) -> u16 {
-    match block[0] {
-        0x88 => 200,
-        0x8c => 400,
-        0x8d => 404,
-        0x8e => 500,
-        // A literal of which the name is known; digits in five and six bits.
-        _ => {
-            let bits: Vec<u8> = block[2..]
-                .iter()
-                .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
-                .collect();
-            let (mut at, mut status) = (0, 0);
-            for _ in 0..3 {
-                let number = |length| {
-                    bits[at..at + length]
-                        .iter()
-                        .fold(0, |n, b| n << 1 | u16::from(*b))
-                };
-                let (length, digit) = match number(5) {
-                    digit @ 0..=2 => (5, digit),
-                    _ => (6, number(6) - 0x19 + 3),
-                };
-                at += length;
-                status = status * 10 + digit;
-            }
-            status
-        }
-    }
 }
 
 /// One request on a connection of its own, and what its stream comes to.

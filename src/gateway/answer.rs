@@ -1,0 +1,238 @@
+//! Answers of our own, sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header;
+use http::response::Parts;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::date::get_cached_date;
+use pingora::proxy::Session;
+
+use super::context::Context;
+use super::reply::{self, Reply};
+use super::{Gateway, body as request_body, headers};
+use crate::admission::{self, Call, Refused, Reject, history};
+use crate::identity::address::prefix;
+use crate::limit::Moment;
+use crate::observe::metrics::Verb;
+use crate::settings::RateLimitHeaders;
+
+/// The largest unread body that is read and thrown away to keep a connection.
+const MAX_DRAINED_BODY: u64 = 1024 * 1024;
+/// How long that may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// Answers a bad call, unless its address has had too many such answers.
+    pub(super) async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
+        let shared = &self.shared;
+        let now = ctx.started;
+        ctx.error = reject.why();
+        let charged = shared
+            .admission
+            .charge_address(&shared.rules, &shared.policy, ctx.ip, &reject, now)
+            .await;
+        match charged {
+            Ok(admitted) => {
+                for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
+                    shared.metrics.charge(charge.limit, charge.cost);
+                    let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                    shared.top.address(charge.limit, ip, false, now);
+                }
+                if let Reject::Expired(expired) = &reject {
+                    shared.metrics.not_kept(expired.plan);
+                }
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(&reject, &ctx.path)
+            }
+            Err(refused) => self.refuse(ctx, &refused, now),
+        }
+    }
+
+    /// Whether the hour of the message history that a call may ask for is kept.
+    pub(super) fn kept(&self, call: &Call, path: &str, now: Moment) -> Result<(), Reject> {
+        let shared = &self.shared;
+        match history::expired(&shared.rules, call, path, now) {
+            None => Ok(()),
+            Some(expired) if expired.report => {
+                let route = call.route_name(&shared.rules);
+                shared.metrics.report(route, "history");
+                Ok(())
+            }
+            Some(expired) => Err(Reject::Expired(expired)),
+        }
+    }
+
+    pub(super) fn refuse(&self, ctx: &mut Context, refused: &Refused, now: Moment) -> Reply {
+        let shared = &self.shared;
+        match refused {
+            Refused::Deny(denied) => {
+                ctx.verb = Some(Verb::Deny);
+                ctx.limit = Some(denied.limit);
+                ctx.nearest = Some(admission::Nearest {
+                    limit: denied.limit,
+                    left: denied.left,
+                    resets_in: denied.retry_after.unwrap_or_default(),
+                });
+                shared
+                    .shield
+                    .note_denial(prefix(ctx.ip, shared.policy.ipv6_prefix), now);
+                match &ctx.call {
+                    Some(call) => {
+                        let cost =
+                            admission::cost_of(shared.rules.limit(denied.limit).unit, ctx.cost);
+                        shared
+                            .top
+                            .denied(&shared.rules, call, denied.limit, cost, now);
+                    }
+                    None => {
+                        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+                        shared.top.address(denied.limit, ip, true, now);
+                    }
+                }
+                let app = ctx.call.as_ref().map(|call| call.caller.app.as_str());
+                Reply::denied(shared.rules.limit(denied.limit), denied, app)
+            }
+            Refused::Reject(reject) => {
+                ctx.verb = Some(Verb::Reject);
+                Reply::rejected(reject, &ctx.path)
+            }
+            Refused::Store(_) => {
+                ctx.verb = Some(Verb::Shed);
+                ctx.error = "store";
+                Reply::shed("The limits cannot be checked at the moment.")
+            }
+        }
+    }
+
+    fn parts(
+        &self,
+        ctx: &Context,
+        reply: &Reply,
+        now: Moment,
+    ) -> pingora::Result<(Parts, Vec<u8>)> {
+        let form = self.shared.settings.answers;
+        let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
+        let body = reply.body(form, now.unix_us / 1000, took_ms);
+        let mut parts = reply.head(form, body.len())?;
+        self.common_fields(ctx, &mut parts.headers)?;
+        Ok((parts, body))
+    }
+
+    /// An answer of our own as HTTP/1.1 writes it.
+    pub(super) fn on_the_wire(
+        &self,
+        ctx: &Context,
+        reply: &Reply,
+        head_only: bool,
+        kept: bool,
+    ) -> pingora::Result<Vec<u8>> {
+        let (parts, body) = self.parts(ctx, reply, ctx.verdict)?;
+        let mut wire = Vec::with_capacity(1024);
+        wire.extend_from_slice(b"HTTP/1.1 ");
+        wire.extend_from_slice(parts.status.as_str().as_bytes());
+        wire.push(b' ');
+        let reason = parts.status.canonical_reason().unwrap_or_default();
+        wire.extend_from_slice(reason.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+        let connection: &[u8] = if kept { b"keep-alive" } else { b"close" };
+        let date = get_cached_date();
+        let own = [
+            (&header::DATE, date.as_bytes()),
+            (&header::CONNECTION, connection),
+        ];
+        let fields = parts.headers.iter();
+        for (name, value) in fields
+            .map(|(name, value)| (name, value.as_bytes()))
+            .chain(own)
+        {
+            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+                wire.extend_from_slice(part);
+            }
+        }
+        wire.extend_from_slice(b"\r\n");
+        if !head_only {
+            wire.extend_from_slice(&body);
+        }
+        Ok(wire)
+    }
+
+    /// Sends an answer of our own. The connection stays usable where that is safe.
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        reply: &Reply,
+        now: Moment,
+    ) -> pingora::Result<()> {
+        let (parts, body) = self.parts(ctx, reply, now)?;
+        let response = ResponseHeader::from(parts);
+        let body = Bytes::from(body);
+
+        let request = session.req_header();
+        let head_only = request.method == http::Method::HEAD;
+        let waits_for_continue = request.headers.contains_key(header::EXPECT);
+        let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
+        let length = request_body::announced(session);
+        // Who sends a large file reads the answer only when all of it has gone.
+        let lingers = is_chunked || reply.status == 413 && !session.is_http2();
+        if !session.as_downstream_mut().is_body_done() {
+            // After `Expect` nobody knows whether the next bytes are a body or a request.
+            if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {
+                session.set_keepalive(None);
+            } else {
+                session
+                    .as_downstream_mut()
+                    .set_close_on_response_before_downstream_finish(false);
+            }
+            session
+                .as_downstream_mut()
+                .set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        }
+        session
+            .write_response_header(Box::new(response), head_only)
+            .await?;
+        if !head_only {
+            session.write_response_body(Some(body), true).await?;
+        }
+        if lingers && !waits_for_continue {
+            // It is closed after this, and over unread bytes a connection may lose the answer.
+            session.as_downstream_mut().drain_request_body().await.ok();
+        }
+        Ok(())
+    }
+
+    /// Fields that every answer carries: the request's ID, and the limit nearest to exhaustion.
+    pub(super) fn common_fields(
+        &self,
+        ctx: &Context,
+        fields: &mut HeaderMap,
+    ) -> pingora::Result<()> {
+        fields.insert(headers::X_REQUEST_ID, ctx.id.clone());
+        if let Some(hsts) = self.shared.hsts().filter(|_| ctx.https) {
+            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        let Some(nearest) = ctx.nearest else {
+            return Ok(());
+        };
+        let limit = self.shared.rules.limit(nearest.limit);
+        match self.shared.settings.ratelimit_headers {
+            RateLimitHeaders::Draft11 => {
+                let (policy, name) = self.shared.limit_fields(nearest.limit);
+                fields.insert(headers::RATELIMIT_POLICY, policy.clone());
+                let value = reply::limit_field(name, nearest.left, nearest.resets_in)?;
+                fields.insert(headers::RATELIMIT, value);
+            }
+            RateLimitHeaders::XRateLimit => {
+                fields.insert(headers::X_RATELIMIT_LIMIT, limit.quota.get().into());
+                fields.insert(headers::X_RATELIMIT_REMAINING, nearest.left.into());
+                let reset = reply::whole_seconds(nearest.resets_in);
+                fields.insert(headers::X_RATELIMIT_RESET, reset.into());
+            }
+            RateLimitHeaders::Off => {}
+        }
+        Ok(())
+    }
+}

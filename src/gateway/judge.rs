@@ -1,0 +1,365 @@
+//! Steps 1 to 4 of a call over HTTP: identify, match, price, decide.
+
+use std::sync::Arc;
+
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use super::body::Room;
+use super::context::{Admitted, Context};
+use super::downstream::state::State;
+use super::reply::Reply;
+use super::{Gateway, body, headers, strict};
+use crate::admission::{self, Call, Refused, Reject};
+use crate::head::Head;
+use crate::identity::address::prefix;
+use crate::limit::Moment;
+use crate::observe::metrics::Verb;
+use crate::route::canonical::{self, PathError};
+
+/// The answer to a call that goes no further.
+pub(super) struct Stop {
+    pub(super) reply: Reply,
+    /// Whether nothing is read that comes after it on its connection.
+    pub(super) is_last: bool,
+}
+
+impl From<Reply> for Stop {
+    fn from(reply: Reply) -> Self {
+        Self {
+            reply,
+            is_last: false,
+        }
+    }
+}
+
+impl Stop {
+    fn last(reply: Reply) -> Self {
+        Self {
+            reply,
+            is_last: true,
+        }
+    }
+}
+
+impl Gateway {
+    /// The verdict on a call: `None` forwards it, otherwise it gets this answer. An error means
+    /// that downstream is gone.
+    pub(super) async fn judge(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<Option<Reply>> {
+        let shared = &self.shared;
+        let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
+            return Ok(Some(Reply::bad_request()));
+        };
+        if strict::ends_its_connection(session.req_header()) {
+            session.set_keepalive(None);
+        }
+        let http1 = session.as_downstream().as_http1();
+        let head = http1.map(|http1| http1.get_headers_raw_bytes());
+        let request = session.req_header();
+        let identified = self.identify(request, head.as_deref(), &connection, ctx);
+        let call = match identified.await {
+            Ok(call) => call,
+            Err(Stop { reply, is_last }) => {
+                if is_last {
+                    session.set_keepalive(None);
+                }
+                return Ok(Some(reply));
+            }
+        };
+
+        // 3 price
+        let counted = call
+            .route(&shared.rules)
+            .filter(|route| route.cost.is_some());
+        ctx.has_read_body = counted.is_some()
+            || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
+        let most = call.max_body(&shared.rules, shared.settings.max_body);
+        if !ctx.has_read_body && body::announced(session).is_some_and(|length| length > most) {
+            ctx.call = Some(call);
+            return Ok(Some(too_large(ctx)));
+        }
+        ctx.room = Room::new(most);
+        let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
+        let reading = body::read(session, &shared.settings, counted.is_some(), most);
+        let recipients = match ctx.has_read_body {
+            false => Ok(1),
+            true => match Box::pin(reading).await {
+                Ok(body) => counted.map_or(Ok(1), |route| admission::recipients(route, &body)),
+                Err(body::BodyError::Gone(error)) => return Err(error),
+                Err(body::BodyError::Refused(reply)) => {
+                    ctx.call = Some(call);
+                    ctx.verb = Some(Verb::Reject);
+                    return Ok(Some(reply));
+                }
+            },
+        };
+        // The body may have taken long: decide by the time it ended.
+        let now = if ctx.has_read_body {
+            shared.clock.since(ctx.started)
+        } else {
+            ctx.started
+        };
+        ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
+        Ok(self.decide(call, recipients, is_whole, now, ctx).await)
+    }
+
+    /// The same for a request whose body is here as a whole.
+    pub(super) async fn judge_whole(
+        &self,
+        request: &RequestHeader,
+        head: &[u8],
+        body: &[u8],
+        connection: &Arc<State>,
+        ctx: &mut Context,
+    ) -> Option<Stop> {
+        let call = match self.identify(request, Some(head), connection, ctx).await {
+            Ok(call) => call,
+            Err(stop) => return Some(stop),
+        };
+        let counted = call
+            .route(&self.shared.rules)
+            .filter(|route| route.cost.is_some());
+        let most = call.max_body(&self.shared.rules, self.shared.settings.max_body);
+        if body.len() as u64 > most {
+            ctx.call = Some(call);
+            return Some(too_large(ctx).into());
+        }
+        ctx.room = Room::new(most);
+        let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
+        let now = ctx.started;
+        let verdict = self.decide(call, recipients, true, now, ctx).await;
+        verdict.map(Stop::from)
+    }
+
+    /// Who calls, and what; all that can be said of a call by its head. `head`: as HTTP/1 has it
+    /// on the wire.
+    async fn identify(
+        &self,
+        request: &RequestHeader,
+        head: Option<&[u8]>,
+        connection: &Arc<State>,
+        ctx: &mut Context,
+    ) -> Result<Call, Stop> {
+        let shared = &self.shared;
+        let peer = connection.peer.ip();
+        let trusted = headers::is_trusted(&shared.settings, peer);
+        ctx.https = headers::is_https(request, &shared.settings, peer, connection.tls);
+        // Those that the caller has reset are still with the backend.
+        let crowded = connection.call_begins() >= shared.settings.max_streams;
+        ctx.connection = Some(connection.clone());
+        ctx.peer = peer;
+        ctx.ip = headers::client_ip(request, &shared.settings, peer);
+        let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
+        ctx.id = trusted_id.cloned().unwrap_or_else(|| shared.new_id());
+        if !ctx.enter() || crowded {
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = if crowded { "streams" } else { "in-flight" };
+            return Err(Reply::shed("The gateway is at its capacity.").into());
+        }
+        let now = ctx.started;
+        if !shared
+            .shield
+            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
+        {
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "shield";
+            return Err(Reply::shielded().into());
+        }
+
+        if let Some(reply) = strict::refusal(request, head) {
+            ctx.error = "malformed";
+            return Err(Stop::last(reply));
+        }
+        if let Some(reply) = self.door(request, head, ctx) {
+            ctx.verb = Some(Verb::Reject);
+            return Err(Stop::last(reply));
+        }
+
+        // 1 identify, 2 match
+        let bearer = headers::bearer(request);
+        let target = match self.target(request, head, ctx) {
+            Ok(()) => {
+                let head = Head {
+                    method: request.method.as_str(),
+                    raw_path: &ctx.path,
+                    ip: ctx.ip,
+                    has_bearer: bearer.is_some(),
+                };
+                shared
+                    .admission
+                    .screen(&shared.rules, &shared.policy, &head, &ctx.path)
+            }
+            Err(reject) => Err(reject),
+        };
+        let call = match target {
+            Ok(call) => call,
+            // Boxed, as other rare turns are: each call pays for the size of its futures.
+            Err(reject) => return Err(Box::pin(self.reject(ctx, reject)).await.into()),
+        };
+        let auth = call.auth(&shared.rules, &shared.policy);
+        let looked = shared
+            .tokens
+            .look(&shared.rules, auth, &call, bearer, now)
+            .and_then(|token| self.kept(&call, &ctx.path, now).map(|()| token));
+        ctx.token = match looked {
+            Ok(token) => token,
+            Err(reject) => {
+                let reply = Box::pin(self.reject(ctx, reject)).await;
+                // Only now: its address was charged, and not its app.
+                ctx.call = Some(call);
+                return Err(reply.into());
+            }
+        };
+        if headers::expects_the_unknown(request) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            return Err(Reply::expectation_failed().into());
+        }
+        Ok(call)
+    }
+
+    /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
+    async fn decide(
+        &self,
+        call: Call,
+        recipients: Result<u32, Reject>,
+        is_whole: bool,
+        now: Moment,
+        ctx: &mut Context,
+    ) -> Option<Reply> {
+        let shared = &self.shared;
+        let recipients = match recipients {
+            Ok(recipients) => recipients,
+            Err(reject) => {
+                ctx.call = Some(call);
+                ctx.verb = Some(Verb::Reject);
+                return Some(Reply::rejected(&reject, &ctx.path));
+            }
+        };
+        ctx.cost = recipients;
+
+        // What the upstream cannot take is not charged.
+        if !ctx.may_wait(is_whole) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = "upstream";
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
+        let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        let verdict = match shared.tokens.hold(ctx.token, &plan) {
+            Ok(held) => {
+                ctx.held = held;
+                shared.admission.decide(plan, now).await
+            }
+            Err(denied) => {
+                ctx.error = "unproven";
+                Err(Refused::Deny(denied))
+            }
+        };
+        let call = ctx.call.insert(call);
+        match verdict {
+            Ok(admitted) => {
+                ctx.verb = Some(Verb::Admit);
+                ctx.nearest = admitted.nearest;
+                shared.metrics.admit(call.target);
+                shared
+                    .top
+                    .admitted(call, &admitted.plan, admitted.reported, now);
+                for (i, charge) in admitted.plan.charges.iter().enumerate() {
+                    if charge.taken.is_some() {
+                        shared.metrics.charge(charge.limit, charge.cost);
+                    }
+                    if i < 64 && admitted.reported >> i & 1 == 1 {
+                        shared.metrics.report(
+                            call.route_name(&shared.rules),
+                            &shared.rules.limit(charge.limit).name,
+                        );
+                        ctx.limit.get_or_insert(charge.limit);
+                    }
+                }
+                ctx.admitted = Some(Admitted {
+                    plan: admitted.plan,
+                    forwarded: false,
+                    whole: false,
+                });
+                None
+            }
+            Err(refused) => {
+                ctx.let_go();
+                ctx.waits_no_more();
+                Some(self.refuse(ctx, &refused, now))
+            }
+        }
+    }
+
+    /// Heads that are too large, and plain HTTP where HTTPS is asked for.
+    fn door(&self, request: &RequestHeader, head: Option<&[u8]>, ctx: &Context) -> Option<Reply> {
+        let settings = &self.shared.settings;
+        let bytes = head.map_or(0, <[u8]>::len);
+        Some(if request.raw_path().len() > settings.max_url {
+            Reply::target_too_long()
+        } else if bytes > settings.max_header_bytes || request.headers.len() > settings.max_headers
+        {
+            Reply::head_too_large()
+        } else if settings.https.only && !ctx.https {
+            headers::https_location(request, settings.https.redirect)
+                .map_or_else(Reply::https_only, Reply::to_https)
+        } else {
+            return None;
+        })
+    }
+
+    /// The canonical path, into the context.
+    fn target(
+        &self,
+        request: &RequestHeader,
+        head: Option<&[u8]>,
+        ctx: &mut Context,
+    ) -> Result<(), Reject> {
+        let raw = request.raw_path();
+        if head.is_some_and(|head| headers::has_fragment(head, request)) {
+            return Err(Reject::Path(PathError::Delimiter));
+        }
+        // pingora takes `GET x/y` and `GET http://host/x` alike; the first is no target at all.
+        let absolute = !raw.starts_with(b"/");
+        let raw_target = if absolute { origin_form(raw) } else { raw };
+        let raw_path = raw_target
+            .split(|b| *b == b'?')
+            .next()
+            .unwrap_or(raw_target);
+        let raw_path = String::from_utf8_lossy(raw_path);
+        let path = canonical::canonical(&raw_path).map_err(Reject::Path)?;
+        ctx.rewrite = absolute || path.as_bytes() != raw_path.as_bytes();
+        ctx.path = path.into_owned();
+        Ok(())
+    }
+}
+
+/// The answer to a body that is larger than its route takes.
+fn too_large(ctx: &mut Context) -> Reply {
+    ctx.verb = Some(Verb::Reject);
+    ctx.error = "max-body";
+    Reply::file_too_large()
+}
+
+/// The path and query of an absolute target (`http://host/path`); anything else as it is. Its
+/// host is that of `Host`: pingora refuses any other with its own 400, before any hook.
+fn origin_form(target: &[u8]) -> &[u8] {
+    let scheme = |name: &[u8]| {
+        target
+            .get(..name.len())
+            .filter(|start| start.eq_ignore_ascii_case(name))
+            .and_then(|_| target.get(name.len()..))
+    };
+    let Some(rest) = scheme(b"http://").or_else(|| scheme(b"https://")) else {
+        return target;
+    };
+    match rest.iter().position(|b| matches!(b, b'/' | b'?')) {
+        Some(at) => rest.get(at..).unwrap_or(b"/"),
+        None => b"/",
+    }
+}

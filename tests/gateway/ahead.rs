@@ -1,0 +1,194 @@
+//! A caller that was refused and goes on, on one connection: answered without pingora, and no
+//! differently.
+
+use crate::door::soon;
+use crate::harness::{Answer, Connection, Gateway, Start};
+
+fn gateway(args: &[&str]) -> Gateway {
+    Start {
+        routes: crate::ROUTES,
+        args,
+        ..Start::default()
+    }
+    .start()
+}
+
+/// What of an answer does not change with time.
+fn lasting(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
+    let mut headers: Vec<_> = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| !["date", "x-request-id", "content-length"].contains(&&**name))
+        .cloned()
+        .collect();
+    headers.sort();
+    for (name, value) in &mut headers {
+        if name == "ratelimit" || name == "retry-after" {
+            value.retain(|c| !c.is_ascii_digit());
+        }
+    }
+    let (error, description) = answer.error();
+    (answer.status, headers, format!("{error}: {description}"))
+}
+
+fn spend(connection: &mut Connection) {
+    for _ in 0..3 {
+        assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 200);
+    }
+}
+
+#[test]
+fn every_denial_of_a_connection_is_the_same() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    spend(&mut connection);
+    let first = connection.call("GET", "/o/a/t/app", &[], "");
+    assert_eq!(first.status, 429);
+    for _ in 0..5 {
+        let next = connection.call("GET", "/o/a/t/app", &[], "");
+        assert_eq!(lasting(&next), lasting(&first));
+        assert!(next.header("date").is_some());
+        assert_ne!(next.header("x-request-id"), first.header("x-request-id"));
+    }
+    assert_eq!(gateway.backend().count(), 3);
+    let denied = ["route=\"t-app\"", "verb=\"deny\""];
+    // Counted when it has gone.
+    soon("all are counted", || {
+        gateway.metric("floodgate_decisions_total", &denied) == 6.0
+            && gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
+    let log = gateway.log();
+    let lines = log.lines().filter(|line| line.contains("\"deny\""));
+    assert!(lines.count() >= 5, "{log}");
+    let head = connection.call("HEAD", "/o/a/t/app", &[], "");
+    assert_eq!((head.status, head.body.len()), (429, 0));
+}
+
+#[test]
+fn a_call_that_is_admitted_again_goes_on_and_is_charged_once() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    spend(&mut connection);
+    let before = gateway.metric("floodgate_units_charged_total", &["t-user", ":user"]);
+    for _ in 0..2 {
+        assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+        assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+        let path = "/o/a/t/user/eve?x=%20y";
+        assert_eq!(connection.call("GET", path, &["X-Own: 1"], "").status, 200);
+        let seen = gateway.backend().requests().pop().expect("a call");
+        assert_eq!(seen.target, path);
+        assert!(
+            seen.headers
+                .iter()
+                .any(|(name, value)| name == "x-own" && value == "1")
+        );
+    }
+    assert_eq!(
+        connection.call("GET", "/o/a/t/user/eve", &[], "").status,
+        429
+    );
+    let after = gateway.metric("floodgate_units_charged_total", &["t-user", ":user"]);
+    assert_eq!(after - before, 2.0);
+}
+
+#[test]
+fn bodies_are_priced_and_forwarded_as_ever() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    let of = |n: usize| format!("{{\"to\":{:?}}}", vec!["u"; n]);
+    let mut send = |body: &str| connection.call("POST", "/o/a/t/messages", &[], body);
+    assert_eq!(send(&of(6)).status, 200);
+    assert_eq!(send(&of(6)).status, 403);
+    assert_eq!(send(&of(5)).status, 403);
+    assert_eq!(send("{\"to\":").status, 400);
+    assert_eq!(send(&of(7)).status, 400);
+    let last = of(4);
+    assert_eq!(send(&last).status, 200);
+    let seen = gateway.backend().requests().pop().expect("a call");
+    assert_eq!(seen.body, last.as_bytes());
+    assert_eq!(send(&of(1)).status, 403);
+    assert_eq!(gateway.backend().count(), 2);
+}
+
+#[test]
+fn callers_without_a_token_and_unknown_paths_are_refused_the_same() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    for (path, header, status) in [
+        ("/o/a/users/x", "Authorization: -", 401),
+        ("/nothing", "X: 1", 404),
+    ] {
+        let first = connection.call("GET", path, &[header], "");
+        assert_eq!(first.status, status);
+        for _ in 0..3 {
+            assert_eq!(
+                lasting(&connection.call("GET", path, &[header], "")),
+                lasting(&first)
+            );
+        }
+    }
+    assert_eq!(connection.call("GET", "/o/a/users/x", &[], "").status, 200);
+}
+
+#[test]
+fn what_comes_in_pieces_or_together_is_read_in_its_order() {
+    let gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    spend(&mut connection);
+    let denied = "GET /o/a/t/app HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n";
+    let good = denied.replace("/t/app", "/t/first");
+    // One in pieces, after a refusal.
+    assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+    for piece in denied.as_bytes().chunks(9) {
+        connection.send(piece);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(connection.read_answer("GET").status, 429);
+    // Many at once: refused, admitted, refused, admitted.
+    connection.send([denied, &good, denied, &good].concat().as_bytes());
+    let statuses: Vec<_> = (0..4)
+        .map(|_| connection.read_answer("GET").status)
+        .collect();
+    assert_eq!(statuses, [429, 200, 429, 200]);
+    assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+    // And what it was not asked for: a body that is chunked, and one that does not come at once.
+    let mut other = gateway.connect();
+    assert_eq!(other.call("GET", "/o/a/t/app", &[], "").status, 429);
+    other.send(b"POST /o/a/t/day HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Length: 2\r\n\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    other.send(b"{}");
+    assert_eq!(other.read_answer("POST").status, 200);
+    assert_eq!(other.call("GET", "/o/a/t/app", &[], "").status, 429);
+    other.send(b"POST /o/a/t/day HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n");
+    assert_eq!(other.read_answer("POST").status, 200);
+}
+
+#[test]
+fn a_refused_connection_has_its_number_of_requests_too() {
+    let gateway = gateway(&["--max-requests-per-connection", "6"]);
+    let mut connection = gateway.connect();
+    spend(&mut connection);
+    for nth in 4..=6 {
+        let answer = connection.call("GET", "/o/a/t/app", &[], "");
+        let kept = if nth < 6 { "keep-alive" } else { "close" };
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (429, Some(kept)),
+            "{nth}"
+        );
+    }
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn a_refused_connection_that_is_idle_ends_with_the_gateway() {
+    let mut gateway = gateway(&[]);
+    let mut connection = gateway.connect();
+    spend(&mut connection);
+    for _ in 0..2 {
+        assert_eq!(connection.call("GET", "/o/a/t/app", &[], "").status, 429);
+    }
+    gateway.signal("-TERM");
+    assert!(connection.is_closed());
+    assert_eq!(gateway.wait(), Some(0));
+}
