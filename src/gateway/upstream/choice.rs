@@ -27,7 +27,7 @@ pub(super) struct Choosing<'a> {
     pub(super) app: u64,
     /// Where it has been already.
     pub(super) tried: &'a [SocketAddr],
-    /// Whether it may go there again when there is nothing else.
+    /// Whether it may go there again: it got an answer there, or none.
     pub(super) again: bool,
 }
 
@@ -56,9 +56,11 @@ impl Set {
     /// none is well is used as a whole.
     pub(super) fn choose(&self, how: Choosing<'_>) -> Option<&Arc<Endpoint>> {
         let is_new = |endpoint: &Endpoint| !how.tried.contains(&endpoint.addr);
+        let known = |may: fn(&Endpoint) -> bool| how.again.then(|| self.pick(how, may)).flatten();
         self.pick(how, |endpoint| endpoint.is_available() && is_new(endpoint))
+            .or_else(|| known(Endpoint::is_available))
             .or_else(|| self.pick(how, is_new))
-            .or_else(|| how.again.then(|| self.pick(how, |_| true)).flatten())
+            .or_else(|| known(|_| true))
     }
 
     fn pick(&self, how: Choosing<'_>, may: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {

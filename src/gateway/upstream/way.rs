@@ -122,7 +122,8 @@ impl Way {
         now: Moment,
     ) -> pingora::Result<Box<HttpPeer>> {
         self.leave();
-        self.repeat = false;
+        // One that found no connection goes nowhere twice.
+        let again = std::mem::take(&mut self.repeat);
         let upstreams = &self.upstreams;
         let index = *self.pool.get_or_insert_with(|| upstreams.pool_of(call));
         let Some(pool) = upstreams.pools.get(index) else {
@@ -144,7 +145,7 @@ impl Way {
             nth: self.nth.wrapping_add(self.attempts),
             app: self.app,
             tried: &self.tried,
-            again: self.repeats > 0,
+            again,
         };
         let Some(endpoint) = set.choose(how) else {
             return Err(nowhere());
@@ -279,7 +280,10 @@ impl Way {
             Again::Stale => {
                 self.tried.pop();
             }
-            _ => self.repeats += 1,
+            _ => {
+                self.repeats += 1;
+                self.repeat = true;
+            }
         }
         true
     }

@@ -149,3 +149,21 @@ fn an_empty_set_has_no_choice() {
         assert!(Set::default().choose(choosing(balance, 7, "a")).is_none());
     }
 }
+
+#[test]
+fn a_repeated_call_goes_back_rather_than_to_one_that_is_not_well() {
+    let set = set(&[1, 1]);
+    eject(&set.endpoints[1]);
+    let tried = [set.endpoints[0].addr];
+    let how = Choosing {
+        tried: &tried,
+        again: true,
+        ..choosing(Balance::RoundRobin, 0, "a")
+    };
+    assert_eq!(last(set.choose(how)), 1);
+    let how = Choosing {
+        again: false,
+        ..how
+    };
+    assert_eq!(last(set.choose(how)), 2);
+}
