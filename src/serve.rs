@@ -17,7 +17,8 @@ use crate::admission::Policy;
 use crate::clock::Clock;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
 use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
-use crate::gateway::{MAX_ATTEMPTS, Shared};
+use crate::gateway::upstream::{MAX_ATTEMPTS, UpstreamError};
+use crate::gateway::{Shared, SharedError};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
@@ -65,6 +66,9 @@ pub enum ServeError {
     /// The certificates of the TLS listeners cannot be used.
     #[error("certificates: {0}")]
     Tls(#[from] TlsError),
+    /// The pools cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The counter store's settings cannot be used.
     #[error("store: {0}")]
     Store(#[from] ConnectError),
@@ -77,6 +81,15 @@ pub enum ServeError {
     /// The server's thread ended before it was told to.
     #[error("the server stopped unexpectedly")]
     Stopped,
+}
+
+impl From<SharedError> for ServeError {
+    fn from(error: SharedError) -> Self {
+        match error {
+            SharedError::Tls(error) => Self::Tls(error),
+            SharedError::Upstream(error) => Self::Upstream(error),
+        }
+    }
 }
 
 /// A gateway that is ready to run: its sockets are known to be free.
@@ -193,6 +206,12 @@ fn check_certificates(path: &Path) -> Result<(), ServeError> {
     }
 }
 
+/// The certificates for all pools that have none of their own.
+fn shared_ca(settings: &Settings) -> Option<String> {
+    let path = settings.upstream_ca.as_ref()?;
+    path.to_str().map(str::to_owned)
+}
+
 /// Whether these certificates can be used.
 ///
 /// # Errors
@@ -233,10 +252,7 @@ impl Prepared {
             graceful_shutdown_timeout_seconds: Some(0),
             upstream_keepalive_pool_size: 1024,
             max_retries: MAX_ATTEMPTS,
-            ca_file: settings
-                .upstream_ca
-                .as_ref()
-                .and_then(|path| path.to_str().map(str::to_owned)),
+            ca_file: shared_ca(settings),
             ..ServerConf::default()
         };
         if let Some(store) = shared.admission.store().shared() {
@@ -395,6 +411,9 @@ impl BackgroundService for Housekeeping {
         });
         let shared = self.shared.clone();
         tokio::spawn(async move { watch_certificates(shared).await });
+        let ca_file = shared_ca(&self.shared.settings);
+        let upstreams = self.shared.upstreams.clone();
+        tokio::spawn(upstreams.tend(self.shared.clock, ca_file));
         let shared = self.shared.clone();
         tokio::spawn(async move {
             if let Some(store) = shared.admission.store().shared() {

@@ -731,6 +731,45 @@ fn the_apps_of_the_readme_are_good() {
 }
 
 #[test]
+fn the_pools_of_the_readme_are_good() {
+    let readme = include_str!("../README.md");
+    let mut blocks = readme
+        .split("```toml\n")
+        .filter_map(|text| text.split("```").next());
+    let block = blocks.find(|block| block.contains("[[pool]]")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let ca = ca.self_signed(&key).unwrap().pem();
+    fs::write(dir.path().join("files-ca.pem"), ca).unwrap();
+    fs::write(dir.path().join("floodgate.toml"), block).unwrap();
+    let args = ["check", "--config", "floodgate.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn what_a_pool_names_must_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[[pool]]\nname = \"a\"\nroutes = [\"chatfile\"]\napps = [\"O#a\"]\n\
+                [[pool]]\nname = \"b\"\neditions = [\"v9\"]\napps = [\"o#A\", \"x/y\"]\nca = \"no.pem\"\n";
+    fs::write(dir.path().join("floodgate.toml"), text).unwrap();
+    let args = ["check", "--config", "floodgate.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    for line in [
+        "floodgate.toml:3: there is no route \"chatfile\"; did you mean chatfiles?",
+        "floodgate.toml:7: there is no edition \"v9\"; known: ",
+        "floodgate.toml:8: app \"o#A\" is at floodgate.toml:4 already: a call goes to one pool",
+        "floodgate.toml:8: \"x/y\" is no app; write org#app or an App ID",
+        "pool b: ca no.pem: ",
+        "5 mistakes",
+    ] {
+        assert!(ran.err.contains(line), "{line}\n{}", ran.err);
+    }
+}
+
+#[test]
 fn explain_in_words_names_the_chinese_title() {
     let ran = run(&[
         "explain",

@@ -10,6 +10,7 @@ use clap::ArgMatches;
 
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
+use crate::gateway::upstream;
 use crate::serve;
 use crate::spec::Ruleset;
 use crate::text::printable;
@@ -18,18 +19,19 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut report = Report::default();
     // Mistakes elsewhere do not hide those of the route files that are named.
     let mut found = String::new();
-    let (routes, apps, of_all) = match load(matches, env, Purpose::Look) {
+    let (routes, apps, of_all, pools) = match load(matches, env, Purpose::Look) {
         Ok(settings) => {
             if let Some(Err(error)) = settings.tls.as_ref().map(serve::check_tls) {
                 report.add(&error.to_string(), 1, error.unreadable);
             }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
             let of_all = (settings.edition, settings.auth);
-            (settings.routes, settings.apps, Some(of_all))
+            (settings.routes, settings.apps, Some(of_all), settings.pools)
         }
         Err(error) => {
             report.add(&error.to_string(), error.count(), error.is_unreadable());
-            (named_routes(matches), named(matches, "apps"), None)
+            let apps = named(matches, "apps");
+            (named_routes(matches), apps, None, Vec::new())
         }
     };
     let mut rules = match rules::load(&routes) {
@@ -55,6 +57,13 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         && let Err(error) = rules::check_auth(rules, *auth)
     {
         report.add_rules(&error);
+    }
+    // Without rules nobody knows their users.
+    for mistake in rules
+        .iter()
+        .flat_map(|rules| upstream::mistakes(&pools, rules))
+    {
+        report.say(&mistake);
     }
     match (rules, good, of_all, report.mistakes) {
         (Some(rules), Some(good), Some((edition, _)), 0) => {

@@ -135,12 +135,19 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         ..StandInOptions::default()
     })
     .map_err(serve::ServeError::Start)?;
-    settings.upstreams = vec![Upstream {
-        tls: false,
-        host: backend.addr.ip().to_string(),
-        port: backend.addr.port(),
-        addrs: vec![backend.addr],
-    }];
+    // One backend for all that the settings would send elsewhere.
+    settings.pools.truncate(1);
+    for pool in &mut settings.pools {
+        pool.upstreams = vec![Upstream {
+            tls: false,
+            host: backend.addr.ip().to_string(),
+            port: backend.addr.port(),
+            addrs: vec![backend.addr],
+            weight: 1,
+            http2: false,
+            sni: None,
+        }];
+    }
     // The demo's callers come from one machine and say who they are.
     settings
         .trusted_proxies

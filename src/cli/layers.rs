@@ -1,5 +1,7 @@
 //! Settings as given, in layers: flag over environment over file over default.
 
+mod file;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use super::table::{SETTINGS, Setting, env_name, setting};
+use self::file::FileReader;
+use super::table::{SETTINGS, Setting, env_name};
 use super::value::{ValueError, nearest};
 
 /// Where a value was given.
@@ -110,6 +113,12 @@ pub(super) enum Mistake {
     NotText(String),
     #[error("{given}: {why}")]
     Value { given: Given, why: ValueError },
+    #[error("{}:{line}: {message}", .path.display())]
+    Pool {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
     #[error("no {key} is given; write --{flag} {value}, {env}={value} or {key} = {value:?}")]
     Missing {
         key: &'static str,
@@ -132,7 +141,19 @@ pub(super) struct Layers {
     flags: BTreeMap<&'static str, Vec<Given>>,
     env: BTreeMap<&'static str, Vec<Given>>,
     file: BTreeMap<&'static str, Vec<Given>>,
+    pools: Vec<PoolGiven>,
 }
+
+/// One `[[pool]]`, as given.
+#[derive(Debug)]
+pub(super) struct PoolGiven {
+    pub(super) path: PathBuf,
+    pub(super) line: usize,
+    pub(super) keys: BTreeMap<&'static str, Vec<Given>>,
+}
+
+/// The file's key for them.
+const POOLS: &str = "pool";
 
 impl Layers {
     /// Collects what was given, and the mistakes in how it was written.
@@ -253,68 +274,23 @@ impl Layers {
                 message: error.message().to_owned(),
             });
         }
-        let mut table: Vec<_> = table.into_inner().into_iter().collect();
-        table.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in table {
-            let line = line_of(&text, key.span().start);
-            let key = key.into_inner();
-            // What the parser guessed on a broken line is not worth a second mistake.
-            if broken.contains(&line) {
-                continue;
-            }
-            let Some(setting) = setting(&key) else {
-                mistakes.push(Mistake::UnknownKey {
-                    path: path.to_owned(),
-                    line,
-                    near: nearest(&key.replace('-', "_"), SETTINGS.iter().map(|s| s.key))
-                        .map(str::to_owned),
-                    key: key.into_owned(),
-                });
-                continue;
-            };
-            let mut entries = Vec::new();
-            match value.into_inner() {
-                DeValue::Array(items) if setting.many => {
-                    for item in items {
-                        entries.push((line_of(&text, item.span().start), item.into_inner()));
-                    }
-                }
-                value => entries.push((line, value)),
-            }
-            let is_empty = entries.is_empty();
-            let mut values = Vec::new();
-            for (line, value) in entries {
-                match scalar(setting, &value) {
-                    Ok(text) => values.push(Given {
-                        text,
-                        origin: Origin::File {
-                            path: path.to_owned(),
-                            line,
-                            key: setting.key.to_owned(),
-                            quoted: matches!(value, DeValue::String(_)),
-                        },
-                        secret: setting.secret,
-                    }),
-                    Err(found) => mistakes.push(Mistake::Type {
-                        path: path.to_owned(),
-                        line,
-                        key: setting.key.to_owned(),
-                        found,
-                        wanted: example(setting),
-                    }),
-                }
-            }
-            if is_empty && setting.default.is_some() {
-                mistakes.push(Mistake::Type {
-                    path: path.to_owned(),
-                    line,
-                    key: setting.key.to_owned(),
-                    found: "an empty list",
-                    wanted: example(setting),
-                });
-            }
-            self.file.insert(setting.key, values);
+        let mut table = table.into_inner();
+        let pools = table.remove(POOLS);
+        let mut file = FileReader {
+            path,
+            text: &text,
+            broken,
+            mistakes,
+        };
+        self.file = file.keys(table, SETTINGS);
+        if let Some(pools) = pools {
+            self.pools = file.pools(pools);
         }
+    }
+
+    /// The pools of the file.
+    pub(super) fn take_pools(&mut self) -> Vec<PoolGiven> {
+        std::mem::take(&mut self.pools)
     }
 
     /// The values that hold for a setting: those of the highest layer that has any.
@@ -334,39 +310,6 @@ impl Layers {
                     .into_iter()
                     .collect()
             })
-    }
-}
-
-/// The text of a value; or what it is, where it has none.
-fn scalar(setting: &Setting, value: &DeValue<'_>) -> Result<String, &'static str> {
-    let is_switch = setting.value == "true|false";
-    let is_number = setting.value.starts_with(['N', 'B']) && setting.value != "NAME";
-    match value {
-        DeValue::String(text) => Ok(text.clone().into_owned()),
-        DeValue::Integer(n) if is_number && n.radix() == 10 => Ok(n.as_str().to_owned()),
-        DeValue::Boolean(b) if is_switch => Ok(b.to_string()),
-        DeValue::Integer(_) => Err("a number"),
-        DeValue::Boolean(_) => Err("a boolean"),
-        DeValue::Float(_) => Err("a number with a fraction"),
-        DeValue::Datetime(_) => Err("a date"),
-        DeValue::Array(_) => Err("a list"),
-        DeValue::Table(_) => Err("a table"),
-    }
-}
-
-/// How a key of the file is written.
-fn example(setting: &Setting) -> String {
-    let key = setting.key;
-    let value = setting.default.unwrap_or(match setting.value {
-        "URL" => "http://host:port",
-        "CIDR" => "10.0.0.0/8",
-        other => other,
-    });
-    let is_plain = value.parse::<u64>().is_ok() || matches!(value, "true" | "false");
-    match (setting.many, is_plain) {
-        (true, _) => format!("{key} = [{value:?}]"),
-        (false, true) => format!("{key} = {value}"),
-        (false, false) => format!("{key} = {value:?}"),
     }
 }
 

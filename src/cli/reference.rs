@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{SETTINGS, env_name};
+use super::table::{POOL, SETTINGS, env_name};
 
 /// The text of `reference.md`.
 fn reference() -> String {
@@ -47,6 +47,24 @@ fn reference() -> String {
             setting.env(),
             setting.key,
             setting.help,
+        );
+    }
+    text.push_str(
+        "\n## Pools\n\nFor calls that go elsewhere than to `upstream`, the file has a `[[pool]]` table \
+         each, with these keys. What a pool does not say is as for `upstream`.\n\n\
+         | key | value | |\n| --- | --- | --- |\n",
+    );
+    for key in POOL {
+        let many = if key.many { "…" } else { "" };
+        let more = match key.more {
+            "" => String::new(),
+            more => format!(". {more}"),
+        };
+        let value = key.value.replace('|', "\\|");
+        let _ = writeln!(
+            text,
+            "| `{}` | `{value}`{many} | {}{more} |",
+            key.key, key.help
         );
     }
     text

@@ -1,12 +1,13 @@
 //! Settings as given → [`Settings`]. All mistakes are reported at once.
 
 mod door;
+mod pools;
 mod store;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::value::{self, ValueError};
 use crate::apps::UnknownApps;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
-use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield, Upstream};
+use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield};
 use crate::store::redis::connect::Secret;
 
 /// The word that stands for the compiled-in table among `routes`.
@@ -185,7 +186,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let listen = reader.many("listen", |given| value::listener(&given.text));
     let secured = door::secured(reader, &listen);
     door::check_trust(reader, &listen);
-    let upstreams = upstreams(reader, purpose);
+    let upstream = pools::read(reader, purpose);
     let upstream_ca = reader.file("upstream_ca");
     let admin = reader.one("admin", |text| {
         let admin = value::listen(text)?;
@@ -279,9 +280,6 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
         _ => value::number(text, 1, 1024),
     });
-    let connect_timeout = reader.time("connect_timeout", MILLISECOND);
-    let read_timeout = reader.time("read_timeout", MILLISECOND);
-    let write_timeout = reader.time("write_timeout", MILLISECOND);
     let body_timeout = reader.time("body_timeout", MILLISECOND);
     let header_timeout = reader.time("header_timeout", MILLISECOND);
     let send_timeout = reader.time("send_timeout", MILLISECOND);
@@ -289,11 +287,14 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let drain_delay = reader.time("drain_delay", NOTHING);
     let grace = reader.time("grace", NOTHING);
     let secured = secured?;
+    let upstream = upstream?;
     Some(Settings {
         listen,
         tls: secured.tls,
         https: secured.https,
-        upstreams,
+        pools: upstream.pools,
+        tending: upstream.tending,
+        ready_requires: upstream.ready_requires,
         upstream_ca,
         admin: admin?,
         admin_token,
@@ -329,9 +330,6 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         max_url: max_url?,
         max_body: max_body?,
         threads: threads?,
-        connect_timeout: connect_timeout?,
-        read_timeout: read_timeout?,
-        write_timeout: write_timeout?,
         body_timeout: body_timeout?,
         header_timeout: header_timeout?,
         send_timeout: send_timeout?,
@@ -366,59 +364,10 @@ fn admin_token(reader: &mut Reader) -> Option<Secret> {
     }
 }
 
-fn upstreams(reader: &mut Reader, purpose: Purpose) -> Vec<Upstream> {
-    let before = reader.mistakes.len();
-    let upstreams = reader.many("upstream", |given| {
-        let (tls, host, port) = value::upstream(&given.text)?;
-        let addrs = match purpose {
-            Purpose::Look => Vec::new(),
-            Purpose::Run => look_up(&host, port)?,
-        };
-        Ok(Upstream {
-            tls,
-            host,
-            port,
-            addrs,
-        })
-    });
-    // What could not be read may have named one.
-    let is_lost = reader.mistakes.iter().any(|mistake| match mistake {
-        Mistake::Unreadable { .. } | Mistake::Syntax { .. } => true,
-        Mistake::UnknownKey { near, .. } => near.as_deref() == Some("upstream"),
-        Mistake::UnknownEnv { near, .. } => near == "FLOODGATE_UPSTREAM",
-        _ => false,
-    });
-    let is_missing = upstreams.is_empty() && reader.mistakes.len() == before && !is_lost;
-    if let (true, Purpose::Run, Some(setting)) = (is_missing, purpose, table::setting("upstream")) {
-        reader.mistakes.push(Mistake::Missing {
-            key: setting.key,
-            flag: setting.flag,
-            env: setting.env(),
-            value: "http://host:port",
-        });
-    }
-    upstreams
-}
-
 /// Whether one connection could be meant for both.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (is_any || a.ip() == b.ip())
-}
-
-fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, ValueError> {
-    let failed = |reason: String| ValueError::Lookup {
-        host: host.to_owned(),
-        reason,
-    };
-    let addrs: Vec<_> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?
-        .collect();
-    if addrs.is_empty() {
-        return Err(failed("it has no address".to_owned()));
-    }
-    Ok(addrs)
 }
 
 fn route_file(given: &Given) -> PathBuf {

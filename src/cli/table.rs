@@ -2,8 +2,10 @@
 //! `floodgate.toml`, the help and the reference are made.
 
 mod entries;
+mod pools;
 
 pub(super) use entries::SETTINGS;
+pub(super) use pools::POOL;
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]

@@ -104,6 +104,11 @@ fn every_setting_can_be_given_in_every_layer() {
         ("admin", _) => "127.0.0.1:2".to_owned(),
         ("upstream", _) => "http://127.0.0.1:1".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
+        ("dns_servers", _) => "10.0.0.53".to_owned(),
+        ("health_check", _) => "/health".to_owned(),
+        ("retry_on", _) => "503".to_owned(),
+        ("ready_requires", _) => "upstream".to_owned(),
+        ("request_timeout", _) => "3s".to_owned(),
         ("routes", _) => "x.toml".to_owned(),
         ("store", _) => "rediss-sentinel://u:p@a,b:1/m/2".to_owned(),
         _ if value == "FILE" => "/x.pem".to_owned(),
@@ -272,8 +277,9 @@ fn running_needs_an_upstream_that_resolves() {
         None,
     )
     .unwrap();
-    assert!(s.upstreams[0].tls);
-    assert_eq!(s.upstreams[0].addrs, ["127.0.0.1:443".parse().unwrap()]);
+    assert!(s.pools[0].upstreams[0].tls);
+    let addrs = &s.pools[0].upstreams[0].addrs;
+    assert_eq!(*addrs, ["127.0.0.1:443".parse().unwrap()]);
     let error = settings_for(
         Purpose::Run,
         &["--upstream", "http://no.invalid"],
@@ -488,4 +494,52 @@ fn a_login_in_an_address_is_not_repeated() {
         assert!(got.contains(shown), "{got}");
         assert!(!got.contains("ses"), "{got}");
     }
+}
+
+#[test]
+fn a_pool_is_as_the_default_one_but_for_what_it_says() {
+    let file = "upstream = \"http://127.0.0.1:1\"\nread_timeout = \"7s\"\nretry_on = [503, \"reset\"]\n\
+                [[pool]]\nname = \"files\"\nroutes = [\"chatfile-upload\"]\nread_timeout = \"5min\"\n\
+                [[pool]]\nname = \"vip\"\napps = [\"o#a\"]\nbalance = \"hash-app\"\nretry_on = \"off\"\n\
+                upstreams = [\"https://127.0.0.1:2 weight=2\", \"https://127.0.0.1:3\"]\nhttp2 = true\n";
+    let s = settings_for(Purpose::Run, &[], &[], Some(file)).unwrap();
+    let [default, files, vip] = &s.pools[..] else {
+        panic!("{:?}", s.pools)
+    };
+    assert_eq!(default.times.read, Duration::from_secs(7));
+    assert_eq!(files.upstreams, default.upstreams);
+    assert_eq!(files.times.read, Duration::from_secs(300));
+    assert_eq!(files.retry_on, default.retry_on);
+    assert_eq!(
+        (&default.retry_on.statuses[..], default.retry_on.reset),
+        (&[503][..], true)
+    );
+    assert_eq!(vip.retry_on, crate::settings::RetryOn::default());
+    assert_eq!(vip.balance, crate::settings::Balance::HashApp);
+    assert!(vip.upstreams.iter().all(|u| u.http2 && u.tls));
+    assert_eq!(vip.upstreams[0].weight, 2);
+    assert_eq!(files.routes[0].name, "chatfile-upload");
+}
+
+#[test]
+fn all_mistakes_in_pools_are_told_at_once_with_their_lines() {
+    let file = "upstream = \"http://127.0.0.1:1\"\n\
+                [[pool]]\nnaem = \"a\"\nroutes = [\"r\"]\n\
+                [[pool]]\nname = \"default\"\nupstreams = [\"127.0.0.1\"]\n\
+                [[pool]]\nname = \"b\"\nroutes = [\"r\"]\nretry_on = [404]\nhealth_check = \"health\"\n";
+    let error = settings_for(Purpose::Look, &[], &[], Some(file)).unwrap_err();
+    let text = error.to_string();
+    for expected in [
+        ":3: unknown key \"naem\"; did you mean name?",
+        ":2: this [[pool]] has no name; write name = \"files\"",
+        ":6: name = \"default\": the pool of `upstream`; choose another name",
+        ":7: upstreams = \"127.0.0.1\": an upstream needs http:// or https://; write http://127.0.0.1",
+        ":5: this [[pool]] serves nobody; write apps, routes or editions = [\"…\"]",
+        ":10: routes = \"r\": at ",
+        ":11: retry_on = 404: not a status from 500 to 599, reset, or off alone",
+        ":12: health_check = \"health\": not off, tcp or a path; write a path from its slash, e.g. /health",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    assert_eq!(error.count(), 8, "{text}");
 }

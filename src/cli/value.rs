@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::settings::Listen;
+use crate::settings::{Listen, Upstream};
 use crate::spec::size;
 use crate::store::redis::connect::{Secret, UrlError};
 
@@ -24,6 +24,20 @@ pub(super) enum ValueError {
     Upstream,
     #[error("an upstream has no path, query or user; write {0}")]
     UpstreamPath(String),
+    #[error("{word:?} after the URL; write weight=1 to weight=100, http2 or sni=NAME{}", near_text(.near.as_deref()))]
+    UpstreamWord { word: String, near: Option<String> },
+    #[error("not off, tcp or a path; write a path from its slash, e.g. /health")]
+    Check,
+    #[error("not a status from 500 to 599, reset, or off alone")]
+    RetryOn,
+    #[error("nothing beside something else; write one of them")]
+    Nothing,
+    #[error("at {0} already; one pool each")]
+    Taken(String),
+    #[error("the pool of `upstream`; choose another name")]
+    DefaultPool,
+    #[error("not a name server; write its address, e.g. 10.0.0.53 or 10.0.0.53:5353")]
+    NameServer,
     #[error("{host} cannot be resolved: {reason}")]
     Lookup { host: String, reason: String },
     #[error("not a network; write 10.0.0.0/8, 2001:db8::/32 or one address")]
@@ -214,6 +228,59 @@ pub(super) fn upstream(text: &str) -> Result<(bool, String, u16), ValueError> {
     Ok((tls, host.to_owned(), port))
 }
 
+/// An upstream, and the words after it; not looked up.
+pub(super) fn upstream_with_words(text: &str) -> Result<Upstream, ValueError> {
+    const WORDS: [&str; 3] = ["weight=", "http2", "sni="];
+    // A URL with a space in it is no URL, and what follows a space no word of ours, most often.
+    let mut words = text.split_ascii_whitespace();
+    let (tls, host, port) = upstream(words.next().unwrap_or_default())?;
+    let mut read = Upstream {
+        tls,
+        host,
+        port,
+        addrs: Vec::new(),
+        weight: 0,
+        http2: false,
+        sni: None,
+    };
+    for word in words {
+        let wrong = || ValueError::UpstreamWord {
+            word: word.to_owned(),
+            near: nearest(word, WORDS).map(str::to_owned),
+        };
+        let is_again = if let Some(weight) = word.strip_prefix("weight=") {
+            let weight = number(weight, 1, 100).map_err(|_| wrong())?;
+            std::mem::replace(&mut read.weight, weight) != 0
+        } else if let Some(name) = word.strip_prefix("sni=") {
+            read.sni.replace(sni(name)?).is_some()
+        } else if word == "http2" {
+            std::mem::replace(&mut read.http2, true)
+        } else {
+            return Err(wrong());
+        };
+        if is_again {
+            return Err(ValueError::Twice);
+        }
+    }
+    read.weight = read.weight.max(1);
+    Ok(read)
+}
+
+/// A name for TLS.
+pub(super) fn sni(text: &str) -> Result<String, ValueError> {
+    match text {
+        "" => Err(ValueError::Empty),
+        _ => host(text),
+    }
+}
+
+/// A name server's address; port 53 unless it says another.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, ValueError> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| ValueError::NameServer)
+}
+
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
     text.parse::<IpNet>()
@@ -367,6 +434,34 @@ mod tests {
         ] {
             assert_eq!(upstream(text), Err(ValueError::Upstream), "{text}");
         }
+    }
+
+    #[test]
+    fn an_upstream_has_options_after_its_url() {
+        let read = |text| upstream_with_words(text).map(|u| (u.weight, u.http2, u.sni));
+        assert_eq!(read("http://a:80"), Ok((1, false, None)));
+        assert_eq!(
+            read("https://a weight=3  http2 sni=B.example"),
+            Ok((3, true, Some("b.example".into())))
+        );
+        assert_eq!(read("http://a http2 http2"), Err(ValueError::Twice));
+        assert_eq!(read("http://a sni="), Err(ValueError::Empty));
+        assert_eq!(
+            read("http://a wieght=3").unwrap_err().to_string(),
+            "\"wieght=3\" after the URL; write weight=1 to weight=100, http2 or sni=NAME; did you \
+             mean weight=?"
+        );
+        for text in ["http://a weight=0", "http://a weight=101", "http://a b"] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, ValueError::UpstreamWord { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_has_the_port_of_dns() {
+        assert_eq!(name_server("10.0.0.53"), Ok(([10, 0, 0, 53], 53).into()));
+        assert_eq!(name_server("127.0.0.1:5"), Ok(([127, 0, 0, 1], 5).into()));
+        assert_eq!(name_server("dns.local"), Err(ValueError::NameServer));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -11,6 +10,7 @@ use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
+use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -56,18 +56,13 @@ pub struct Context {
     pub(super) cost: u32,
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
-    pub(super) attempts: usize,
-    /// When the latest of them began.
-    pub(super) connecting: Moment,
-    /// What is left of the time to connect.
-    pub(super) connect_left: Option<Duration>,
+    /// Its attempts upstream.
+    pub(super) way: Way,
     /// Whether the body was read before the decision.
     pub(super) has_read_body: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     pub(super) room: Room,
-    /// The first upstream address of this call.
-    pub(super) first_upstream: Option<usize>,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -78,6 +73,7 @@ pub struct Context {
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let started = shared.clock.now();
+        let way = Way::new(shared.upstreams.clone(), started);
         Self {
             shared,
             part: Part::default(),
@@ -99,13 +95,10 @@ impl Context {
             cost: 0,
             verb: None,
             limit: None,
-            attempts: 0,
-            connecting: started,
-            connect_left: None,
+            way,
             has_read_body: false,
             pace: None,
             room: Room::default(),
-            first_upstream: None,
             upstream_status: None,
             answer: None,
             error: "",

@@ -16,6 +16,7 @@ mod shared;
 mod shield;
 mod strict;
 mod task;
+pub mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +28,17 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use self::body::Pace;
 pub use self::context::Context;
 use self::downstream::state::State;
 use self::reply::Reply;
-pub use self::shared::Shared;
+pub use self::shared::{Shared, SharedError};
+use self::upstream::Broken;
 use crate::limit::{Hold, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
-
-/// Connection attempts for one call; each is to the next address, none is asked twice.
-pub const MAX_ATTEMPTS: usize = 8;
 
 /// The adapter.
 #[derive(Debug)]
@@ -53,12 +51,6 @@ impl Gateway {
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
-    }
-
-    /// How many upstream addresses there are.
-    fn addresses(&self) -> usize {
-        let upstreams = self.shared.settings.upstreams.iter();
-        upstreams.map(|upstream| upstream.addrs.len()).sum()
     }
 
     /// Lets a body that is being forwarded go on, unless it takes too long.
@@ -133,6 +125,8 @@ impl Gateway {
                 status,
                 own_us: ctx.own_us(),
                 upstream_us,
+                upstream: ctx.way.address(),
+                attempts: ctx.way.attempts(),
                 error: ctx.error,
             };
             log::access(&line, shared.settings.log);
@@ -236,38 +230,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
-        let settings = &self.shared.settings;
-        let all = self.addresses();
-        // All attempts share the time to connect: while there are more, half of what is left.
-        let left = *ctx.connect_left.get_or_insert(settings.connect_timeout);
-        let last = ctx.attempts + 1 >= all.min(MAX_ATTEMPTS);
-        let patience = if last { left } else { left / 2 };
-        ctx.connecting = self.shared.clock.since(ctx.started);
-        // A retry goes to the next address, whatever other calls have drawn meanwhile.
-        let first = *ctx
-            .first_upstream
-            .get_or_insert_with(|| self.shared.next_upstream());
-        let mut nth = first.wrapping_add(ctx.attempts) % all.max(1);
-        ctx.attempts += 1;
-        for upstream in &settings.upstreams {
-            if let Some(addr) = upstream.addrs.get(nth) {
-                let server_name = if upstream.tls {
-                    upstream.host.clone()
-                } else {
-                    String::new()
-                };
-                let mut peer = HttpPeer::new(*addr, upstream.tls, server_name);
-                peer.options.connection_timeout = Some(patience);
-                peer.options.total_connection_timeout = Some(patience);
-                peer.options.read_timeout = Some(settings.read_timeout);
-                peer.options.write_timeout = Some(settings.write_timeout);
-                // Ours to do: pingora would take whatever `Connection` names, the token too.
-                peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-                return Ok(Box::new(peer));
-            }
-            nth -= upstream.addrs.len();
-        }
-        Error::e_explain(ErrorType::ConnectError, "no upstream address")
+        let now = self.shared.clock.since(ctx.started);
+        ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
 
     async fn upstream_request_filter(
@@ -280,6 +244,7 @@ impl ProxyHttp for Gateway {
             admitted.forwarded = true;
             admitted.whole = false;
         }
+        ctx.way.was_sent = true;
         headers::prepare_upstream(
             request,
             &self.shared.settings,
@@ -306,7 +271,7 @@ impl ProxyHttp for Gateway {
         }
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body.
-            let wait = self.shared.settings.read_timeout;
+            let wait = ctx.way.read_timeout(self.shared.clock.since(ctx.started));
             session.as_downstream_mut().set_read_timeout(Some(wait));
         } else if !session.as_downstream_mut().is_body_done() {
             self.pace(session, ctx, 0)?;
@@ -329,6 +294,9 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        if ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+            return Err(upstream::out_of_time());
+        }
         let bytes = body.as_ref().map_or(0, Bytes::len);
         ctx.room.take(bytes)?;
         if !end_of_stream {
@@ -352,12 +320,17 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut Box<Context>,
+        ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if !response.status.is_informational() {
-            leaver::end_with_caller(session);
+        if response.status.is_informational() {
+            return Ok(());
         }
-        Ok(())
+        leaver::end_with_caller(session);
+        let now = self.shared.clock.since(ctx.started);
+        let is_kept = !session.as_ref().retry_buffer_truncated();
+        let method = &session.req_header().method;
+        ctx.way
+            .answered(response.status.as_u16(), method, is_kept, now)
     }
 
     async fn response_filter(
@@ -406,6 +379,9 @@ impl ProxyHttp for Gateway {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
+        if ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+            return Err(upstream::out_of_time());
+        }
         Ok(None)
     }
 
@@ -416,15 +392,34 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        // Nothing has been sent: another address may be tried, whatever the method.
-        if let Some(admitted) = &mut ctx.admitted {
+        // Of an earlier attempt the units may have bought something.
+        if let Some(admitted) = &mut ctx.admitted
+            && !ctx.way.was_sent
+        {
             admitted.forwarded = false;
         }
         let now = self.shared.clock.since(ctx.started);
-        let waited = Duration::from_micros(now.mono_us.saturating_sub(ctx.connecting.mono_us));
-        let left = ctx.connect_left.unwrap_or_default().saturating_sub(waited);
-        ctx.connect_left = Some(left);
-        error.set_retry(ctx.attempts < self.addresses().min(MAX_ATTEMPTS) && !left.is_zero());
+        error.set_retry(ctx.way.not_connected(now));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Box<Context>,
+        is_reused: bool,
+    ) -> Box<Error> {
+        let broken = Broken {
+            method: &session.req_header().method,
+            is_kept: !session.as_ref().retry_buffer_truncated(),
+            is_whole: ctx.admitted.as_ref().is_some_and(|a| a.whole),
+            is_answered: ctx.upstream_status.is_some(),
+            is_reused,
+        };
+        let now = self.shared.clock.since(ctx.started);
+        error.set_retry(ctx.way.broke(&error, broken, now));
         error
     }
 
@@ -510,8 +505,11 @@ impl ProxyHttp for Gateway {
         _error: &Error,
         context: ProxyWarnLogContext,
     ) -> bool {
-        // A caller that has gone, not a cache that fails.
-        context == ProxyWarnLogContext::DownstreamCache
+        // A caller that has gone, not a cache that fails; and a retry, which metrics count.
+        matches!(
+            context,
+            ProxyWarnLogContext::DownstreamCache | ProxyWarnLogContext::UpstreamRetry
+        )
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Context>, _error: &Error) -> bool {

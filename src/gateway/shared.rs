@@ -1,7 +1,7 @@
 //! What every worker of a gateway shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::HeaderValue;
 
@@ -11,6 +11,7 @@ use super::downstream::tls::{Certificates, TlsError};
 use super::load::Load;
 use super::reply::{self, Reply};
 use super::shield::Shield;
+use super::upstream::{UpstreamError, Upstreams};
 use crate::admission::{Admission, Call, Outcome, Policy};
 use crate::clock::Clock;
 use crate::limit::{LimitId, Moment, Plan};
@@ -20,6 +21,17 @@ use crate::observe::top::Top;
 use crate::settings::Settings;
 use crate::spec::Ruleset;
 use crate::store::{AnyStore, Store as _, StoreError, StoreGauges};
+
+/// Why a gateway cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SharedError {
+    /// The certificates of its listeners.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its pools.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
 
 /// One gateway: rules, counters, metrics.
 #[derive(Debug)]
@@ -40,6 +52,8 @@ pub struct Shared {
     pub top: Top,
     /// What others have charged and may give back.
     pub receipts: Receipts,
+    /// Where admitted calls go.
+    pub upstreams: Arc<Upstreams>,
     pub(super) shield: Shield,
     pub(super) caps: Arc<Caps>,
     /// Of the TLS listeners, if there are any.
@@ -50,7 +64,6 @@ pub struct Shared {
     hsts: Option<HeaderValue>,
     pub(super) load: Load,
     draining: AtomicBool,
-    next_upstream: AtomicUsize,
     next_id: AtomicU64,
 }
 
@@ -58,7 +71,7 @@ impl Shared {
     /// Puts a gateway together.
     ///
     /// # Errors
-    /// When the certificates of its listeners cannot be used.
+    /// When its certificates or its pools cannot be used.
     pub fn new(
         settings: Settings,
         rules: Arc<Ruleset>,
@@ -67,7 +80,7 @@ impl Shared {
         metrics: Metrics,
         clock: Clock,
         id_seed: u64,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, SharedError> {
         let limit_fields = rules
             .limits
             .iter()
@@ -83,7 +96,9 @@ impl Shared {
             .hsts
             .and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
         let certificates = settings.tls.clone().map(Certificates::load).transpose()?;
+        let upstreams = Upstreams::new(&settings, &rules, &metrics.upstreams, None)?;
         let gateway = Self {
+            upstreams: Arc::new(upstreams),
             shield: Shield::new(&settings.shield),
             caps: Arc::new(Caps::new(
                 settings.max_connections,
@@ -103,7 +118,6 @@ impl Shared {
             hsts,
             load: Load::default(),
             draining: AtomicBool::new(false),
-            next_upstream: AtomicUsize::new(0),
             next_id: AtomicU64::new(id_seed),
         };
         gateway.note_expiry();
@@ -197,11 +211,6 @@ impl Shared {
     /// `Strict-Transport-Security`.
     pub(super) fn hsts(&self) -> Option<&HeaderValue> {
         self.hsts.as_ref()
-    }
-
-    /// The next upstream address, round robin.
-    pub(super) fn next_upstream(&self) -> usize {
-        self.next_upstream.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A request ID: 16 hex digits, unique in this process, not guessable in order.

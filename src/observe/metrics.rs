@@ -6,6 +6,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::upstreams::UpstreamMetrics;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
 use crate::store::StoreGauges;
@@ -81,6 +82,8 @@ impl Turned {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Those of the way upstream.
+    pub upstreams: UpstreamMetrics,
     decisions: IntCounterVec,
     shed: IntCounterVec,
     reported: IntCounterVec,
@@ -299,6 +302,7 @@ impl Metrics {
                 .collect(),
             admits_other: [admit("unmatched"), admit("options")],
             decisions,
+            upstreams: UpstreamMetrics::new(&registry)?,
             registry,
         })
     }

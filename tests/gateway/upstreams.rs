@@ -15,7 +15,7 @@ use crate::ROUTES;
 use crate::harness::{BIN, Gateway, Start};
 
 /// An address where nobody listens.
-fn dead() -> SocketAddr {
+pub(crate) fn dead() -> SocketAddr {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
     probe.local_addr().expect("an address")
 }
@@ -137,14 +137,14 @@ fn a_502_tells_an_upstream_that_broke_off_from_one_that_is_not_there() {
 }
 
 /// An upstream over TLS for `localhost`, and the authority that vouches for it.
-struct Secure {
-    url: String,
-    ca: String,
+pub(crate) struct Secure {
+    pub(crate) url: String,
+    pub(crate) ca: String,
     /// What each connection asked for: server name, and head of the request.
-    asked: Receiver<(String, String)>,
+    pub(crate) asked: Receiver<(String, String)>,
 }
 
-fn secure() -> Secure {
+pub(crate) fn secure() -> Secure {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().expect("a key");

@@ -15,6 +15,7 @@ const ONE: Setting = Setting {
 };
 
 const ADDRESSES: &str = "Addresses";
+const UPSTREAMS: &str = "Upstreams";
 const RULES: &str = "Rules";
 const STORE: &str = "Store";
 const CALLERS: &str = "Callers";
@@ -122,29 +123,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
-        key: "upstream",
-        flag: "upstream",
-        value: "URL",
-        many: true,
-        group: ADDRESSES,
-        help: "Where admitted calls go: http://host:port or https://host:port",
-        more: "Several take turns; one that cannot be reached is passed over. Without a port: 80 \
-               and 443. Host names are looked up once, at the start. The caller's own `Host` goes \
-               upstream as it is, over https too: an upstream that tells its hosts apart must \
-               know it. TLS asks for the certificate of the URL's host (SNI), and checks it \
-               against that name. `run` needs at least one.",
-        ..ONE
-    },
-    Setting {
-        key: "upstream_ca",
-        flag: "upstream-ca",
-        value: "FILE",
-        group: ADDRESSES,
-        help: "Certificates (PEM) that vouch for https upstreams, instead of the system's",
-        more: "In floodgate.toml, the path is relative to that file.",
-        ..ONE
-    },
-    Setting {
         key: "admin",
         flag: "admin",
         value: "ADDR",
@@ -198,6 +176,167 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "A file that holds the token and nothing else",
         more: "Read where `admin_token` is not given; a line's end after it does not count. In floodgate.toml, the \
                path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "upstream",
+        flag: "upstream",
+        value: "URL",
+        many: true,
+        group: UPSTREAMS,
+        help: "Where admitted calls go: http://host:port or https://host:port, then its options",
+        more: "Several share the calls (`balance`); one that cannot be reached is passed over. Without \
+               a port: 80 and 443. Each address of a host name is an upstream, and names are looked up \
+               again (`dns_interval`). Options: `weight=1` to `weight=100`, the share of each address; \
+               `http2`, without TLS too; `sni=NAME`, the name that TLS asks for and checks instead of \
+               the URL's host. The caller's own `Host` goes upstream as it is, over https too: an \
+               upstream that tells its hosts apart must know it. `run` needs at least one. Other \
+               upstreams for some routes, apps or editions: `[[pool]]`, below.",
+        ..ONE
+    },
+    Setting {
+        key: "upstream_ca",
+        flag: "upstream-ca",
+        value: "FILE",
+        group: UPSTREAMS,
+        help: "Certificates (PEM) that vouch for https upstreams of all pools, instead of the system's",
+        more: "In floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
+        key: "balance",
+        flag: "balance",
+        value: "round-robin|least-connections|hash-app",
+        default: Some("round-robin"),
+        group: UPSTREAMS,
+        help: "How calls are spread over the upstreams, by weight",
+        more: "`round-robin`: in turns. `least-connections`: where the fewest calls of this gateway are in \
+               flight. `hash-app`: calls of one app go to one address, the same from every gateway; \
+               when an address comes or goes, only its own apps move.",
+        ..ONE
+    },
+    Setting {
+        key: "dns_interval",
+        flag: "dns-interval",
+        value: "TIME|off",
+        default: Some("5s"),
+        group: UPSTREAMS,
+        help: "How often host names of upstreams are looked up again",
+        more: "The addresses that come and go are taken and left without a restart, as those of a \
+               headless service in Kubernetes. While a name cannot be looked up, or has no address, its \
+               last ones stay.",
+        ..ONE
+    },
+    Setting {
+        key: "dns_servers",
+        flag: "dns-server",
+        value: "ADDR",
+        many: true,
+        group: UPSTREAMS,
+        help: "A name server to ask for them, instead of the system's resolver",
+        more: "An address, with a port if it is not 53. Names are then asked for as they are written.",
+        ..ONE
+    },
+    Setting {
+        key: "health_check",
+        flag: "health-check",
+        value: "off|tcp|PATH",
+        default: Some("off"),
+        group: UPSTREAMS,
+        help: "How upstreams are checked: by a connection, or by GET of a path (2xx or 3xx is good)",
+        more: "One that fails gets no calls while there is another; where all fail, all get them.",
+        ..ONE
+    },
+    Setting {
+        key: "health_interval",
+        flag: "health-interval",
+        value: "TIME",
+        default: Some("5s"),
+        group: UPSTREAMS,
+        help: "How often each address is checked",
+        ..ONE
+    },
+    Setting {
+        key: "health_timeout",
+        flag: "health-timeout",
+        value: "TIME",
+        default: Some("1s"),
+        group: UPSTREAMS,
+        help: "How long a check may take",
+        ..ONE
+    },
+    Setting {
+        key: "health_rise",
+        flag: "health-rise",
+        value: "N",
+        default: Some("2"),
+        group: UPSTREAMS,
+        help: "Good checks in a row that bring an address back",
+        ..ONE
+    },
+    Setting {
+        key: "health_fall",
+        flag: "health-fall",
+        value: "N",
+        default: Some("3"),
+        group: UPSTREAMS,
+        help: "Bad checks in a row that take it out",
+        ..ONE
+    },
+    Setting {
+        key: "eject_after",
+        flag: "eject-after",
+        value: "N|off",
+        default: Some("5"),
+        group: UPSTREAMS,
+        help: "Calls in a row that an address fails until it is ejected",
+        more: "A failure is no connection, a broken one, or no answer in time; any answer ends the row. \
+               The last address of a pool is never ejected.",
+        ..ONE
+    },
+    Setting {
+        key: "eject_time",
+        flag: "eject-time",
+        value: "TIME",
+        default: Some("10s"),
+        group: UPSTREAMS,
+        help: "How long it gets no calls",
+        more: "Twice as long each time that it fails again soon, up to five minutes.",
+        ..ONE
+    },
+    Setting {
+        key: "retry_on",
+        flag: "retry-on",
+        value: "STATUS|reset|off",
+        many: true,
+        default: Some("off"),
+        group: UPSTREAMS,
+        help: "After what a call is tried again elsewhere: a status (500 to 599), or a broken connection",
+        more: "Only GET, HEAD, PUT, DELETE and OPTIONS, with bodies up to 64 KiB, twice at most, and \
+               never once an answer has begun to go out. It is charged once. A call that found no \
+               connection has not run: it is always tried elsewhere.",
+        ..ONE
+    },
+    Setting {
+        key: "retry_budget",
+        flag: "retry-budget",
+        value: "PERCENT",
+        default: Some("20"),
+        group: UPSTREAMS,
+        help: "Such repeated calls, in percent of all calls of a pool in 10 seconds",
+        more: "Ten are always allowed, unless it is 0. Those that found no connection do not count.",
+        ..ONE
+    },
+    Setting {
+        key: "ready_requires",
+        flag: "ready-requires",
+        value: "upstream|store|nothing",
+        many: true,
+        default: Some("nothing"),
+        group: UPSTREAMS,
+        help: "What /ready of the admin listener depends on, beside the gateway itself",
+        more: "`upstream`: in each pool an address that is neither failing its checks nor ejected (the \
+               last one counts as ejected when it fails as often). `store`: the counter store can be asked.",
         ..ONE
     },
     Setting {
@@ -653,8 +792,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TIME",
         default: Some("2s"),
         group: TIMES,
-        help: "Time to connect to the upstream",
-        more: "Its addresses share it: up to eight are tried, each once.",
+        help: "Time to connect to an upstream",
+        more: "All attempts of a call share it: up to eight addresses are tried, each once.",
         ..ONE
     },
     Setting {
@@ -663,7 +802,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TIME",
         default: Some("60s"),
         group: TIMES,
-        help: "Longest wait between two reads from the upstream",
+        help: "Longest wait between two reads from the upstream, the first included",
         ..ONE
     },
     Setting {
@@ -673,6 +812,17 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("60s"),
         group: TIMES,
         help: "Longest wait between two writes to the upstream",
+        ..ONE
+    },
+    Setting {
+        key: "request_timeout",
+        flag: "request-timeout",
+        value: "TIME|off",
+        default: Some("off"),
+        group: TIMES,
+        help: "Time for a call as a whole, from its head to the end of its answer",
+        more: "504 where no answer has begun, else the connection is closed. An answer that stops in the \
+               middle is noticed by what was left of the time, or `read_timeout`, when it began.",
         ..ONE
     },
     Setting {

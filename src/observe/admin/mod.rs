@@ -64,6 +64,7 @@ fn error(status: StatusCode, why: impl Into<String>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    shared.upstreams.show();
     (
         [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
         shared.metrics.render(
@@ -81,11 +82,18 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    let requires = shared.settings.ready_requires;
+    let store = shared.admission.store().shared();
+    let reason = if shared.is_draining() {
+        "draining\n".to_owned()
+    } else if requires.store && store.is_some_and(|store| !store.shared_gauges().is_up) {
+        "the counter store is away\n".to_owned()
+    } else if let Some((pool, of)) = shared.upstreams.unwell().filter(|_| requires.upstream) {
+        format!("pool {pool}: none of {of} upstream addresses is well\n")
     } else {
-        (StatusCode::OK, "ready\n")
-    }
+        return (StatusCode::OK, "ready\n".to_owned());
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, reason)
 }
 
 /// `{app}` is `org#app` or the App ID as answers, log and `explain` print it, percent-encoded

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fmt::{self, Debug};
 use std::io::Write as _;
+use std::net::SocketAddr;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -140,15 +141,31 @@ pub(super) fn line(line: &Line<'_>) -> String {
         (",\"status\":", line.status.into()),
         (",\"own_us\":", line.own_us),
         (",\"upstream_us\":", line.upstream_us),
+        (",\"attempts\":", line.attempts),
     ] {
         out.extend_from_slice(name.as_bytes());
         push_number(&mut out, number);
     }
+    out.extend_from_slice(b",\"upstream\":\"");
+    if let Some(addr) = line.upstream {
+        push_addr(&mut out, addr);
+    }
+    out.push(b'"');
     out.extend_from_slice(b",\"error\":\"");
     push_escaped(&mut out, line.error);
     out.extend_from_slice(b"\",\"target\":\"access\"}\n");
     // Of texts and ASCII alone.
     String::from_utf8(out).unwrap_or_default()
+}
+
+/// Appends an address with its port, as metrics name it.
+fn push_addr(out: &mut Vec<u8>, addr: SocketAddr) {
+    if addr.is_ipv6() {
+        out.push(b'[');
+    }
+    push_ip(out, addr.ip());
+    out.extend_from_slice(if addr.is_ipv6() { b"]:" } else { b":" });
+    push_number(out, addr.port().into());
 }
 
 thread_local! {
@@ -198,6 +215,8 @@ mod tests {
             status: 429,
             own_us: 0,
             upstream_us: u64::MAX,
+            upstream: Some("[2001:db8::2]:80".parse().unwrap()),
+            attempts: 2,
             error: "",
         };
         let written = line(&asked);
@@ -209,7 +228,9 @@ mod tests {
         assert_eq!(read["ip"], "2001:db8::1");
         assert_eq!(read["cost"], 7);
         assert_eq!(read["upstream_us"], u64::MAX);
-        assert_eq!(read.as_object().unwrap().len(), 16);
+        assert_eq!(read["upstream"], "[2001:db8::2]:80");
+        assert_eq!(read["attempts"], 2);
+        assert_eq!(read.as_object().unwrap().len(), 18);
     }
 
     /// Keeps what is written.

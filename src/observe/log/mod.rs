@@ -18,8 +18,9 @@ pub fn start(format: LogFormat) -> std::io::Result<Guard> {
     let (queue, guard) = Queue::start(std::io::stdout())?;
     // pingora reports every broken connection of a caller as an error, redis each of its attempts
     // during an outage; our own line says why.
-    let filter =
-        EnvFilter::new("info,pingora=error,pingora_core=error,pingora_proxy=off,redis=off");
+    let filter = EnvFilter::new(
+        "info,pingora=error,pingora_core=error,pingora_proxy=off,redis=off,hickory_resolver=off,hickory_net=off",
+    );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(queue);
@@ -60,6 +61,10 @@ pub struct Line<'a> {
     pub own_us: u64,
     /// From the verdict to the end, µs.
     pub upstream_us: u64,
+    /// The upstream address of the last attempt.
+    pub upstream: Option<std::net::SocketAddr>,
+    /// Attempts upstream.
+    pub attempts: u64,
     /// Why the call failed, if it did.
     pub error: &'a str,
 }
@@ -85,6 +90,8 @@ pub fn access(line: &Line<'_>, format: LogFormat) {
             status = line.status,
             own_us = line.own_us,
             upstream_us = line.upstream_us,
+            upstream = line.upstream.map(tracing::field::display),
+            attempts = line.attempts,
             error = line.error,
         ),
     }

@@ -1,6 +1,8 @@
 //! Process settings: listeners, upstreams, store, timeouts. Validated; see `cli::args` for how
 //! they are written.
 
+mod pools;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,10 @@ use crate::apps::UnknownApps;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
+
+pub use self::pools::{
+    Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
+};
 
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,19 +94,6 @@ pub struct Https {
     pub hsts: Option<Duration>,
 }
 
-/// One upstream address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Whether to speak TLS.
-    pub tls: bool,
-    /// Host name (SNI, certificate check) or address literal.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Its addresses, resolved when the settings were loaded.
-    pub addrs: Vec<SocketAddr>,
-}
-
 /// The per-IP shield before all counters (governor, GCRA). Off where `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shield {
@@ -129,8 +122,12 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// What becomes of plain HTTP.
     pub https: Https,
-    /// Where admitted calls go, round robin.
-    pub upstreams: Vec<Upstream>,
+    /// Where admitted calls go: the default pool, then those with users of their own.
+    pub pools: Vec<PoolSettings>,
+    /// How all of them are looked after.
+    pub tending: Tending,
+    /// What `/ready` depends on.
+    pub ready_requires: ReadyRequires,
     /// Certificates (PEM) that vouch for `https` upstreams, instead of the system's.
     pub upstream_ca: Option<PathBuf>,
     /// The admin listener: metrics, health, tasks.
@@ -196,12 +193,6 @@ pub struct Settings {
     pub max_body: u64,
     /// Worker threads: one service of one thread each.
     pub threads: usize,
-    /// Time to connect to the upstream, to one address after another if there are more.
-    pub connect_timeout: Duration,
-    /// Time between two reads from the upstream.
-    pub read_timeout: Duration,
-    /// Time between two writes to the upstream.
-    pub write_timeout: Duration,
     /// Time in which a request's body must have arrived; in each such time at least 1 KiB/s of a
     /// body that is only forwarded and occupies no slot.
     pub body_timeout: Duration,

@@ -1,0 +1,173 @@
+//! The way upstream: pools of addresses, whom each serves, which address gets a call, and what
+//! becomes of those that fail. Knows the ruleset only to find a call's pool.
+
+mod authority;
+mod choice;
+mod endpoint;
+mod health;
+pub(crate) mod names;
+mod pool;
+mod users;
+mod way;
+
+use std::sync::Arc;
+
+use pingora::protocols::tls::CaType;
+
+use self::endpoint::Ejecting;
+use self::pool::Pool;
+use self::users::Users;
+pub(super) use self::way::{Broken, Way};
+use crate::admission::Call;
+use crate::clock::Clock;
+use crate::observe::upstreams::UpstreamMetrics;
+use crate::settings::{PoolSettings, Settings, Tending};
+use crate::spec::Ruleset;
+
+/// Attempts for one call; no address is connected to twice.
+pub const MAX_ATTEMPTS: usize = 8;
+
+/// Why the pools of the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// A pool's certificates.
+    #[error("pool {pool}: ca {path}: {reason}; write the path of a PEM file of certificates")]
+    Ca {
+        /// The pool.
+        pool: String,
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Users of pools that the rules do not know, one a line.
+    #[error("{0}")]
+    Users(String),
+}
+
+/// The certificates of a pool's own.
+fn authority(pool: &PoolSettings) -> Result<Option<(Arc<CaType>, u64)>, UpstreamError> {
+    let Some(path) = &pool.ca else {
+        return Ok(None);
+    };
+    authority::load(path)
+        .map(Some)
+        .map_err(|reason| UpstreamError::Ca {
+            pool: pool.name.clone(),
+            path: path.display().to_string(),
+            reason,
+        })
+}
+
+/// Every mistake in the pools, as far as one can tell without asking an upstream.
+#[must_use]
+pub fn mistakes(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
+    let bad = pools.iter().filter_map(|pool| authority(pool).err());
+    let mut mistakes = users::unknown(pools, rules);
+    mistakes.extend(bad.map(|error| error.to_string()));
+    mistakes
+}
+
+/// What ends a call that has had its time.
+pub(super) fn out_of_time() -> Box<pingora::Error> {
+    let why = "the call has had its time";
+    pingora::Error::explain(pingora::ErrorType::ReadTimedout, why).into_up()
+}
+
+/// All pools of a gateway.
+#[derive(Debug)]
+pub struct Upstreams {
+    pools: Box<[Pool]>,
+    users: Users,
+    tending: Tending,
+    metrics: UpstreamMetrics,
+}
+
+impl Upstreams {
+    /// Puts the pools together. Addresses that `previous` has as well keep their state.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub fn new(
+        settings: &Settings,
+        rules: &Ruleset,
+        metrics: &UpstreamMetrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, UpstreamError> {
+        let tending = settings.tending.clone();
+        let ejecting = Ejecting {
+            after: tending.eject_after,
+            time: tending.eject_time,
+        };
+        let unknown = users::unknown(&settings.pools, rules);
+        if !unknown.is_empty() {
+            return Err(UpstreamError::Users(unknown.join("\n")));
+        }
+        let pools = settings.pools.iter().map(|pool| {
+            let ca = authority(pool)?;
+            let budget = tending.retry_budget;
+            let previous = previous.and_then(|all| all.pool(&pool.name));
+            Ok(Pool::new(
+                pool,
+                ca.as_ref(),
+                ejecting,
+                budget,
+                metrics,
+                previous,
+            ))
+        });
+        let pools: Result<_, UpstreamError> = pools.collect();
+        Ok(Self {
+            users: Users::new(&settings.pools, rules),
+            pools: pools?,
+            tending,
+            metrics: metrics.clone(),
+        })
+    }
+
+    fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| &*pool.name == name)
+    }
+
+    /// After a change of settings: forgets the metrics of addresses that `next` has not.
+    pub fn retire(&self, next: &Self) {
+        for pool in &self.pools {
+            let kept = next.pool(&pool.name).map_or_else(Vec::new, Pool::endpoints);
+            for gone in pool.endpoints() {
+                if kept.iter().all(|endpoint| endpoint.addr != gone.addr) {
+                    self.metrics.forget(&pool.name, &gone.addr.to_string());
+                }
+            }
+        }
+    }
+
+    /// The pool of a call.
+    fn pool_of(&self, call: Option<&Call>) -> usize {
+        call.map_or(0, |call| self.users.pool_of(call))
+    }
+
+    /// The first pool in which nothing is well, and how many addresses it has.
+    pub fn unwell(&self) -> Option<(&str, usize)> {
+        let pool = self.pools.iter().find(|pool| !pool.is_well())?;
+        Some((&pool.name, pool.well().1))
+    }
+
+    /// Brings the gauges up to date.
+    pub fn show(&self) {
+        for endpoint in self.pools.iter().flat_map(|pool| pool.endpoints()) {
+            endpoint.metrics.up.set(i64::from(endpoint.is_well()));
+            let in_flight = i64::try_from(endpoint.in_flight()).unwrap_or(i64::MAX);
+            endpoint.metrics.in_flight.set(in_flight);
+        }
+    }
+
+    /// Looks names up again, checks health, and ends ejections, for ever. Never on a thread that
+    /// serves calls.
+    pub async fn tend(self: Arc<Self>, clock: Clock, ca_file: Option<String>) {
+        tokio::join!(
+            names::watch(self.clone()),
+            health::watch(self.clone(), ca_file),
+            health::readmit(self, clock),
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! One call's way upstream: its attempts, how long each may take, and whether there is another.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use pingora::prelude::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+use smallvec::SmallVec;
+
+use super::choice::{self, Choosing};
+use super::endpoint::Endpoint;
+use super::pool::Pool;
+use super::{MAX_ATTEMPTS, Upstreams};
+use crate::admission::Call;
+use crate::limit::Moment;
+use crate::observe::upstreams::{Again, Failure};
+use crate::settings::Balance;
+
+/// A call that got out is sent again this often at most.
+const MAX_REPEATS: u8 = 2;
+
+/// What is known of a call's way.
+#[derive(Debug)]
+pub(in crate::gateway) struct Way {
+    upstreams: Arc<Upstreams>,
+    /// The pool, once it is known.
+    pool: Option<usize>,
+    /// The call's number in it, and the hash of its app.
+    nth: usize,
+    app: u64,
+    tried: SmallVec<[SocketAddr; 1]>,
+    attempts: usize,
+    repeats: u8,
+    /// Where it is now.
+    at: Option<Arc<Endpoint>>,
+    /// When the latest attempt began.
+    connecting: Moment,
+    /// What is left of the time to connect.
+    connect_left: Option<Duration>,
+    /// When the call must be over, µs.
+    ends_us: Option<u64>,
+    /// Whether any attempt has got out.
+    pub(in crate::gateway) was_sent: bool,
+    /// Whether the attempt that ends now is followed by another.
+    repeat: bool,
+}
+
+/// What is known of an attempt that broke.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct Broken<'a> {
+    pub(in crate::gateway) method: &'a Method,
+    /// Whether the request can be sent again as a whole.
+    pub(in crate::gateway) is_kept: bool,
+    /// Whether it had gone out as a whole.
+    pub(in crate::gateway) is_whole: bool,
+    /// Whether an answer has begun.
+    pub(in crate::gateway) is_answered: bool,
+    /// Whether the connection had been used before.
+    pub(in crate::gateway) is_reused: bool,
+}
+
+impl Way {
+    pub(in crate::gateway) fn new(upstreams: Arc<Upstreams>, started: Moment) -> Self {
+        Self {
+            upstreams,
+            pool: None,
+            nth: 0,
+            app: 0,
+            tried: SmallVec::new(),
+            attempts: 0,
+            repeats: 0,
+            at: None,
+            connecting: started,
+            connect_left: None,
+            ends_us: None,
+            was_sent: false,
+            repeat: false,
+        }
+    }
+
+    fn pool(&self) -> Option<&Pool> {
+        self.upstreams.pools.get(self.pool?)
+    }
+
+    /// How many attempts there were.
+    pub(in crate::gateway) fn attempts(&self) -> u64 {
+        u64::try_from(self.attempts).unwrap_or(u64::MAX)
+    }
+
+    /// The address of the latest.
+    pub(in crate::gateway) fn address(&self) -> Option<SocketAddr> {
+        self.tried.last().copied()
+    }
+
+    /// The longest wait for something from upstream.
+    pub(in crate::gateway) fn read_timeout(&self, now: Moment) -> Duration {
+        let Some(pool) = self.pool() else {
+            return Duration::ZERO;
+        };
+        pool.times.read.min(self.left(now))
+    }
+
+    /// What is left of the time for the whole call.
+    fn left(&self, now: Moment) -> Duration {
+        self.ends_us.map_or(Duration::MAX, |ends| {
+            Duration::from_micros(ends.saturating_sub(now.mono_us))
+        })
+    }
+
+    /// Whether the call has had its time.
+    pub(in crate::gateway) fn is_over(&self, now: Moment) -> bool {
+        self.ends_us.is_some_and(|ends| now.mono_us >= ends)
+    }
+
+    /// The next attempt. The first one looks for the pool.
+    pub(in crate::gateway) fn begin(
+        &mut self,
+        call: Option<&Call>,
+        started: Moment,
+        now: Moment,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        self.leave();
+        // One that found no connection goes nowhere twice.
+        let again = std::mem::take(&mut self.repeat);
+        let upstreams = &self.upstreams;
+        let index = *self.pool.get_or_insert_with(|| upstreams.pool_of(call));
+        let Some(pool) = upstreams.pools.get(index) else {
+            return Err(nowhere());
+        };
+        if self.attempts == 0 {
+            self.nth = pool.next();
+            if let (Balance::HashApp, Some(call)) = (pool.balance, call) {
+                self.app = choice::hash(call.caller.app.as_bytes());
+            }
+            self.ends_us = pool.times.request.map(|time| {
+                let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                started.mono_us.saturating_add(time)
+            });
+        }
+        let set = pool.set.load();
+        let how = Choosing {
+            balance: pool.balance,
+            nth: self.nth.wrapping_add(self.attempts),
+            app: self.app,
+            tried: &self.tried,
+            again,
+        };
+        let Some(endpoint) = set.choose(how) else {
+            return Err(nowhere());
+        };
+        self.attempts += 1;
+        // All attempts share the time to connect: while there are more, half of what is left.
+        let left = *self.connect_left.get_or_insert(pool.times.connect);
+        let is_last = self.attempts >= set.endpoints.len().min(MAX_ATTEMPTS);
+        let patience = if is_last { left } else { left / 2 };
+        // An attempt that got out has not used its time up by connecting.
+        let patience = patience.min(self.left(now));
+        self.connecting = now;
+        let mut peer = endpoint.peer();
+        peer.options.connection_timeout = Some(patience);
+        peer.options.total_connection_timeout = Some(patience);
+        peer.options.read_timeout = Some(pool.times.read.min(self.left(now)));
+        peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
+        endpoint.enter();
+        self.tried.push(endpoint.addr);
+        self.at = Some(endpoint.clone());
+        Ok(Box::new(peer))
+    }
+
+    /// No connection: nothing has been sent, so that another address may be tried, whatever the
+    /// method. Whether there is one, and time.
+    pub(in crate::gateway) fn not_connected(&mut self, now: Moment) -> bool {
+        let waited = Duration::from_micros(now.mono_us.saturating_sub(self.connecting.mono_us));
+        let left = self.connect_left.unwrap_or_default().saturating_sub(waited);
+        self.connect_left = Some(left);
+        let Some(pool) = self.pool() else {
+            return false;
+        };
+        // The call's own time may have been too short to connect.
+        if let Some(endpoint) = &self.at
+            && !self.is_over(now)
+        {
+            pool.failed(endpoint, Failure::Connect, now.mono_us);
+        }
+        let set = pool.set.load();
+        let is_another = set.endpoints.iter().any(|e| !self.tried.contains(&e.addr));
+        let may =
+            is_another && self.attempts < MAX_ATTEMPTS && !left.is_zero() && !self.is_over(now);
+        if may {
+            pool.metrics.again(Again::Connect);
+        }
+        self.leave();
+        may
+    }
+
+    /// An answer has begun. An error asks for another attempt instead of it.
+    pub(in crate::gateway) fn answered(
+        &mut self,
+        status: u16,
+        method: &Method,
+        is_kept: bool,
+        now: Moment,
+    ) -> pingora::Result<()> {
+        if let Some(endpoint) = &self.at {
+            endpoint.answered();
+        }
+        let Some(pool) = self.pool() else {
+            return Ok(());
+        };
+        let is_wanted = pool.retry_on.statuses.contains(&status) && is_kept;
+        if !is_wanted || !self.may_repeat(pool, method, now) {
+            return Ok(());
+        }
+        pool.metrics.again(Again::Status);
+        self.repeats += 1;
+        self.repeat = true;
+        Err(Error::explain(ErrorType::HTTPStatus(status), "asked again").into_up())
+    }
+
+    /// Whether a call that got out may be sent once more: never where it could run twice and
+    /// that would be twice as much, and never without budget.
+    fn may_repeat(&self, pool: &Pool, method: &Method, now: Moment) -> bool {
+        method.is_idempotent()
+            && self.repeats < MAX_REPEATS
+            && self.attempts < MAX_ATTEMPTS
+            && !self.is_over(now)
+            && pool.may_repeat(now.mono_us)
+    }
+
+    /// An attempt that got out has failed. Whether there is another.
+    pub(in crate::gateway) fn broke(
+        &mut self,
+        error: &Error,
+        how: Broken<'_>,
+        now: Moment,
+    ) -> bool {
+        if self.repeat {
+            return true;
+        }
+        if *error.esource() != ErrorSource::Upstream {
+            return false;
+        }
+        let is_late = matches!(
+            error.etype(),
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout
+        );
+        // The backend may have closed what was idle just when the request came.
+        let is_stale = how.is_reused && !how.is_answered && !is_late;
+        let Some(pool) = self.pool() else {
+            return false;
+        };
+        // A caller that is slow to send, or a time of ours, says nothing of the upstream.
+        if let Some(endpoint) = &self.at
+            && how.is_whole
+            && !is_stale
+            && !self.is_over(now)
+        {
+            let why = if is_late {
+                Failure::Timeout
+            } else {
+                Failure::Broken
+            };
+            pool.failed(endpoint, why, now.mono_us);
+        }
+        if how.is_answered || !how.is_kept || is_late || !how.method.is_idempotent() {
+            return false;
+        }
+        let again = if is_stale && self.attempts < MAX_ATTEMPTS && !self.is_over(now) {
+            Again::Stale
+        } else if pool.retry_on.reset && self.may_repeat(pool, how.method, now) {
+            Again::Broken
+        } else {
+            return false;
+        };
+        pool.metrics.again(again);
+        match again {
+            // The address has done no wrong.
+            Again::Stale => {
+                self.tried.pop();
+            }
+            _ => {
+                self.repeats += 1;
+                self.repeat = true;
+            }
+        }
+        true
+    }
+
+    /// Out of the upstream address's hands.
+    pub(in crate::gateway) fn leave(&mut self) {
+        if let Some(endpoint) = self.at.take() {
+            endpoint.leave();
+        }
+    }
+}
+
+fn nowhere() -> Box<Error> {
+    Error::explain(ErrorType::ConnectError, "no upstream address").into_up()
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
