@@ -125,8 +125,13 @@ impl Gateway {
             .filter(|route| route.cost.is_some());
         let most = call.max_body(&self.shared.rules, self.shared.settings.max_body);
         if body.len() as u64 > most {
+            let reply = match counted.is_some() || call.holds_others_up(&self.shared.rules) {
+                true => Reply::body_too_large(),
+                false => too_large(ctx),
+            };
             ctx.call = Some(call);
-            return Some(too_large(ctx).into());
+            ctx.verb = Some(Verb::Reject);
+            return Some(reply.into());
         }
         ctx.room = Room::new(most);
         let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));

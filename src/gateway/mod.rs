@@ -184,15 +184,10 @@ impl ProxyHttp for Gateway {
             // 0: without a limit of pingora's. An idle connection has ours.
             session.set_keepalive((!self.shared.is_draining()).then_some(0));
         }
-        let connection = State::of(session.as_downstream().digest()).cloned();
-        if let Some(connection) = &connection {
-            connection.busy();
-            let most = self.shared.settings.max_requests_per_connection;
-            // Of HTTP/2, the caller is told in another way.
-            if !session.is_http2() && most.is_some_and(|most| connection.is_last(most.get())) {
-                session.set_keepalive(None);
-            }
-        }
+        let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
+            return Error::e_explain(ErrorType::InternalError, "a connection of nobody's");
+        };
+        connection.busy();
         if session.is_http2() {
             // One stream that is not read does not stop the connection's writes.
             let limit = self.shared.settings.send_timeout;
@@ -202,23 +197,33 @@ impl ProxyHttp for Gateway {
         session.as_downstream_mut().set_pipelining_enabled(true);
         let head = session.as_downstream().as_http1();
         let head = head.map(|http1| http1.get_headers_raw_bytes());
-        if let (Some(connection), Some(head)) = (&connection, &head)
-            && let Some(admitted) = connection.take_admitted(head)
-        {
-            *ctx = admitted;
-            return Ok(false);
+        if let Some(head) = &head {
+            let length = headers::plain_length(session.req_header());
+            connection.reads(length.map(|length| head.len() as u64 + length));
         }
-        let verdict = self.judge(session, ctx).await?;
-        ctx.verdict = self.shared.clock.since(ctx.started);
-        self.shared.metrics.own(ctx.own_us());
+        let admitted = head.and_then(|head| connection.take_admitted(&head));
+        let verdict = match admitted {
+            Some(admitted) => {
+                *ctx = admitted;
+                None
+            }
+            None => {
+                let verdict = self.judge(session, ctx).await?;
+                ctx.verdict = self.shared.clock.since(ctx.started);
+                self.shared.metrics.own(ctx.own_us());
+                verdict
+            }
+        };
+        let most = self.shared.settings.max_requests_per_connection;
+        // Of HTTP/2, the caller is told in another way.
+        if !session.is_http2() && connection.has_had(most) {
+            session.set_keepalive(None);
+        }
         let Some(reply) = verdict else {
             return Ok(false);
         };
-        if let (Some(connection), Some(head)) = (connection, head)
-            && matches!(ctx.verb, Some(Verb::Deny | Verb::Reject))
-            && let Some(length) = headers::plain_length(session.req_header())
-        {
-            connection.refused(head.len() as u64 + length);
+        if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
+            connection.refused();
         }
         self.answer(session, ctx, &reply, ctx.verdict).await?;
         Ok(true)
@@ -294,7 +299,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
@@ -379,7 +384,7 @@ impl ProxyHttp for Gateway {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
-        if ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         Ok(None)

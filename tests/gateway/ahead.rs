@@ -193,3 +193,90 @@ fn a_refused_connection_that_is_idle_ends_with_the_gateway() {
     assert!(connection.is_closed());
     assert_eq!(gateway.wait(), Some(0));
 }
+
+/// A, with the first bytes of B; then the rest of B, which is refused, with as many bytes of what
+/// follows it as there were of B before.
+fn overlap(gateway: &Gateway, a: &str, first: &str) -> Connection {
+    let mut connection = gateway.connect();
+    let r = first.len();
+    let b = format!(
+        "GET /o/a/users/bb HTTP/1.1\r\nHost: h\r\nX-Pad: {}\r\n\r\n",
+        "p".repeat(r + 50)
+    );
+    connection.send(format!("{a}{}", &b[..r]).as_bytes());
+    connection.read_answer("GET");
+    connection.send(format!("{}{first}", &b[r..]).as_bytes());
+    assert_eq!(connection.read_answer("GET").status, 401);
+    connection
+}
+
+#[test]
+fn bytes_that_pingora_holds_are_never_overtaken() {
+    let gateway = gateway(&["--bad-token-memory", "off"]);
+    let refused = "GET /o/a/users/aa HTTP/1.1\r\nHost: h\r\n\r\n";
+    let good = refused.replace("Host: h", "Host: h\r\nAuthorization: Bearer t");
+    let plain = "GET /o/a/users/cc HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n";
+    for a in [refused, &good] {
+        // A whole request behind B has its answer, and what follows it too.
+        let mut connection = overlap(&gateway, a, plain);
+        assert_eq!(connection.read_answer("GET").status, 200);
+        assert_eq!(connection.call("GET", "/o/a/users/d", &[], "").status, 200);
+
+        // One verdict for two bodies there is not: what was priced is what goes up.
+        let body = |n: usize| format!("{{\"to\":{:?}}}", (0..n).collect::<Vec<_>>());
+        let (many, one) = (body(5), format!("{:<1$}", body(1), body(5).len()));
+        let head = format!(
+            "POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Length: {}\r\n\r\n",
+            many.len()
+        );
+        let before = gateway.metric("floodgate_units_charged_total", &["t-messages", ":app"]);
+        let mut connection = overlap(&gateway, a, &format!("{head}{many}"));
+        connection.send(format!("{head}{one}").as_bytes());
+        let mut status = || connection.read_answer("POST").status;
+        let statuses = (status(), status());
+        let charged = gateway.metric("floodgate_units_charged_total", &["t-messages", ":app"]);
+        let bodies: Vec<_> = gateway.backend().requests().into_iter().rev().collect();
+        let sent = |body: &str| {
+            bodies
+                .iter()
+                .filter(|seen| seen.body == body.as_bytes())
+                .count()
+        };
+        match statuses {
+            // Ten in all: five and one, then one of the two again.
+            (200, 200) => assert_eq!(charged - before, 6.0),
+            (403, 200) => assert_eq!(charged - before, 1.0),
+            other => panic!("{other:?}"),
+        }
+        assert!(sent(&many) >= 1 && sent(&one) >= 1);
+    }
+    assert_eq!(
+        gateway
+            .backend()
+            .requests()
+            .iter()
+            .filter(|seen| seen.body.starts_with(b"{\"to\":[0, 1"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_body_that_looks_like_a_request_stays_a_body() {
+    let gateway = gateway(&["--bad-token-memory", "off"]);
+    let refused = "GET /o/a/users/aa HTTP/1.1\r\nHost: h\r\n\r\n";
+    let inner = "GET /o/a/users/INNER HTTP/1.1\r\nHost: h\r\n\r\n";
+    let head = format!(
+        "POST /o/a/t/any HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Length: {}\r\n\r\n",
+        inner.len()
+    );
+    let mut connection = overlap(&gateway, refused, &head);
+    connection.send(inner.as_bytes());
+    assert_eq!(connection.read_answer("POST").status, 200);
+    let seen = gateway.backend().requests().pop().expect("a call");
+    assert_eq!((&*seen.method, &*seen.body), ("POST", inner.as_bytes()));
+    assert_eq!(
+        connection.call("DELETE", "/o/a/users/d", &[], "").status,
+        200
+    );
+}

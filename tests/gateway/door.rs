@@ -212,6 +212,19 @@ fn a_trusted_balancer_says_who_connects() {
 }
 
 #[test]
+fn what_comes_with_a_header_is_not_waited_for_again() {
+    let gateway = behind_a_balancer(&["--h2c"]);
+    for header in [&b"PROXY UNKNOWN\r\n"[..], &v2([9, 9, 9, 9])] {
+        let small = [header, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
+        assert_eq!(said(&gateway, &small).read_answer("GET").status, 404);
+        // An HTTP/2 caller's preface and settings with it: the server's settings come back.
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let mut http2 = said(&gateway, &[header, preface].concat());
+        assert_eq!(http2.read_some(4)[3], 4, "a SETTINGS frame");
+    }
+}
+
+#[test]
 fn a_header_in_pieces_is_one_header() {
     let gateway = behind_a_balancer(&[]);
     for header in [

@@ -384,6 +384,13 @@ impl Connection {
         }
     }
 
+    /// So many bytes.
+    pub(crate) fn read_some(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.stream.read_exact(&mut bytes).expect("bytes");
+        bytes
+    }
+
     /// All that comes until the other side closes.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();

@@ -24,15 +24,15 @@ const MAX_REQUEST: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 
 impl Door {
-    /// Goes on with a connection whose last request was refused, and had this length. `None`: it
-    /// is over. Otherwise, pingora reads what comes next.
-    pub(super) async fn answer_ahead(&self, stream: Stream, length: u64) -> Option<Stream> {
+    /// Goes on with a connection whose last request was refused. `None`: it is over. Otherwise,
+    /// pingora reads what comes next.
+    pub(super) async fn answer_ahead(&self, stream: Stream) -> Option<Stream> {
         let mut connection = match stream.into_any().downcast::<Connection>() {
             Ok(connection) => connection,
             Err(_) => return None,
         };
-        // Otherwise pingora has read of the next request already.
-        if self.shared.shield.counts_requests() || connection.taken() as u64 != length {
+        // Otherwise pingora has received of the next request already.
+        if self.shared.shield.counts_requests() || !connection.is_at_a_beginning() {
             return Some(connection);
         }
         let state = connection.state();
@@ -50,9 +50,7 @@ impl Door {
             if !came.is_ok_and(|n| n > 0) {
                 return None;
             }
-            let most = self.shared.settings.max_requests_per_connection;
-            let is_last = most.is_some_and(|most| state.is_last(most.get()));
-            let Some(request) = Whole::read(&bytes).filter(|_| !is_last) else {
+            let Some(request) = Whole::read(&bytes) else {
                 connection.unread(bytes.freeze());
                 return Some(connection);
             };
@@ -70,7 +68,9 @@ impl Door {
                 connection.unread(bytes.freeze());
                 return Some(connection);
             };
-            let kept = !is_last && !self.shared.is_draining();
+            state.reads(Some(bytes.len() as u64));
+            let most = self.shared.settings.max_requests_per_connection;
+            let kept = !is_last && !state.has_had(most) && !self.shared.is_draining();
             let method = request.header.method.clone();
             let head_only = method == Method::HEAD;
             let wire = self
@@ -120,6 +120,9 @@ impl Whole {
         let target = request.path.filter(is_plain_target)?;
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+        if parts.method == Method::CONNECT {
+            return None;
+        }
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(target.parse::<PathAndQuery>().ok()?);
         // Otherwise it would not be forwarded as it came.
@@ -199,6 +202,7 @@ mod tests {
             format!("\r\n{PLAIN}x"),
             plain("1.1", "1.0"),
             plain("/o/a", "http://h/o/a"),
+            plain("GET", "CONNECT"),
             plain("?x", "#x"),
             plain("?x", "?\u{e9}"),
             plain("Host: h\r\n", ""),

@@ -60,6 +60,8 @@ pub(super) struct Connection {
     head: Option<(u32, Pin<Box<Sleep>>)>,
     /// Bytes of that head; of HTTP/2, all that has come.
     taken: usize,
+    /// Bytes that have been received, in all.
+    received: u64,
     /// Since a write could not go on: until when, and what has gone since.
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
     /// What has been read, and is read again.
@@ -97,6 +99,7 @@ impl Connection {
             idle: None,
             head: None,
             taken: 0,
+            received: 0,
             ahead: Bytes::new(),
             held_up: None,
             _place: place,
@@ -111,13 +114,14 @@ impl Connection {
         self.http2
     }
 
-    /// Bytes that have come since the last request began.
-    pub(super) fn taken(&self) -> usize {
-        self.taken
+    /// Whether nothing has been received but the requests that are over.
+    pub(super) fn is_at_a_beginning(&self) -> bool {
+        self.received == self.state.read()
     }
 
-    /// These bytes come again, as if for the first time.
+    /// These bytes, the last that were received, come again as if for the first time.
     pub(super) fn unread(&mut self, bytes: Bytes) {
+        self.received -= bytes.len() as u64;
         self.ahead = bytes;
         self.state.idle();
     }
@@ -258,6 +262,7 @@ impl AsyncRead for Connection {
             return this.wait(cx);
         }
         let came = buf.filled().len() - before;
+        this.received += came as u64;
         if this.http2 {
             this.taken = this.taken.saturating_add(came);
         } else if came > 0 {
@@ -266,7 +271,8 @@ impl AsyncRead for Connection {
                     this.state.head_begins();
                     this.taken = came;
                 }
-                Phase::Head | Phase::Busy => this.taken += came,
+                Phase::Head => this.taken += came,
+                Phase::Busy => {}
             }
         }
         polled

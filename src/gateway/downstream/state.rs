@@ -1,8 +1,9 @@
 //! What all calls of one connection know of it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,8 +36,11 @@ pub(crate) struct State {
     calls: AtomicU32,
     all_calls: AtomicU32,
     another: Notify,
-    /// The length of the request that was refused last; 0: it was not.
-    refused: AtomicU64,
+    /// Bytes of all requests that have been read to their end. Whatever else has been received
+    /// is of the next one, and in pingora's hands.
+    read: AtomicU64,
+    /// Whether the last request was refused.
+    is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
 }
 
@@ -57,7 +61,8 @@ impl State {
             calls: AtomicU32::new(0),
             all_calls: AtomicU32::new(0),
             another: Notify::new(),
-            refused: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
         }
     }
@@ -104,22 +109,33 @@ impl State {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether a call that begins now is the last of so many.
-    pub(crate) fn is_last(&self, most: u32) -> bool {
-        self.all_calls.load(Ordering::Relaxed) >= most - 1
+    /// Whether there have been so many calls.
+    pub(crate) fn has_had(&self, most: Option<NonZeroU32>) -> bool {
+        most.is_some_and(|most| self.all_calls.load(Ordering::Relaxed) >= most.get())
     }
 
-    /// A request of this length on the wire has been refused.
-    pub(crate) fn refused(&self, length: u64) {
-        self.refused.store(length, Ordering::Relaxed);
+    /// A request of this length on the wire is in hand. `None`: its end cannot be told.
+    pub(crate) fn reads(&self, length: Option<u64>) {
+        // Never again as many as have been received.
+        let length = length.unwrap_or(u64::MAX / 2);
+        let read = self.read.load(Ordering::Relaxed);
+        self.read
+            .store(read.saturating_add(length), Ordering::Relaxed);
     }
 
-    /// The length of the request that has just been refused, once.
-    pub(super) fn take_refused(&self) -> Option<u64> {
-        match self.refused.swap(0, Ordering::Relaxed) {
-            0 => None,
-            length => Some(length),
-        }
+    /// Bytes of all requests so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// The request in hand has been refused.
+    pub(crate) fn refused(&self) {
+        self.is_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last request was refused; asked once.
+    pub(super) fn take_refused(&self) -> bool {
+        self.is_refused.swap(false, Ordering::Relaxed)
     }
 
     /// The call with this head is admitted: pingora is about to read it.

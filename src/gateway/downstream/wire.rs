@@ -31,6 +31,11 @@ impl Wire {
         self.tcp.get_ref()
     }
 
+    /// Whether bytes have been looked at, and are still to be read.
+    pub(super) fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// Looks at the first bytes until `enough` has seen what it needs: the number of bytes to
     /// drop. The rest is read again. `most`: how many it may look at.
     ///

@@ -234,12 +234,14 @@ impl Door {
                 (Channel::Tls(Box::new(stream)), http2)
             }
             None if settings.h2c => {
-                // Nothing is due yet: the connection may be idle.
-                let readable = async { Ok(wire.tcp().readable().await?) };
-                within(settings.keepalive, Turned::Idle, readable).await?;
+                if !wire.has_ahead() {
+                    // Nothing is due yet: the connection may be idle.
+                    let readable = async { Ok(wire.tcp().readable().await?) };
+                    within(settings.keepalive, Turned::Idle, readable).await?;
+                }
                 let mut http2 = false;
                 let look = wire.look(PREFACE.len(), |bytes| {
-                    http2 = bytes == PREFACE;
+                    http2 = bytes.starts_with(PREFACE);
                     let may_be = PREFACE.starts_with(bytes) && !http2;
                     Ok::<_, Refused>((!may_be).then_some(0))
                 });
@@ -280,8 +282,8 @@ impl Door {
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
             };
-            if let Some(length) = state.take_refused() {
-                match self.answer_ahead(stream, length).await {
+            if state.take_refused() {
+                match self.answer_ahead(stream).await {
                     Some(back) => stream = back,
                     None => return,
                 }

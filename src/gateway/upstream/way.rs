@@ -109,6 +109,11 @@ impl Way {
         })
     }
 
+    /// Whether the call as a whole has a time: then the clock is worth reading.
+    pub(in crate::gateway) fn has_limit(&self) -> bool {
+        self.ends_us.is_some()
+    }
+
     /// Whether the call has had its time.
     pub(in crate::gateway) fn is_over(&self, now: Moment) -> bool {
         self.ends_us.is_some_and(|ends| now.mono_us >= ends)
