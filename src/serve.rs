@@ -422,11 +422,10 @@ impl BackgroundService for Housekeeping {
             }
         });
         let listener = self.admin.lock().take();
-        let served = match listener.map(tokio::net::TcpListener::from_std) {
-            Some(Ok(listener)) => axum::serve(listener, admin::router(self.shared.clone())).await,
-            Some(Err(error)) => Err(error),
-            None => return,
+        let Some(listener) = listener else {
+            return;
         };
+        let served = admin::serve(listener, admin::router(self.shared.clone())).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
         }

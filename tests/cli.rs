@@ -149,7 +149,7 @@ fn a_start_that_fails_says_why_in_one_line() {
                 "nowhere.toml",
             ],
             "floodgate: cannot read nowhere.toml: No such file or directory (os error 2); correct the \
-             path after --routes, or leave it out for the table that is built in",
+             path after --routes or --apps, or leave it out: a table of routes is built in",
         ),
     ];
     for (args, start) in cases {

@@ -64,8 +64,8 @@ impl fmt::Display for RulesError {
         for (path, error) in &self.unreadable {
             write!(
                 f,
-                "{end}cannot read {}: {error}; correct the path after --routes, or leave it out for \
-                 the table that is built in",
+                "{end}cannot read {}: {error}; correct the path after --routes or --apps, or leave \
+                 it out: a table of routes is built in",
                 path.display()
             )?;
             end = "\n";

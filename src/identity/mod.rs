@@ -90,7 +90,7 @@ pub fn fold_user(segment: &str) -> String {
     }
 }
 
-/// The plainest spelling of a name: [`one_letter_each`], and without blanks at its ends and what
+/// The plainest spelling of a name: `one_letter_each`, and without blanks at its ends and what
 /// begins with `;`, `?` or `#`.
 #[must_use]
 pub fn plainest(name: &str) -> String {

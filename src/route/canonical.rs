@@ -10,7 +10,7 @@
 //!
 //! An escape that stays, `%2C` for a comma, is forwarded as it came, and its call matches the
 //! same route as the comma's: fixed segments have unreserved characters only. Counters know app
-//! and user decoded (see [`identity`](crate::identity)), so that neither is a second caller.
+//! and user decoded (see [`identity`]), so that neither is a second caller.
 
 use std::borrow::Cow;
 

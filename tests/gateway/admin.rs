@@ -492,3 +492,19 @@ fn a_task_is_ended_by_whom_has_the_token_where_there_is_one() {
     });
     assert!(warned, "{}", open.log());
 }
+
+#[test]
+fn heads_that_never_end_hold_the_admin_listener_for_a_while_alone() {
+    let gateway = gateway();
+    let mut held: Vec<_> = (0..200)
+        .map(|_| {
+            let mut connection = Connection::to(gateway.admin);
+            connection.send(b"GET /to");
+            connection
+        })
+        .collect();
+    // Callers do not notice, and operators are served again when the heads have had their time.
+    assert_eq!(gateway.call("GET", "/o/a/users/x", "").status, 200);
+    assert_eq!(ask(&gateway, "GET", "/live", "").status, 200);
+    assert!(held.first_mut().is_some_and(Connection::is_gone));
+}

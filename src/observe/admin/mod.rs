@@ -5,6 +5,7 @@ mod charge;
 mod guard;
 mod receipts;
 mod reset;
+mod serve;
 mod top;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use axum::{Json, Router, middleware};
 use serde_json::json;
 
 pub use self::receipts::Receipts;
+pub use self::serve::serve;
 use crate::gateway::Shared;
 use crate::settings::Settings;
 use crate::store::redis::RedisStore;
