@@ -124,8 +124,9 @@ impl Tokens {
             return Ok(Some(seen(known.is_some())));
         };
         let is_app = |id: &str| {
-            // An App ID is hex digits, and never an App Key.
-            app.names.iter().any(|name| name.eq_ignore_ascii_case(id))
+            // A token names an App ID, never an App Key.
+            let mut ids = app.names.iter().filter(|name| !name.contains('#'));
+            ids.any(|name| name.eq_ignore_ascii_case(id))
         };
         let certificates = app
             .certificates

@@ -16,6 +16,10 @@ use crate::identity::address::prefix;
 use crate::limit::Moment;
 use crate::observe::metrics::Verb;
 use crate::route::canonical::{self, PathError};
+use crate::text;
+
+/// Characters of a refused path that the log has.
+const MAX_LOGGED: usize = 256;
 
 /// The answer to a call that goes no further.
 pub(super) struct Stop {
@@ -337,7 +341,12 @@ impl Gateway {
             .next()
             .unwrap_or(raw_target);
         let raw_path = String::from_utf8_lossy(raw_path);
-        let path = canonical::canonical(&raw_path).map_err(Reject::Path)?;
+        let path = canonical::canonical(&raw_path).map_err(|error| {
+            // For the log alone: it goes nowhere.
+            let shown: String = raw_path.chars().take(MAX_LOGGED).collect();
+            ctx.path = text::printable(&shown).into_owned();
+            Reject::Path(error)
+        })?;
         ctx.rewrite = absolute || path.as_bytes() != raw_path.as_bytes();
         ctx.path = path.into_owned();
         Ok(())

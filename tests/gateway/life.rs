@@ -92,6 +92,19 @@ fn the_access_log_names_the_call_and_never_the_token() {
 }
 
 #[test]
+fn a_refused_path_is_logged_as_it_came_and_without_its_query() {
+    let gateway = start(&[]);
+    assert_eq!(
+        gateway
+            .call("GET", "/o/a/us%1bers/../x?token=query", "")
+            .status,
+        400
+    );
+    soon("its line", || gateway.log().contains("/o/a/us%1bers/../x"));
+    assert!(!gateway.log().contains("token=query"));
+}
+
+#[test]
 fn a_drain_lets_running_requests_end_and_exits_0() {
     let mut gateway = start(&["--grace", "20s"]);
     let mut running = gateway.connect();
