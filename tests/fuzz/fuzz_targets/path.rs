@@ -74,7 +74,7 @@ fn matched(tail: &str, method: &str) {
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_'));
     let is_any = || METHODS.iter().any(|m| scanned(m, tail).is_some());
     match (scanned(of_method, tail), &found) {
-        (Some(id), Found::Route { id: got, user }) => {
+        (Some(id), Found::Route { id: got, user } | Found::Respelt { id: got, user }) => {
             assert!(!is_small || got.0 == id, "{method} {tail}: another route");
             let users: Vec<&str> = tail.split('/').collect();
             assert!(user.is_none_or(|user| users.contains(&user)));
@@ -82,9 +82,11 @@ fn matched(tail: &str, method: &str) {
         (Some(_), _) => panic!("{method} {tail}: not found"),
         (None, Found::Unmatched) => assert!(!is_any(), "{method} {tail}: other methods have it"),
         (None, Found::MethodNotAllowed(allow)) => assert!(!allow.is_empty()),
-        (None, Found::Route { .. }) => assert!(!is_small, "{method} {tail}: no such route"),
+        (None, Found::Route { .. } | Found::Respelt { .. }) => {
+            assert!(!is_small, "{method} {tail}: no such route")
+        }
     }
-    if let Found::Route { id, user } = found {
+    if let Found::Route { id, user } | Found::Respelt { id, user } = found {
         respelt(method, tail, is_small.then_some(id), user);
     }
     let user = tail.rsplit('/').next().unwrap_or_default();
@@ -110,7 +112,7 @@ fn respelt(method: &str, tail: &str, id: Option<RouteId>, user: Option<&str>) {
         format!("{first}%E2%80%8B{rest}"),
     ] {
         let (found, other_user) = match RULES.table.find(method, &other) {
-            Found::Route { id, user } => (id, user),
+            Found::Route { id, user } | Found::Respelt { id, user } => (id, user),
             // Refused: a parameter of other methods takes the segment for its value.
             Found::MethodNotAllowed(_) => continue,
             Found::Unmatched => panic!("{method} {other}: no route"),
