@@ -30,6 +30,19 @@ pub(super) struct Setting {
     pub(super) more: &'static str,
 }
 
+/// What a setting is that says nothing else of itself.
+const ONE: Setting = Setting {
+    key: "",
+    flag: "",
+    value: "",
+    many: false,
+    secret: false,
+    default: None,
+    group: "",
+    help: "",
+    more: "",
+};
+
 impl Setting {
     /// The environment variable.
     pub(super) fn env(&self) -> String {

@@ -12,7 +12,7 @@ use pingora::proxy::Session;
 
 use super::context::Context;
 use super::reply::{self, Reply};
-use super::{Gateway, body as request_body, headers};
+use super::{Gateway, headers};
 use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
@@ -175,7 +175,7 @@ impl Gateway {
         let head_only = request.method == http::Method::HEAD;
         let waits_for_continue = request.headers.contains_key(header::EXPECT);
         let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
-        let length = request_body::announced(session);
+        let length = headers::content_length(session.req_header());
         // Who sends a large file reads the answer only when all of it has gone.
         let lingers = is_chunked || reply.status == 413 && !session.is_http2();
         if !session.as_downstream_mut().is_body_done() {

@@ -8,6 +8,7 @@ use http::header;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
+use super::headers::content_length;
 use super::reply::Reply;
 use crate::limit::Moment;
 use crate::route::pricing::MAX_COUNTED_BODY;
@@ -19,12 +20,6 @@ pub(super) enum BodyError {
     Refused(Reply),
     /// The downstream connection is gone.
     Gone(Box<pingora::Error>),
-}
-
-/// The length that a head announces.
-pub(super) fn announced(session: &Session) -> Option<u64> {
-    let length = session.req_header().headers.get(header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
 }
 
 /// The whole body of a call, `most` bytes at most. Where it is `counted`, in no coding.
@@ -49,7 +44,7 @@ pub(super) async fn read(
     }
     // pingora's replay buffer drops everything silently one byte above its bound: look first.
     let most = usize::try_from(most).map_or(MAX_COUNTED_BODY, |most| most.min(MAX_COUNTED_BODY));
-    let announced = announced(session);
+    let announced = content_length(session.req_header());
     if announced.is_some_and(|length| length > most as u64) {
         return Err(BodyError::Refused(Reply::body_too_large()));
     }

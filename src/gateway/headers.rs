@@ -138,10 +138,16 @@ pub(super) fn plain_length(request: &RequestHeader) -> Option<u64> {
     if request.headers.contains_key(header::TRANSFER_ENCODING) {
         return None;
     }
-    match request.headers.get(header::CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok()?.parse().ok(),
-        None => Some(0),
+    match request.headers.contains_key(header::CONTENT_LENGTH) {
+        true => content_length(request),
+        false => Some(0),
     }
+}
+
+/// The length that a head announces.
+pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
+    let length = request.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Whether the call expects what nobody here knows (RFC 9110, 10.1.1).

@@ -48,23 +48,20 @@ impl Stop {
 
 impl Gateway {
     /// The verdict on a call: `None` forwards it, otherwise it gets this answer. An error means
-    /// that downstream is gone.
+    /// that downstream is gone. `head`: as HTTP/1 has it on the wire.
     pub(super) async fn judge(
         &self,
         session: &mut Session,
+        head: Option<&[u8]>,
+        connection: &Arc<State>,
         ctx: &mut Context,
     ) -> pingora::Result<Option<Reply>> {
         let shared = &self.shared;
-        let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
-            return Ok(Some(Reply::bad_request()));
-        };
         if strict::ends_its_connection(session.req_header()) {
             session.set_keepalive(None);
         }
-        let http1 = session.as_downstream().as_http1();
-        let head = http1.map(|http1| http1.get_headers_raw_bytes());
         let request = session.req_header();
-        let identified = self.identify(request, head.as_deref(), &connection, ctx);
+        let identified = self.identify(request, head, connection, ctx);
         let call = match identified.await {
             Ok(call) => call,
             Err(Stop { reply, is_last }) => {
@@ -82,7 +79,9 @@ impl Gateway {
         ctx.has_read_body = counted.is_some()
             || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
-        if !ctx.has_read_body && body::announced(session).is_some_and(|length| length > most) {
+        if !ctx.has_read_body
+            && headers::content_length(session.req_header()).is_some_and(|length| length > most)
+        {
             ctx.call = Some(call);
             return Ok(Some(too_large(ctx)));
         }

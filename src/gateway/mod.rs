@@ -36,7 +36,7 @@ use self::downstream::state::State;
 use self::reply::Reply;
 pub use self::shared::{Shared, SharedError};
 use self::upstream::Broken;
-use crate::limit::{Hold, Unit};
+use crate::limit::{Hold, Limit, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 
@@ -137,27 +137,23 @@ impl Gateway {
     /// task may run on. Any other call has cost what it has cost, and is given up.
     fn is_awaited(&self, ctx: &Context) -> bool {
         let is_unknown = ctx.token.is_some_and(|token| !token.is_good());
-        is_unknown
-            || ctx.admitted.as_ref().is_some_and(|admitted| {
-                let charges = admitted.plan.charges.iter();
-                charges
-                    .filter(|charge| charge.taken.is_some())
-                    .any(|charge| self.shared.rules.limit(charge.limit).unit == Unit::Tasks)
-            })
+        is_unknown || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
     }
 
     /// Whether a slot of this call is held past its response.
     fn holds_task(&self, ctx: &Context) -> bool {
+        self.has_taken(ctx, |limit| {
+            limit.unit == Unit::Tasks && limit.hold == Hold::Task
+        })
+    }
+
+    /// Whether the call has taken something of such a limit.
+    fn has_taken(&self, ctx: &Context, such: impl Fn(&Limit) -> bool) -> bool {
         ctx.admitted.as_ref().is_some_and(|admitted| {
-            admitted
-                .plan
-                .charges
-                .iter()
+            let charges = admitted.plan.charges.iter();
+            charges
                 .filter(|charge| charge.taken.is_some())
-                .any(|charge| {
-                    let limit = self.shared.rules.limit(charge.limit);
-                    limit.unit == Unit::Tasks && limit.hold == Hold::Task
-                })
+                .any(|charge| such(self.shared.rules.limit(charge.limit)))
         })
     }
 }
@@ -201,14 +197,15 @@ impl ProxyHttp for Gateway {
             let length = headers::plain_length(session.req_header());
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
-        let admitted = head.and_then(|head| connection.take_admitted(&head));
+        let head = head.as_deref();
+        let admitted = head.and_then(|head| connection.take_admitted(head));
         let verdict = match admitted {
             Some(admitted) => {
                 *ctx = admitted;
                 None
             }
             None => {
-                let verdict = self.judge(session, ctx).await?;
+                let verdict = self.judge(session, head, &connection, ctx).await?;
                 ctx.verdict = self.shared.clock.since(ctx.started);
                 self.shared.metrics.own(ctx.own_us());
                 verdict

@@ -1,18 +1,6 @@
 //! The settings themselves.
 
-use super::Setting;
-
-const ONE: Setting = Setting {
-    key: "",
-    flag: "",
-    value: "",
-    many: false,
-    secret: false,
-    default: None,
-    group: "",
-    help: "",
-    more: "",
-};
+use super::{ONE, Setting};
 
 const ADDRESSES: &str = "Addresses";
 const UPSTREAMS: &str = "Upstreams";

@@ -1,18 +1,6 @@
 //! The keys of a `[[pool]]` in floodgate.toml.
 
-use super::Setting;
-
-const ONE: Setting = Setting {
-    key: "",
-    flag: "",
-    value: "",
-    many: false,
-    secret: false,
-    default: None,
-    group: "",
-    help: "",
-    more: "",
-};
+use super::{ONE, Setting};
 
 /// What a pool says of itself. What it does not say is as for the default pool.
 pub(in crate::cli) const POOL: &[Setting] = &[

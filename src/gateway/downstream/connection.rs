@@ -33,7 +33,7 @@ const SLOWEST: u64 = 1024;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// An HTTP/2 connection has been opened when its preface and the head of its settings are here.
-const OPENING: usize = 24 + 9;
+const OPENING: u64 = 24 + 9;
 
 /// The time between two requests. The timer is set anew only when it fires: most requests come
 /// long before.
@@ -58,7 +58,7 @@ pub(super) struct Connection {
     idle: Option<Idle>,
     /// The head that is coming in, and until when.
     head: Option<(u32, Pin<Box<Sleep>>)>,
-    /// Bytes of that head; of HTTP/2, all that has come.
+    /// Bytes of that head.
     taken: usize,
     /// Bytes that have been received, in all.
     received: u64,
@@ -130,7 +130,7 @@ impl Connection {
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.http2 {
             // After its opening, pingora closes it when it has been idle.
-            return match self.taken < OPENING {
+            return match self.received < OPENING {
                 true => self.wait_for_head(cx),
                 false => Poll::Pending,
             };
@@ -263,9 +263,7 @@ impl AsyncRead for Connection {
         }
         let came = buf.filled().len() - before;
         this.received += came as u64;
-        if this.http2 {
-            this.taken = this.taken.saturating_add(came);
-        } else if came > 0 {
+        if !this.http2 && came > 0 {
             match this.state.phase() {
                 Phase::Idle => {
                     this.state.head_begins();
