@@ -155,6 +155,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
     let mut rules = rules::load(&settings.routes)?;
+    rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
     rules::add_apps(apps, &settings.apps, Certificates::Leave)?;

@@ -11,6 +11,7 @@ use super::resolve::SHIPPED;
 use super::value::nearest;
 use crate::identity::Auth;
 use crate::limit::KeyHasher;
+use crate::settings::Settings;
 use crate::spec::apps::{SecretPlace, mistakes_alone};
 use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
 use crate::spec::{self, EditionId, Ruleset};
@@ -167,6 +168,13 @@ pub(super) fn load_with(files: &[PathBuf], keys: KeyHasher) -> Result<Ruleset, R
         lacks_file: false,
         kind: Some(Kind::Mistakes(mistakes)),
     })
+}
+
+/// Sets what the settings say of limits of what calls may carry.
+pub(super) fn validate(rules: &mut Ruleset, settings: &Settings) {
+    if let Some(mode) = settings.validate {
+        rules.payloads.set_validate(mode);
+    }
 }
 
 /// Whether the certificates of apps are read.

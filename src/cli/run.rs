@@ -17,6 +17,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         StoreSettings::Memory => rules::load(&settings.routes)?,
         StoreSettings::Redis(_) => rules::load_with(&settings.routes, KeyHasher::shared())?,
     };
+    rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
     let certificates = Certificates::Read(env);
     rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;

@@ -151,6 +151,7 @@ pub(super) fn rules() -> Ruleset {
             ..IpLimits::default()
         },
         history: None,
+        payloads: Default::default(),
         table,
         keys,
         apps: crate::apps::Apps::default(),

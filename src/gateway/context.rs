@@ -10,6 +10,7 @@ use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
+use super::payload::Payload;
 use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
@@ -63,6 +64,8 @@ pub struct Context {
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     pub(super) room: Room,
+    /// What it carries.
+    pub(super) payload: Payload,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -99,6 +102,7 @@ impl Context {
             has_read_body: false,
             pace: None,
             room: Room::default(),
+            payload: Payload::default(),
             upstream_status: None,
             answer: None,
             error: "",

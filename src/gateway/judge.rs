@@ -9,7 +9,7 @@ use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
-use super::{Gateway, body, headers, strict};
+use super::{Gateway, body, headers, payload, strict};
 use crate::admission::{self, Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
@@ -76,22 +76,40 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        ctx.has_read_body = counted.is_some()
-            || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
+        let has_body = !session.as_downstream_mut().is_body_done();
+        ctx.has_read_body = counted.is_some() || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
-        if !ctx.has_read_body
-            && headers::content_length(session.req_header()).is_some_and(|length| length > most)
-        {
+        let length = headers::content_length(session.req_header());
+        if !ctx.has_read_body && length.is_some_and(|length| length > most) {
             ctx.call = Some(call);
             return Ok(Some(too_large(ctx)));
         }
         ctx.room = Room::new(most);
-        let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
-        let reading = body::read(session, &shared.settings, counted.is_some(), most);
+        // What is refused for its body, and fits, never reaches the backend.
+        let is_checked = has_body && payload::enforces_body(shared, &call);
+        ctx.has_read_body |= is_checked && length.is_some_and(body::fits);
+        let refused = match has_body && !ctx.has_read_body {
+            true => self.check_stream(&call, session.req_header(), ctx),
+            false => None,
+        };
+        if let Some(reply) = refused {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            return Ok(Some(reply));
+        }
+        let is_whole = ctx.has_read_body || !has_body;
+        let is_plain = counted.is_some() || is_checked;
+        let reading = body::read(session, &shared.settings, is_plain, most);
         let recipients = match ctx.has_read_body {
             false => Ok(1),
             true => match Box::pin(reading).await {
-                Ok(body) => counted.map_or(Ok(1), |route| admission::recipients(route, &body)),
+                Ok(body) => counted
+                    .map_or(Ok(1), |route| admission::recipients(route, &body))
+                    .and_then(|recipients| {
+                        let request = session.req_header();
+                        let checked = self.check_body(&call, request, &body, ctx);
+                        checked.map(|()| recipients)
+                    }),
                 Err(body::BodyError::Gone(error)) => return Err(error),
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -137,7 +155,13 @@ impl Gateway {
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
-        let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
+        // In a coding it does not get here.
+        let recipients = counted
+            .map_or(Ok(1), |route| admission::recipients(route, body))
+            .and_then(|recipients| {
+                let checked = self.check_body(&call, request, body, ctx);
+                checked.map(|()| recipients)
+            });
         let now = ctx.started;
         let verdict = self.decide(call, recipients, true, now, ctx).await;
         verdict.map(Stop::from)
@@ -222,6 +246,12 @@ impl Gateway {
                 return Err(reply.into());
             }
         };
+        if let Err(reject) = self.check_path(&call, request.method.as_str(), ctx) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            ctx.error = reject.why();
+            return Err(Reply::rejected(&reject, &ctx.path).into());
+        }
         if headers::expects_the_unknown(request) {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
@@ -245,6 +275,7 @@ impl Gateway {
             Err(reject) => {
                 ctx.call = Some(call);
                 ctx.verb = Some(Verb::Reject);
+                ctx.error = reject.why();
                 return Some(Reply::rejected(&reject, &ctx.path));
             }
         };

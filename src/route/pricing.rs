@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use smallvec::SmallVec;
 
+use crate::payload::is_near;
+
 /// Where a body names its recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostSource {
@@ -30,16 +32,7 @@ impl CostSource {
 
     /// Whether a key is a counted field but for its case: some parsers take it for that field.
     fn is_near(&self, key: &str) -> bool {
-        let upper = |text: &str| {
-            text.chars()
-                .flat_map(char::to_uppercase)
-                .collect::<String>()
-        };
-        let is_near = |field: &str| {
-            // A letter has at most three bytes whose capital is ASCII, as the long s has two.
-            (field.len()..=field.len() * 3).contains(&key.len()) && upper(key) == upper(field)
-        };
-        is_near(&self.field) || self.caps.iter().any(|cap| is_near(&cap.field))
+        is_near(key, &self.field) || self.caps.iter().any(|cap| is_near(key, &cap.field))
     }
 
     /// The caps of fields beside the cost's.

@@ -3,6 +3,7 @@
 mod checks;
 mod history;
 mod limits;
+mod payload;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -180,6 +181,7 @@ impl Compiler<'_> {
             options: self.address_limits("options", &written.options),
         };
         let history = self.history(&editions);
+        let payloads = self.payloads(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -191,6 +193,7 @@ impl Compiler<'_> {
             fold_app_names: written.fold_app_names,
             ip_limits,
             history,
+            payloads,
             table,
             keys: self.keys,
             apps: Apps::default(),

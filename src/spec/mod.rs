@@ -7,6 +7,7 @@ pub mod check;
 pub mod compile;
 pub mod figure;
 pub mod history;
+pub mod payload;
 pub(crate) mod size;
 mod written;
 
@@ -117,6 +118,8 @@ pub struct Ruleset {
     pub ip_limits: IpLimits,
     /// How long messages are kept.
     pub history: Option<history::History>,
+    /// What a call may carry.
+    pub payloads: payload::Payloads,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

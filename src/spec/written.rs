@@ -4,10 +4,13 @@ mod app;
 mod entry;
 mod history;
 mod limit;
+mod payload;
 mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
 pub(super) use history::WrittenHistory;
+use payload::{WrittenKind, WrittenUse};
+pub(super) use payload::{WrittenMost, WrittenPayload};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +81,9 @@ pub(super) struct WrittenRoute {
     pub(super) max_body: Option<At<u64>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
+    /// Limits of what its calls may carry.
+    pub(super) payload: Vec<WrittenUse>,
+    pub(super) message_type: WrittenKind,
     /// What the bearer token must be.
     pub(super) auth: Option<Auth>,
     /// Where it says that it is the message history.
@@ -112,6 +118,11 @@ pub(super) struct Written {
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
     pub(super) history: WrittenHistory,
+    /// Of limits of what calls may carry that have no mode of their own.
+    pub(super) validate: Option<Mode>,
+    pub(super) payloads: Vec<WrittenPayload>,
+    /// Those that a route names in any file, as with groups.
+    pub(super) used_payloads: BTreeSet<String>,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -150,6 +161,8 @@ const ROUTE_KEYS: &[&str] = &[
     "max_recipients",
     "max_body",
     "caps",
+    "payload",
+    "message_type",
     "auth",
     "history",
     "denial",
@@ -224,11 +237,13 @@ impl<'w> Reader<'w> {
                 "defaults" => self.defaults(value),
                 "ip" => self.ip(value),
                 "history" => self.history(value),
+                "payload" => self.each_table(value, "payload", Self::payload),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
-                        "editions", "select", "defaults", "ip", "history", "group", "route",
+                        "editions", "select", "defaults", "ip", "history", "payload", "group",
+                        "route",
                     ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(
@@ -301,7 +316,11 @@ impl<'w> Reader<'w> {
                 at: self.place(key.span().start),
             };
             let taken = |keys: &[&str]| keys.contains(&&*name.value);
-            if taken(ROUTE_KEYS) || taken(history::KEYS) || name.value == "current" {
+            if taken(ROUTE_KEYS)
+                || taken(history::KEYS)
+                || taken(payload::KEYS)
+                || name.value == "current"
+            {
                 self.mistakes.add(
                     name.at,
                     &*name.value,
@@ -373,10 +392,11 @@ impl<'w> Reader<'w> {
                         self.written.fold_app_names = fold;
                     }
                 }
+                "validate" => self.written.validate = self.choice(value, "validate", MODES),
                 _ => self.unknown_key(
                     key,
                     "[defaults]",
-                    &["limits", "unmatched", "fold_app_names"],
+                    &["limits", "unmatched", "fold_app_names", "validate"],
                 ),
             }
         }

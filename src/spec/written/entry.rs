@@ -213,6 +213,8 @@ impl Reader<'_> {
             max_recipients: None,
             max_body: None,
             caps: Vec::new(),
+            payload: Vec::new(),
+            message_type: None,
             auth: None,
             history: None,
             denial: None,
@@ -251,6 +253,8 @@ impl Reader<'_> {
                 }
                 "max_body" => route.max_body = self.size(value, "max_body"),
                 "caps" => route.caps = self.caps(value),
+                "payload" => route.payload = self.uses(value),
+                "message_type" => route.message_type = self.kind(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "history" => {
                     let at = self.at(value);
