@@ -173,7 +173,7 @@ impl Metrics {
             };
         let decisions = counters(
             "floodgate_decisions_total",
-            "Decisions by route, verb (admit, deny, shed, reject) and the limit that denied.",
+            "Decisions by route, verb (admit, deny, shed, reject) and the limit that denied, or refused what a call carries.",
             &["route", "limit", "verb"],
         )?;
         let charged = counters(
@@ -218,7 +218,7 @@ impl Metrics {
         Ok(Self {
             reported: counters(
                 "floodgate_reported_total",
-                "Calls that a report-only limit would have denied.",
+                "Calls that a report-only limit would have denied or refused.",
                 &["route", "limit"],
             )?,
             expired: counters(
