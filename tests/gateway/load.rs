@@ -9,6 +9,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_floodgate");
 
 const MIX: &str = r#"
 apps = ["load#one", "load#two"]
+ips = 100000
 [[call]]
 name = "app"
 method = "GET"
@@ -86,6 +87,7 @@ fn number(value: &serde_json::Value) -> u64 {
 fn what_was_admitted_is_what_the_limits_allow_and_what_the_backend_saw() {
     let gateway = Start {
         routes: ROUTES,
+        args: &["--trusted-proxy", "127.0.0.1"],
         ..Start::default()
     }
     .start();
@@ -103,7 +105,7 @@ fn what_was_admitted_is_what_the_limits_allow_and_what_the_backend_saw() {
     assert_eq!(admitted, gateway.backend().count() as u64);
     assert!(denied > 20, "{text}");
     for app in ["load#one", "load#two"] {
-        let calls = loaded.limit("t-app:calls/3600s:app", app);
+        let calls = loaded.limit("t-app:calls/60min:app", app);
         assert!(
             number(&calls["denied"]) > 0 && calls["most_in_a_window"] == 3,
             "{calls}"
@@ -113,7 +115,7 @@ fn what_was_admitted_is_what_the_limits_allow_and_what_the_backend_saw() {
             (&false.into(), 0)
         );
         // Three calls of three recipients are nine of ten messages.
-        let messages = loaded.limit("t-messages:messages/3600s:app", app);
+        let messages = loaded.limit("t-messages:messages/60min:app", app);
         assert_eq!(
             (number(&messages["admitted"]), number(&messages["quota"])),
             (9, 10)
@@ -133,7 +135,7 @@ fn what_was_admitted_is_what_the_limits_allow_and_what_the_backend_saw() {
     for part in [
         "<svg",
         "load#one",
-        "t-app:calls/3600s:app",
+        "t-app:calls/60min:app",
         "No limit was exceeded.",
     ] {
         assert!(loaded.page.contains(part), "{part}");
@@ -151,6 +153,7 @@ fn what_was_admitted_is_what_the_limits_allow_and_what_the_backend_saw() {
 fn a_gateway_that_lets_more_through_than_its_limits_say_is_found_out() {
     let gateway = Start {
         routes: ROUTES,
+        args: &["--trusted-proxy", "127.0.0.1"],
         ..Start::default()
     }
     .start();
@@ -158,7 +161,7 @@ fn a_gateway_that_lets_more_through_than_its_limits_say_is_found_out() {
     let text = loaded.text();
     assert_eq!(loaded.output.status.code(), Some(1), "{text}");
     assert_eq!(
-        loaded.limit("t-app:calls/3600s:app", "load#one")["exceeded"],
+        loaded.limit("t-app:calls/60min:app", "load#one")["exceeded"],
         true
     );
     assert!(text.contains("EXCEEDED"), "{text}");
@@ -169,11 +172,11 @@ fn a_gateway_that_lets_more_through_than_its_limits_say_is_found_out() {
 fn the_same_calls_go_over_http2() {
     let gateway = Start {
         routes: ROUTES,
-        args: &["--h2c"],
+        args: &["--h2c", "--trusted-proxy", "127.0.0.1"],
         ..Start::default()
     }
     .start();
-    let loaded = load(&gateway, ROUTES, &["--http2", "--connections", "1"]);
+    let loaded = load(&gateway, ROUTES, &["--http2"]);
     assert_eq!(loaded.output.status.code(), Some(0), "{}", loaded.text());
     assert_eq!(
         number(&loaded.report["admitted"]),
