@@ -20,6 +20,8 @@ pub(super) struct Setting {
     pub(super) many: bool,
     /// Whether a password may be in it: it is never printed.
     pub(super) secret: bool,
+    /// Whether a change waits for a restart.
+    pub(super) restart: bool,
     /// The value when nothing is given.
     pub(super) default: Option<&'static str>,
     /// Heading in the help and the reference.
@@ -37,6 +39,7 @@ const ONE: Setting = Setting {
     value: "",
     many: false,
     secret: false,
+    restart: false,
     default: None,
     group: "",
     help: "",

@@ -4,8 +4,10 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -182,7 +184,7 @@ impl Pace {
 /// Callers with the most units and denials, for each limit.
 #[derive(Debug)]
 pub struct Top {
-    sketches: Box<[Mutex<Sketch>]>,
+    sketches: Box<[Arc<Mutex<Sketch>>]>,
     hasher: RandomState,
 }
 
@@ -201,8 +203,38 @@ impl Top {
     #[must_use]
     pub fn new(limits: usize) -> Self {
         Self {
-            sketches: (0..limits).map(|_| Mutex::default()).collect(),
+            sketches: (0..limits).map(|_| Arc::default()).collect(),
             hasher: RandomState::default(),
+        }
+    }
+
+    /// For other rules: a limit of the same name, and most of all of the same figure too, goes
+    /// on. Calls that end under the old rules are noted there as well.
+    #[must_use]
+    pub fn after(previous: &Self, old: &Ruleset, new: &Ruleset) -> Self {
+        let mut left: HashMap<&str, Vec<(u32, &Arc<Mutex<Sketch>>)>> = HashMap::new();
+        for (limit, sketch) in old.limits.iter().zip(&previous.sketches) {
+            let named = left.entry(&limit.name).or_default();
+            named.push((limit.quota.get(), sketch));
+        }
+        let mut sketches: Vec<Option<Arc<Mutex<Sketch>>>> = vec![None; new.limits.len()];
+        for by_figure in [true, false] {
+            for (limit, place) in new.limits.iter().zip(&mut sketches) {
+                let Some(named) = left.get_mut(&*limit.name).filter(|_| place.is_none()) else {
+                    continue;
+                };
+                let is_same = |(quota, _): &(u32, _)| !by_figure || *quota == limit.quota.get();
+                if let Some(at) = named.iter().position(is_same) {
+                    *place = Some(named.remove(at).1.clone());
+                }
+            }
+        }
+        Self {
+            sketches: sketches
+                .into_iter()
+                .map(Option::unwrap_or_default)
+                .collect(),
+            hasher: previous.hasher.clone(),
         }
     }
 

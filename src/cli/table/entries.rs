@@ -25,6 +25,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
                certificates of `tls_cert`, HTTP/1.1 and HTTP/2. `:8081 proxy-protocol`: each \
                connection begins with a PROXY header, version 1 or 2, and must come from one of \
                `trusted_proxies`; the address that it names is the caller's.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -120,6 +121,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         more: "All that changes counters asks for `admin_token`, and all else where `admin_auth` says \
                so: keep it on an address that only operators reach. Web pages of other origins get \
                no answer from it.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -340,6 +342,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "watch",
+        flag: "watch",
+        value: "true|false",
+        default: Some("true"),
+        group: RULES,
+        help: "Read settings, routes, apps and certificates again when their files change",
+        more: "Within two seconds, and by what is in them: a symlink that is swapped above a file counts \
+               as well. Files that cannot be used change nothing. `false`: at SIGHUP and `POST /reload` \
+               of the admin listener alone.",
+        ..ONE
+    },
+    Setting {
         key: "edition",
         flag: "edition",
         value: "NAME",
@@ -383,6 +397,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
                server. `redis-sentinel://host:port,host:port/master[/database]`: the master that \
                the sentinels know by this name. `redis-cluster://host:port,host:port`: a cluster. \
                `rediss` instead of `redis`: over TLS. Redis 7.0 or newer, or Valkey.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -393,6 +408,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Live counters the store in memory may hold",
         more: "Above it, new callers of a limit share one overflow counter.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -402,6 +418,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "ACL user at the Redis servers",
         more: "Goes over that of the URL.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -413,6 +430,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "Its password",
         more: "Goes over that of the URL. Every process on the host can read a flag: the environment and \
                a file are better places.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -423,6 +441,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "A file that holds the password and nothing else",
         more: "Read where `store_password` is not given; a line's end after it does not count. In floodgate.toml, the path is \
                relative to that file.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -431,6 +450,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "NAME",
         group: STORE,
         help: "ACL user at the sentinels",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -440,6 +460,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         secret: true,
         group: STORE,
         help: "Its password at the sentinels",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -449,6 +470,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Certificates (PEM) that vouch for the Redis servers, instead of the system's",
         more: "In floodgate.toml, the path is relative to that file.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -458,6 +480,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Our certificate (PEM), for Redis servers that ask for one",
         more: "In floodgate.toml, the path is relative to that file.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -467,6 +490,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Its key (PEM)",
         more: "In floodgate.toml, the path is relative to that file.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -477,6 +501,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "What all keys in Redis begin with",
         more: "Gateways with the same prefix share their counters. Letters, digits and `.` `_` `-`.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -487,6 +512,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "How long a decision may wait for Redis",
         more: "Then the limit's `on_store_failure` decides.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -497,6 +523,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Take units of busy counters in advance, and decide without asking",
         more: "`false`: every decision asks Redis.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -506,6 +533,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("10s"),
         group: STORE,
         help: "How long a running task's slot outlives the last sign of life of its gateway",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -517,6 +545,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "Gateways that share each limit while Redis is away, at least",
         more: "Set it to the number that the deployment runs: a gateway that starts during an outage has \
                seen no other.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -527,6 +556,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Accept a Redis that may drop counters to make room",
         more: "Without it, `check --connect` takes any `maxmemory-policy` but `noeviction` for a mistake.",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -633,6 +663,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("json"),
         group: ANSWERS,
         help: "Form of the log on standard output",
+        restart: true,
         ..ONE
     },
     Setting {
@@ -772,6 +803,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("auto"),
         group: PROTECTION,
         help: "Worker threads; auto: one for each core",
+        restart: true,
         ..ONE
     },
     Setting {
