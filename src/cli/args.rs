@@ -185,7 +185,10 @@ fn argument(setting: &Setting) -> Arg {
         long = format!("{long}.\n\n{}", setting.more);
     }
     let many = if setting.many { ", a list" } else { "" };
-    let restart = if setting.restart { " [restart]" } else { "" };
+    let restart = match setting.needs_restart() {
+        true => " [restart]",
+        false => "",
+    };
     let arg = Arg::new(setting.key)
         .long(setting.flag)
         .value_name(setting.value)

@@ -41,7 +41,10 @@ fn reference() -> String {
             "" => String::new(),
             more => format!(". {more}"),
         };
-        let restart = if setting.restart { " *(restart)*" } else { "" };
+        let restart = match setting.needs_restart() {
+            true => " *(restart)*",
+            false => "",
+        };
         let _ = writeln!(
             text,
             "| `--{} {value}`{many} | `{}` | `{}` | {default} | {}{more}{restart} |",

@@ -7,6 +7,8 @@ mod pools;
 pub(super) use entries::SETTINGS;
 pub(super) use pools::POOL;
 
+use crate::settings::RESTART;
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
@@ -20,8 +22,6 @@ pub(super) struct Setting {
     pub(super) many: bool,
     /// Whether a password may be in it: it is never printed.
     pub(super) secret: bool,
-    /// Whether a change waits for a restart.
-    pub(super) restart: bool,
     /// The value when nothing is given.
     pub(super) default: Option<&'static str>,
     /// Heading in the help and the reference.
@@ -39,7 +39,6 @@ const ONE: Setting = Setting {
     value: "",
     many: false,
     secret: false,
-    restart: false,
     default: None,
     group: "",
     help: "",
@@ -50,6 +49,11 @@ impl Setting {
     /// The environment variable.
     pub(super) fn env(&self) -> String {
         env_name(self.flag)
+    }
+
+    /// Whether a change waits for a restart.
+    pub(super) fn needs_restart(&self) -> bool {
+        RESTART.contains(&self.key)
     }
 
     /// Whether the flag alone means `true`.

@@ -508,3 +508,50 @@ impl Metrics {
             .unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::KeyHasher;
+
+    #[test]
+    fn series_of_what_has_gone_stay_for_a_while_and_then_go() {
+        let all = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+        let mut fewer = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+        let gone = fewer.routes[0].name.clone();
+        fewer.routes = fewer.routes.into_iter().skip(1).collect();
+        let is_of_it = |name: &str| name.starts_with(&format!("{gone}:"));
+        fewer.limits = fewer
+            .limits
+            .into_iter()
+            .filter(|limit| !is_of_it(&limit.name))
+            .collect();
+        let limit = all.limits.iter().position(|limit| is_of_it(&limit.name));
+        let metrics = Metrics::new().unwrap();
+        let counts = metrics.of(&all);
+        counts.charge(LimitId(u32::try_from(limit.unwrap()).unwrap()), 7);
+        metrics.refuse(&gone, "", Verb::Reject);
+        metrics.report(&gone, "history");
+        metrics.refuse("none", "", Verb::Shed);
+        let has = |what: &str| {
+            let text = metrics.render(StoreGauges::default(), None, 0, 0, 0);
+            text.lines().any(|line| line.contains(what))
+        };
+        let (route, limit) = (format!("route=\"{gone}\""), format!("limit=\"{gone}:"));
+        metrics.sweep(&fewer);
+        assert!(has(&route) && has(&limit));
+        // It comes back, and goes again.
+        metrics.sweep(&all);
+        metrics.sweep(&fewer);
+        assert!(has(&route) && has(&limit) && has("} 7"));
+        metrics.sweep(&fewer);
+        assert!(!has(&route) && !has(&limit));
+        assert!(has("route=\"none\"") && has("route=\"unmatched\""));
+        // A call that began before has counted itself since.
+        metrics.refuse(&gone, "", Verb::Reject);
+        assert!(has(&route));
+        metrics.sweep(&fewer);
+        metrics.sweep(&fewer);
+        assert!(!has(&route));
+    }
+}

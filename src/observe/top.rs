@@ -445,6 +445,35 @@ mod tests {
         assert_eq!(list[0], (Name::Ip(ip(0)), 24_999, 0));
     }
 
+    fn rules(limits: &[(&str, u32)]) -> Ruleset {
+        let mut rules = Ruleset::shipped(crate::limit::KeyHasher::new((1, 2))).unwrap();
+        let some = rules.limits[0].clone();
+        let limit = |(name, quota): &(&str, u32)| crate::limit::Limit {
+            name: (*name).into(),
+            quota: (*quota).try_into().unwrap(),
+            ..some.clone()
+        };
+        rules.limits = limits.iter().map(limit).collect();
+        rules
+    }
+
+    #[test]
+    fn after_a_reload_a_limit_goes_on_under_its_name_and_figure() {
+        let old = rules(&[("a", 1), ("a", 2), ("b", 1), ("gone", 1)]);
+        let new = rules(&[("new", 1), ("b", 9), ("a", 2), ("a", 1), ("a", 3)]);
+        let before = Top::new(old.limits.len());
+        let after = Top::after(&before, &old, &new);
+        // A call of before may end later.
+        for (limit, name) in (0..).zip(["a1", "a2", "b1", "gone"]) {
+            before.note(LimitId(limit), Owner::App(name), at(0), 1, 0, 1);
+        }
+        let all = after.list(9, |_| true, at(1));
+        let found: Vec<_> = all.iter().map(|h| (h.limit.0, h.name.clone())).collect();
+        let app = |name: &str| Name::App(name.into());
+        assert_eq!(found, [(1, app("b1")), (2, app("a2")), (3, app("a1"))]);
+        assert_eq!(after.sketches.len(), 5);
+    }
+
     #[test]
     fn what_was_long_ago_counts_less_and_then_not_at_all() {
         let top = Top::new(1);

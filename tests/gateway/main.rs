@@ -23,6 +23,7 @@ mod limits;
 mod overload;
 mod pools;
 mod proxying;
+mod reload;
 mod secrets;
 mod settling;
 mod sizes;

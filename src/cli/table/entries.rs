@@ -25,7 +25,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
                certificates of `tls_cert`, HTTP/1.1 and HTTP/2. `:8081 proxy-protocol`: each \
                connection begins with a PROXY header, version 1 or 2, and must come from one of \
                `trusted_proxies`; the address that it names is the caller's.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -121,7 +120,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         more: "All that changes counters asks for `admin_token`, and all else where `admin_auth` says \
                so: keep it on an address that only operators reach. Web pages of other origins get \
                no answer from it.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -397,7 +395,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
                server. `redis-sentinel://host:port,host:port/master[/database]`: the master that \
                the sentinels know by this name. `redis-cluster://host:port,host:port`: a cluster. \
                `rediss` instead of `redis`: over TLS. Redis 7.0 or newer, or Valkey.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -408,7 +405,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Live counters the store in memory may hold",
         more: "Above it, new callers of a limit share one overflow counter.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -418,7 +414,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "ACL user at the Redis servers",
         more: "Goes over that of the URL.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -430,7 +425,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "Its password",
         more: "Goes over that of the URL. Every process on the host can read a flag: the environment and \
                a file are better places.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -441,7 +435,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "A file that holds the password and nothing else",
         more: "Read where `store_password` is not given; a line's end after it does not count. In floodgate.toml, the path is \
                relative to that file.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -450,7 +443,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "NAME",
         group: STORE,
         help: "ACL user at the sentinels",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -460,7 +452,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         secret: true,
         group: STORE,
         help: "Its password at the sentinels",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -470,7 +461,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Certificates (PEM) that vouch for the Redis servers, instead of the system's",
         more: "In floodgate.toml, the path is relative to that file.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -480,7 +470,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Our certificate (PEM), for Redis servers that ask for one",
         more: "In floodgate.toml, the path is relative to that file.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -490,7 +479,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Its key (PEM)",
         more: "In floodgate.toml, the path is relative to that file.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -501,7 +489,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "What all keys in Redis begin with",
         more: "Gateways with the same prefix share their counters. Letters, digits and `.` `_` `-`.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -512,7 +499,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "How long a decision may wait for Redis",
         more: "Then the limit's `on_store_failure` decides.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -523,7 +509,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Take units of busy counters in advance, and decide without asking",
         more: "`false`: every decision asks Redis.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -533,7 +518,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("10s"),
         group: STORE,
         help: "How long a running task's slot outlives the last sign of life of its gateway",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -545,7 +529,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "Gateways that share each limit while Redis is away, at least",
         more: "Set it to the number that the deployment runs: a gateway that starts during an outage has \
                seen no other.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -556,7 +539,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: STORE,
         help: "Accept a Redis that may drop counters to make room",
         more: "Without it, `check --connect` takes any `maxmemory-policy` but `noeviction` for a mistake.",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -663,7 +645,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("json"),
         group: ANSWERS,
         help: "Form of the log on standard output",
-        restart: true,
         ..ONE
     },
     Setting {
@@ -803,7 +784,6 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("auto"),
         group: PROTECTION,
         help: "Worker threads; auto: one for each core",
-        restart: true,
         ..ONE
     },
     Setting {
