@@ -10,7 +10,10 @@ use floodgate::spec::{RouteId, Ruleset};
 
 fn payload(c: &mut Criterion) {
     let rules = Ruleset::shipped(KeyHasher::new((1, 2))).expect("the shipped table");
-    let route = rules.routes.iter().position(|route| &*route.name == "messages-users");
+    let route = rules
+        .routes
+        .iter()
+        .position(|route| &*route.name == "messages-users");
     let (edition, _) = rules.selection("current").expect("the default");
     let checked = rules.payloads.of(RouteId(route.expect("a route")), edition);
     let checks = &checked.expect("its limits").checks;
@@ -27,7 +30,10 @@ fn payload(c: &mut Criterion) {
         ("3 KB, emoji", message("\"bob\"", &"😀".repeat(768))),
         ("3 KB, escapes", message("\"bob\"", &lines)),
         ("600 recipients", message(&list.join(","), "hello")),
-        ("600 recipients, 3 KB", message(&list.join(","), &"中文".repeat(512))),
+        (
+            "600 recipients, 3 KB",
+            message(&list.join(","), &"中文".repeat(512)),
+        ),
     ];
     let mut group = c.benchmark_group("payload");
     for (name, body) in &bodies {

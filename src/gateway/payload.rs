@@ -11,7 +11,7 @@ use pingora::{Error, ErrorType};
 
 use super::context::Context;
 use super::reply::Reply;
-use super::{Gateway, Shared, body};
+use super::{Shared, body};
 use crate::admission::{Call, Reject, payload};
 use crate::observe::metrics::Verb;
 use crate::payload::Checker;
@@ -101,125 +101,120 @@ fn rejected(shared: &Shared, call: &Call, ctx: &mut Context, mut judged: Judged)
     reject
 }
 
-impl Gateway {
-    /// What of a call's path is refused.
-    pub(super) fn check_path(
-        &self,
-        call: &Call,
-        method: &str,
-        ctx: &mut Context,
-    ) -> Result<(), Reject> {
-        let rules = &self.shared.rules;
-        let found = payload::in_path(rules, call, method, &ctx.path);
-        if found.is_good() {
-            return Ok(());
-        }
-        let judged = payload::judge(rules, call, &found);
-        rejected(&self.shared, call, ctx, judged).map_or(Ok(()), Err)
+/// What of a call's path is refused.
+pub(super) fn check_path(
+    shared: &Shared,
+    call: &Call,
+    method: &str,
+    ctx: &mut Context,
+) -> Result<(), Reject> {
+    let rules = &shared.rules;
+    let found = payload::in_path(rules, call, method, &ctx.path);
+    if found.is_good() {
+        return Ok(());
     }
+    let judged = payload::judge(rules, call, &found);
+    rejected(shared, call, ctx, judged).map_or(Ok(()), Err)
+}
 
-    /// What of a body that is here as a whole is refused.
-    pub(super) fn check_body(
-        &self,
-        call: &Call,
-        request: &RequestHeader,
-        body: &[u8],
-        ctx: &mut Context,
-    ) -> Result<(), Reject> {
-        let judged = payload::in_body(&self.shared.rules, call, content_type(request), body);
-        rejected(&self.shared, call, ctx, judged).map_or(Ok(()), Err)
-    }
+/// What of a body that is here as a whole is refused.
+pub(super) fn check_body(
+    shared: &Shared,
+    call: &Call,
+    request: &RequestHeader,
+    body: &[u8],
+    ctx: &mut Context,
+) -> Result<(), Reject> {
+    let judged = payload::in_body(&shared.rules, call, content_type(request), body);
+    rejected(shared, call, ctx, judged).map_or(Ok(()), Err)
+}
 
-    /// Makes ready for a body that will be forwarded as it comes. An answer, where it is in a
-    /// coding that cannot be looked into.
-    pub(super) fn check_stream(
-        &self,
-        call: &Call,
-        request: &RequestHeader,
-        ctx: &mut Context,
-    ) -> Option<Reply> {
-        let Checked {
-            checks,
-            enforces_body,
-        } = payload::checked(&self.shared.rules, call)?;
-        checks.of_body().next()?;
-        if body::is_coded(request) {
-            return enforces_body.then(Reply::unsupported_encoding);
-        }
-        let content_type = content_type(request);
-        ctx.payload.stream = Some(Stream {
-            checker: Checker::new(Arc::clone(checks), content_type),
-            content_type: content_type.map(Into::into),
-            enforces: *enforces_body,
-            held: None,
-        });
-        None
+/// Makes ready for a body that will be forwarded as it comes. An answer, where it is in a
+/// coding that cannot be looked into.
+pub(super) fn check_stream(
+    shared: &Shared,
+    call: &Call,
+    request: &RequestHeader,
+    ctx: &mut Context,
+) -> Option<Reply> {
+    let Checked {
+        checks,
+        enforces_body,
+    } = payload::checked(&shared.rules, call)?;
+    checks.of_body().next()?;
+    if body::is_coded(request) {
+        return enforces_body.then(Reply::unsupported_encoding);
     }
+    let content_type = content_type(request);
+    ctx.payload.stream = Some(Stream {
+        checker: Checker::new(Arc::clone(checks), content_type),
+        content_type: content_type.map(Into::into),
+        enforces: *enforces_body,
+        held: None,
+    });
+    None
+}
 
-    /// Checks what has come of a body. An error cuts it off.
-    pub(super) fn pass(
-        &self,
-        ctx: &mut Context,
-        body: &mut Option<Bytes>,
-        is_end: bool,
-    ) -> pingora::Result<()> {
-        let Some(stream) = &mut ctx.payload.stream else {
-            return Ok(());
-        };
-        if let Some(piece) = body {
-            stream.checker.push(piece);
-        }
-        if is_end {
-            stream.checker.finish();
-        }
-        let found = stream.checker.found();
-        if !found.is_good() && (stream.enforces || is_end) {
-            let mut judged = self
-                .shared
-                .rules
-                .payloads
-                .judge(stream.checker.checks(), found);
-            if !is_end {
-                // What is reported is counted once.
-                judged.reported.clear();
-            }
-            self.refuse_stream(ctx, judged)?;
-        }
-        let Some(stream) = ctx.payload.stream.as_mut().filter(|stream| stream.enforces) else {
-            return Ok(());
-        };
-        let piece = body.take().filter(|piece| !piece.is_empty());
-        *body = match (is_end, stream.held.take(), piece) {
-            (true, Some(held), Some(piece)) => Some([held, piece].concat().into()),
-            (true, held, piece) => held.or(piece),
-            (false, held, None) => {
-                stream.held = held;
-                Some(Bytes::new())
-            }
-            (false, held, piece) => {
-                stream.held = piece;
-                Some(held.unwrap_or_default())
-            }
-        };
-        Ok(())
+/// Checks what has come of a body. An error cuts it off.
+pub(super) fn pass(
+    ctx: &mut Context,
+    body: &mut Option<Bytes>,
+    is_end: bool,
+) -> pingora::Result<()> {
+    let Some(stream) = &mut ctx.payload.stream else {
+        return Ok(());
+    };
+    if let Some(piece) = body {
+        stream.checker.push(piece);
     }
+    if is_end {
+        stream.checker.finish();
+    }
+    let found = stream.checker.found();
+    if !found.is_good() && (stream.enforces || is_end) {
+        let payloads = &ctx.shared.rules.payloads;
+        let mut judged = payloads.judge(stream.checker.checks(), found);
+        if !is_end {
+            // What is reported is counted once.
+            judged.reported.clear();
+        }
+        refuse(ctx, judged)?;
+    }
+    let Some(stream) = ctx.payload.stream.as_mut().filter(|stream| stream.enforces) else {
+        return Ok(());
+    };
+    let piece = body.take().filter(|piece| !piece.is_empty());
+    *body = match (is_end, stream.held.take(), piece) {
+        (true, Some(held), Some(piece)) => Some([held, piece].concat().into()),
+        (true, held, piece) => held.or(piece),
+        (false, held, None) => {
+            stream.held = held;
+            Some(Bytes::new())
+        }
+        (false, held, piece) => {
+            stream.held = piece;
+            Some(held.unwrap_or_default())
+        }
+    };
+    Ok(())
+}
 
-    /// Cuts a body off, if it is refused: all that the call has taken is given back.
-    fn refuse_stream(&self, ctx: &mut Context, judged: Judged) -> pingora::Result<()> {
-        let Some(call) = ctx.call.take() else {
-            return Ok(());
-        };
-        let reject = rejected(&self.shared, &call, ctx, judged);
-        ctx.call = Some(call);
-        let Some(reject) = reject else {
-            return Ok(());
-        };
-        ctx.verb = Some(Verb::Reject);
-        ctx.payload.stream = None;
-        ctx.payload.reply = Some(Reply::rejected(&reject, &ctx.path));
-        if let Some(admitted) = &mut ctx.admitted {
-            admitted.forwarded = false;
-        }
-        Err(Error::explain(REFUSED, "refused for what it carries").into_down())
+/// Cuts a body off, if it is refused: all that the call has taken is given back.
+fn refuse(ctx: &mut Context, judged: Judged) -> pingora::Result<()> {
+    let Some(call) = ctx.call.take() else {
+        return Ok(());
+    };
+    let shared = ctx.shared.clone();
+    let reject = rejected(&shared, &call, ctx, judged);
+    ctx.call = Some(call);
+    let Some(reject) = reject else {
+        return Ok(());
+    };
+    ctx.verb = Some(Verb::Reject);
+    ctx.payload.stream = None;
+    ctx.payload.reply = Some(Reply::rejected(&reject, &ctx.path));
+    if let Some(admitted) = &mut ctx.admitted {
+        admitted.forwarded = false;
     }
+    Err(Error::explain(REFUSED, "refused for what it carries").into_down())
 }
