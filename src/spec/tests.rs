@@ -956,7 +956,7 @@ fn what_calls_may_carry_is_layered_key_by_key_and_edition_by_edition() {
     let limits = &rules.payloads.limits;
     assert_eq!(
         &*limits[0].figures[0].as_ref().unwrap().sources,
-        ["a:1".into()]
+        [Box::from("a:1")]
     );
     assert_eq!(
         (rules.payloads.mode(0), rules.payloads.mode(1)),

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::door::soon;
+use crate::frames::{END_HEADERS, HEADERS, Peer, call, frame, head};
 use crate::harness::{Answer, Connection, Gateway, Start, start};
 
 const MB: usize = 1 << 20;
@@ -427,6 +428,34 @@ fn a_backend_never_has_the_last_byte_of_what_is_refused() {
     soon("the unit comes back", || {
         units(&gateway, limit) == (1.0, 1.0)
     });
+}
+
+#[test]
+fn a_stream_of_http_2_is_checked_too() {
+    let gateway = start(&["--h2c"]);
+    let path = "/o/a/metadata/chatroom/1/user/u";
+    let put = |last: usize, announced: bool| {
+        let body = attributes(last);
+        let length = body.len().to_string();
+        let more: &[(&str, &str)] = match announced {
+            true => &[("content-length", &length)],
+            false => &[],
+        };
+        let mut peer = Peer::new(&gateway);
+        let fields = call("PUT", path, more);
+        peer.send(&frame(HEADERS, END_HEADERS, 1, &head(&fields)))
+            .expect("sent");
+        peer.upload_bytes(1, body.as_bytes())
+    };
+    for announced in [true, false] {
+        assert_eq!(put(4096, announced), Some(200));
+        assert_eq!(put(4097, announced), Some(400));
+    }
+    let limit = "metadata-chatroom-user-one-put:calls/s:app";
+    soon("the units come back", || {
+        units(&gateway, limit) == (4.0, 2.0)
+    });
+    assert_eq!(gateway.backend().count(), 2);
 }
 
 #[test]
