@@ -714,7 +714,7 @@ fn explain_says_what_a_call_may_carry_and_what_refuses_it() {
         let all = [&["explain"][..], args, &["--body", "-", "POST", path]].concat();
         run_with(&std::env::temp_dir(), &[], &all, body)
     };
-    let body = |length| {
+    let body = |length: usize| {
         let text = "中".repeat(length / 3) + &"a".repeat(length % 3);
         format!(r#"{{"from":"a b","to":["b"],"type":"txt","body":{{"msg":"{text}"}}}}"#)
     };

@@ -1,11 +1,12 @@
 //! What a call carries in its path and its body, against the limits of its route.
 
 use super::{Call, Reject, Target};
+use crate::limit::Mode;
 use crate::payload::Found;
 use crate::route::canonical;
-use crate::route::pricing::PriceError;
-use crate::spec::Ruleset;
+use crate::route::pricing::{self, PriceError};
 use crate::spec::payload::{Checked, Judged};
+use crate::spec::{Route, Ruleset};
 
 /// What is checked of this call.
 #[must_use]
@@ -13,6 +14,23 @@ pub fn checked<'r>(rules: &'r Ruleset, call: &Call) -> Option<&'r Checked> {
     match call.target {
         Target::Route(id) => rules.payloads.of(id, call.edition),
         Target::Unmatched | Target::Options => None,
+    }
+}
+
+/// The recipients of a call's body, and whether there are more than a cap that is only reported.
+///
+/// # Errors
+/// [`Reject::Body`].
+pub fn recipients(rules: &Ruleset, route: &Route, body: &[u8]) -> Result<(u32, bool), Reject> {
+    let Some(source) = &route.cost else {
+        return Ok((1, false));
+    };
+    let (cost, over) = pricing::price(source, body).map_err(Reject::Body)?;
+    let mode = route.validate.unwrap_or(rules.payloads.validate());
+    match (over, mode) {
+        (None, _) | (Some(_), Mode::Off) => Ok((cost, false)),
+        (Some(_), Mode::Report) => Ok((cost, true)),
+        (Some(cap), Mode::Enforce) => Err(Reject::Body(PriceError::TooMany(cap))),
     }
 }
 

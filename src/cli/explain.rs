@@ -365,8 +365,8 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),
         (Some(_), Some(body)) if is_too_large(body) => (None, Some(Reply::body_too_large())),
-        (Some(route), Some(body)) => match admission::recipients(route, body) {
-            Ok(recipients) => (Some(recipients), None),
+        (Some(route), Some(body)) => match admission::payload::recipients(rules, route, body) {
+            Ok((recipients, _)) => (Some(recipients), None),
             Err(reject) => (None, Some(Reply::rejected(&reject, asked.path))),
         },
     };

@@ -55,6 +55,7 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         history: false,
         cost: None,
         max_recipients: None,
+        validate: None,
         max_body: None,
         editions: editions.into(),
         sources: ["004:1".into()].into(),

@@ -10,7 +10,7 @@ use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
 use super::{Gateway, Shared, body, headers, payload, strict};
-use crate::admission::{self, Call, Refused, Reject};
+use crate::admission::{Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
@@ -103,13 +103,11 @@ impl Gateway {
         let recipients = match ctx.has_read_body {
             false => Ok(1),
             true => match Box::pin(reading).await {
-                Ok(body) => counted
-                    .map_or(Ok(1), |route| admission::recipients(route, &body))
-                    .and_then(|recipients| {
-                        let request = session.req_header();
-                        let checked = payload::check_body(shared, &call, request, &body, ctx);
-                        checked.map(|()| recipients)
-                    }),
+                Ok(body) => payload::recipients(shared, &call, &body, ctx).and_then(|recipients| {
+                    let request = session.req_header();
+                    let checked = payload::check_body(shared, &call, request, &body, ctx);
+                    checked.map(|()| recipients)
+                }),
                 Err(body::BodyError::Gone(error)) => return Err(error),
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -159,12 +157,10 @@ impl Gateway {
         }
         ctx.room = Room::new(most);
         // In a coding it does not get here.
-        let recipients = counted
-            .map_or(Ok(1), |route| admission::recipients(route, body))
-            .and_then(|recipients| {
-                let checked = payload::check_body(shared, &call, request, body, ctx);
-                checked.map(|()| recipients)
-            });
+        let recipients = payload::recipients(shared, &call, body, ctx).and_then(|recipients| {
+            let checked = payload::check_body(shared, &call, request, body, ctx);
+            checked.map(|()| recipients)
+        });
         let now = ctx.started;
         let decided = self.decide(shared, call, recipients, true, now, ctx);
         decided.await.map(Stop::from)

@@ -15,7 +15,8 @@ use super::{Shared, body};
 use crate::admission::{Call, Reject, payload};
 use crate::observe::metrics::Verb;
 use crate::payload::Checker;
-use crate::spec::payload::{Checked, Judged};
+use crate::route::pricing::PriceError;
+use crate::spec::payload::{Checked, Judged, RECIPIENTS};
 
 /// Why a body that is being forwarded is cut off.
 const REFUSED: ErrorType = ErrorType::Custom("PayloadRefused");
@@ -66,10 +67,16 @@ impl Payload {
         }
     }
 
-    pub(super) fn note(&mut self, limit: &str) {
+    /// A limit is only reported.
+    fn reports(&mut self, limit: &str) {
         if self.limit.is_empty() {
             self.limit = limit.into();
         }
+    }
+
+    /// A limit refuses the call, whatever was reported; or none does by itself.
+    fn refuses(&mut self, limit: &str) {
+        self.limit = limit.into();
     }
 }
 
@@ -90,15 +97,43 @@ fn rejected(shared: &Shared, call: &Call, ctx: &mut Context, mut judged: Judged)
     }
     let reject = payload::rejected(&mut judged);
     match &reject {
-        Some(Reject::Payload(refused)) => ctx.payload.note(&refused.name),
-        Some(_) => {}
+        Some(Reject::Payload(refused)) => ctx.payload.refuses(&refused.name),
+        Some(_) => ctx.payload.refuses(""),
         None => {
             if let Some(name) = judged.reported.first() {
-                ctx.payload.note(name);
+                ctx.payload.reports(name);
             }
         }
     }
     reject
+}
+
+/// The recipients of a body that is here as a whole, unless there are too many.
+pub(super) fn recipients(
+    shared: &Shared,
+    call: &Call,
+    body: &[u8],
+    ctx: &mut Context,
+) -> Result<u32, Reject> {
+    let Some(route) = call.route(&shared.rules) else {
+        return Ok(1);
+    };
+    match payload::recipients(&shared.rules, route, body) {
+        Ok((recipients, is_over)) => {
+            if is_over {
+                shared.metrics.report(&route.name, RECIPIENTS);
+                ctx.payload.reports(RECIPIENTS);
+            }
+            Ok(recipients)
+        }
+        Err(reject) => {
+            ctx.payload.refuses(match reject {
+                Reject::Body(PriceError::TooMany(_)) => RECIPIENTS,
+                _ => "",
+            });
+            Err(reject)
+        }
+    }
 }
 
 /// What of a call's path is refused.

@@ -15,6 +15,7 @@ use super::upstreams::UpstreamMetrics;
 use crate::admission::Target;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
+use crate::spec::payload::{MALFORMED, RECIPIENTS};
 use crate::store::StoreGauges;
 use crate::store::redis::SharedGauges;
 
@@ -29,7 +30,7 @@ const UPSTREAM_BUCKETS: &[f64] = &[
 
 /// What series say of calls of no route, and of no limit.
 const OTHER_ROUTES: [&str; 3] = ["unmatched", "options", "none"];
-const OTHER_LIMITS: [&str; 3] = ["", "history", crate::spec::payload::MALFORMED];
+const OTHER_LIMITS: [&str; 4] = ["", "history", MALFORMED, RECIPIENTS];
 
 /// What the gateway did with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

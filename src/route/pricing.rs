@@ -79,6 +79,17 @@ type Counts = SmallVec<[Option<u32>; 4]>;
 /// # Errors
 /// See [`PriceError`].
 pub fn recipients(source: &CostSource, body: &[u8]) -> Result<u32, PriceError> {
+    match price(source, body)? {
+        (_, Some(cap)) => Err(PriceError::TooMany(cap)),
+        (cost, None) => Ok(cost),
+    }
+}
+
+/// The same, and the first cap that the body is over.
+///
+/// # Errors
+/// See [`PriceError`].
+pub fn price(source: &CostSource, body: &[u8]) -> Result<(u32, Option<Cap>), PriceError> {
     let counts = count(source, body)?;
     let entries = |field: &str| {
         let nth = source.nth(field);
@@ -91,10 +102,10 @@ pub fn recipients(source: &CostSource, body: &[u8]) -> Result<u32, PriceError> {
     let cost = entries(&source.field)?;
     for cap in &source.caps {
         if entries(&cap.field)? > cap.max {
-            return Err(PriceError::TooMany(cap.clone()));
+            return Ok((cost, Some(cap.clone())));
         }
     }
-    Ok(cost)
+    Ok((cost, None))
 }
 
 /// One pass over the body.

@@ -78,6 +78,8 @@ pub struct Route {
     pub cost: Option<CostSource>,
     /// The most recipients of one call: the cap of the cost's field.
     pub max_recipients: Option<u32>,
+    /// Whether the caps of counted fields act; `None`: as limits of what calls may carry do.
+    pub validate: Option<crate::limit::Mode>,
     /// The largest body of a call, in bytes; `None`: what the settings say for all.
     pub max_body: Option<u64>,
     /// By edition.

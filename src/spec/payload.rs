@@ -120,6 +120,9 @@ pub struct Judged {
     pub reported: SmallVec<[Box<str>; 2]>,
 }
 
+/// How caps on recipients are counted.
+pub const RECIPIENTS: &str = "max_recipients";
+
 /// How bodies that cannot be read in one way are counted, where that is not enforced.
 pub const MALFORMED: &str = "malformed";
 

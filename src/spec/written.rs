@@ -84,6 +84,8 @@ pub(super) struct WrittenRoute {
     /// Limits of what its calls may carry.
     pub(super) payload: Vec<WrittenUse>,
     pub(super) message_type: WrittenKind,
+    /// Of its caps of counted fields.
+    pub(super) validate: Option<Mode>,
     /// What the bearer token must be.
     pub(super) auth: Option<Auth>,
     /// Where it says that it is the message history.
@@ -163,6 +165,7 @@ const ROUTE_KEYS: &[&str] = &[
     "caps",
     "payload",
     "message_type",
+    "validate",
     "auth",
     "history",
     "denial",

@@ -489,6 +489,34 @@ fn what_is_reported_passes_and_is_counted() {
 }
 
 #[test]
+fn caps_on_recipients_are_reported_too() {
+    let routes = "[[route]]\nname = \"messages-chatgroups\"\nvalidate = \"report\"\n";
+    let gateway = Start {
+        routes,
+        ..Start::default()
+    }
+    .start();
+    let four = r#"{"to":["1","2","3","4"],"type":"txt","body":{"msg":"a"}}"#;
+    let status = |path: &str, body: &str| gateway.call("POST", path, body).status;
+    assert_eq!(status("/o/a/messages/chatgroups", four), 200);
+    assert_eq!(reported(&gateway, "max_recipients"), 1.0);
+    // They cost what they are.
+    let limit = "messages-chatgroups:messages/s:app";
+    assert_eq!(units(&gateway, limit), (4.0, 0.0));
+    let eleven = format!(r#"{{"to":[{}"x"]}}"#, r#""x","#.repeat(10));
+    assert_eq!(status("/o/a/messages/chatrooms", &eleven), 400);
+    assert_eq!(refused(&gateway, "max_recipients"), 1.0);
+    let gateway = start(&["--validate", "off"]);
+    assert_eq!(
+        gateway
+            .call("POST", "/o/a/messages/chatrooms", &eleven)
+            .status,
+        200
+    );
+    assert_eq!(reported(&gateway, "max_recipients"), 0.0);
+}
+
+#[test]
 fn what_is_off_is_not_looked_at() {
     let gateway = start(&["--validate", "off"]);
     assert_eq!(
@@ -565,6 +593,19 @@ fn user_ids_of_paths_and_lists_are_reported_and_those_of_registrations_refused()
         );
     }
     assert_eq!(refused(&gateway, "user-id-registered"), 2.0);
+    // What refuses a call is named, not what was reported of it before.
+    let form = format!("nickname={}", "a".repeat(2048));
+    assert_eq!(
+        gateway
+            .call("PUT", "/o/a/metadata/user/a%20b", &form)
+            .status,
+        400
+    );
+    assert_eq!(refused(&gateway, "user-attributes"), 1.0);
+    assert_eq!(
+        (reported(&gateway, "user-id"), refused(&gateway, "user-id")),
+        (4.0, 0.0)
+    );
 }
 
 #[test]

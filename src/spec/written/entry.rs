@@ -215,6 +215,7 @@ impl Reader<'_> {
             caps: Vec::new(),
             payload: Vec::new(),
             message_type: None,
+            validate: None,
             auth: None,
             history: None,
             denial: None,
@@ -254,6 +255,7 @@ impl Reader<'_> {
                 "max_body" => route.max_body = self.size(value, "max_body"),
                 "caps" => route.caps = self.caps(value),
                 "payload" => route.payload = self.uses(value),
+                "validate" => route.validate = self.choice(value, "validate", MODES),
                 "message_type" => route.message_type = self.kind(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "history" => {
