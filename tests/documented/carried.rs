@@ -471,7 +471,7 @@ fn fill(unit: Unit, filler: char, units: usize, call: &str) -> String {
             let list: Vec<String> = (0..units)
                 .map(|nth| match call.split_once('/').unwrap().1 {
                     tail if tail.starts_with("metadata/") => format!("\"k{nth}\":\"{filler}\""),
-                    tail if tail == "users" => format!("{{\"username\":\"u{nth}\"}}"),
+                    "users" => format!("{{\"username\":\"u{nth}\"}}"),
                     tail if tail.ends_with('@') => format!("u{nth}"),
                     _ => format!("\"u{nth}\""),
                 })
