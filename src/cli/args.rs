@@ -114,6 +114,7 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -124,6 +125,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(load)
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.
