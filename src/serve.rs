@@ -1,5 +1,7 @@
 //! Composition root: builds a gateway from settings and rules, starts it, drains it.
 
+mod leave;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -15,10 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
 use crate::clock::Clock;
+use crate::gateway::downstream::Worker;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
-use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
 use crate::gateway::upstream::{MAX_ATTEMPTS, UpstreamError};
 use crate::gateway::{Shared, SharedError};
+use crate::handover::{Door, Giving, HandoverError, Sockets, Start};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
@@ -75,6 +78,9 @@ pub enum ServeError {
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Nothing can be handed over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The signals could not be watched, or a thread not be started.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
@@ -98,12 +104,13 @@ pub struct Prepared {
     shared: Arc<Shared>,
     /// Where it will listen, ports resolved.
     pub listen: Vec<Listen>,
-    /// The sockets, by worker.
-    listening: Vec<Vec<Listening>>,
-    /// The admin listener, bound.
-    admin: TcpListener,
-    /// Its address.
+    /// Its admin listener's address.
     pub admin_addr: SocketAddr,
+    sockets: Sockets,
+    /// What it follows.
+    start: Start,
+    /// Where its follower asks.
+    door: Option<Door>,
 }
 
 /// Puts a gateway together.
@@ -114,6 +121,7 @@ pub fn prepare(
     settings: Settings,
     rules: Arc<Ruleset>,
     id_seed: u64,
+    mut start: Start,
 ) -> Result<Prepared, ServeError> {
     let editions = rules
         .selection(&settings.edition)
@@ -130,29 +138,10 @@ pub fn prepare(
         check_certificates(path)?;
     }
     raise_file_limit(&settings);
-    let mut listen = Vec::new();
-    let mut listening: Vec<Vec<Listening>> = (0..settings.threads).map(|_| Vec::new()).collect();
-    for how in &settings.listen {
-        let (addr, sockets) =
-            downstream::bind(how.addr, settings.threads).map_err(|source| ServeError::Listen {
-                addr: how.addr,
-                flag: "--listen",
-                source,
-            })?;
-        let how = Listen { addr, ..*how };
-        listen.push(how);
-        for (of_worker, socket) in listening.iter_mut().zip(sockets) {
-            of_worker.push(Listening { socket, how });
-        }
-    }
-    let admin_error = |source| ServeError::Listen {
-        addr: settings.admin,
-        flag: "--admin",
-        source,
-    };
-    let admin = TcpListener::bind(settings.admin).map_err(admin_error)?;
-    admin.set_nonblocking(true).map_err(admin_error)?;
-    let admin_addr = admin.local_addr().map_err(admin_error)?;
+    let sockets = Sockets::open(&settings, start.taking.as_mut())?;
+    let follows = start.taking.is_some();
+    let door = settings.upgrade_socket.as_deref();
+    let door = door.map(|path| Door::make(path, follows)).transpose()?;
     let policy = Policy {
         editions,
         auth: settings.auth,
@@ -165,10 +154,11 @@ pub fn prepare(
     let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed)?;
     Ok(Prepared {
         shared: Arc::new(shared),
-        listen,
-        listening,
-        admin,
-        admin_addr,
+        listen: sockets.listen.clone(),
+        admin_addr: sockets.admin_addr,
+        sockets,
+        start,
+        door,
     })
 }
 
@@ -224,9 +214,14 @@ pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn run(settings: Settings, rules: Arc<Ruleset>, id_seed: u64) -> Result<(), ServeError> {
+pub fn run(
+    settings: Settings,
+    rules: Arc<Ruleset>,
+    id_seed: u64,
+    start: Start,
+) -> Result<(), ServeError> {
     let _log = log::start(settings.log).map_err(ServeError::Start)?;
-    prepare(settings, rules, id_seed)?.run(None)
+    prepare(settings, rules, id_seed, start)?.run(None)
 }
 
 impl Prepared {
@@ -263,9 +258,13 @@ impl Prepared {
                 .map_err(ServeError::Start)?
                 .block_on(store.greet());
         }
+        let held = match self.door {
+            Some(_) => Some(self.sockets.hold(settings).map_err(ServeError::Start)?),
+            None => None,
+        };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        for (worker, listening) in self.listening.into_iter().enumerate() {
+        for (worker, listening) in self.sockets.by_worker.into_iter().enumerate() {
             let conf = server.configuration.clone();
             let worker_of_its_own = Worker::new(shared.clone(), conf, listening);
             let name = format!("gateway-{worker}");
@@ -273,9 +272,19 @@ impl Prepared {
         }
         let housekeeping = Housekeeping {
             shared: shared.clone(),
-            admin: parking_lot::Mutex::new(Some(self.admin)),
+            admin: parking_lot::Mutex::new(Some(self.sockets.admin)),
         };
         server.add_service(background_service("admin", housekeeping));
+        if let Some(taking) = self.start.taking {
+            taking.finish()?;
+        }
+        let giving = match (self.door, held) {
+            (Some(door), Some(held)) => {
+                let giving = Giving::start(door, shared.clone(), self.start.keys, held);
+                Some(giving.map_err(ServeError::Start)?)
+            }
+            _ => None,
+        };
         for addr in &self.listen {
             let Listen {
                 addr,
@@ -290,6 +299,7 @@ impl Prepared {
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
             shared: shared.clone(),
+            giving,
             stop,
             stopping,
         };
@@ -301,14 +311,8 @@ impl Prepared {
                 })
             })
             .map_err(ServeError::Start)?;
-        stopped.recv().map_err(|_| ServeError::Stopped)?;
-
-        std::thread::sleep(SETTLE.min(settings.grace));
-        let mut waited = SETTLE;
-        while shared.in_flight() > 0 && waited < settings.grace {
-            std::thread::sleep(Duration::from_millis(20));
-            waited += Duration::from_millis(20);
-        }
+        let grace = stopped.recv().map_err(|_| ServeError::Stopped)?;
+        leave::until_done(&shared, grace);
         match shared.in_flight() {
             0 => tracing::info!("drained"),
             left => tracing::warn!(
@@ -347,7 +351,9 @@ fn raise_file_limit(settings: &Settings) {
 struct Signals {
     shared: Arc<Shared>,
     stop: Option<tokio::sync::watch::Receiver<bool>>,
-    stopping: std::sync::mpsc::Sender<()>,
+    giving: Option<Arc<Giving>>,
+    /// Is told how long running calls still have.
+    stopping: std::sync::mpsc::Sender<Duration>,
 }
 
 #[async_trait]
@@ -372,16 +378,14 @@ impl ShutdownSignalWatch for Signals {
                 _ = terminate.recv() => (),
                 _ = interrupt.recv() => (),
                 () = told => (),
+                () = leave::handed_over(&self.shared) => (),
             },
             (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, "cannot watch signals; stopping");
             }
         }
-        let delay = self.shared.settings.drain_delay;
-        tracing::info!(drain_delay_ms = delay.as_millis(), "draining");
-        self.shared.begin_drain();
-        tokio::time::sleep(delay).await;
-        let _ = self.stopping.send(());
+        let left = leave::leave(&self.shared, self.giving.as_deref()).await;
+        let _ = self.stopping.send(left);
         ShutdownSignal::GracefulTerminate
     }
 }
@@ -425,7 +429,8 @@ impl BackgroundService for Housekeeping {
         let Some(listener) = listener else {
             return;
         };
-        let served = admin::serve(listener, admin::router(self.shared.clone())).await;
+        let stages = self.shared.drain.watch();
+        let served = admin::serve(listener, admin::router(self.shared.clone()), stages).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
         }

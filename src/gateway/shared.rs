@@ -1,13 +1,14 @@
 //! What every worker of a gateway shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
 
 use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
+use super::drain::Drain;
 use super::load::Load;
 use super::reply::{self, Reply};
 use super::shield::Shield;
@@ -63,7 +64,8 @@ pub struct Shared {
     limit_fields: Vec<(HeaderValue, String)>,
     hsts: Option<HeaderValue>,
     pub(super) load: Load,
-    draining: AtomicBool,
+    /// Its way out.
+    pub drain: Drain,
     next_id: AtomicU64,
 }
 
@@ -117,7 +119,7 @@ impl Shared {
             limit_fields,
             hsts,
             load: Load::default(),
-            draining: AtomicBool::new(false),
+            drain: Drain::default(),
             next_id: AtomicU64::new(id_seed),
         };
         gateway.note_expiry();
@@ -164,12 +166,7 @@ impl Shared {
 
     /// Whether the gateway is on its way out.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// From now on `/ready` fails and connections are not kept.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.drain.is_leaving()
     }
 
     /// The store's gauges.

@@ -40,6 +40,12 @@ impl KeyHasher {
         Self { seed: None }
     }
 
+    /// The secret, for the process that goes on with the same counters.
+    #[must_use]
+    pub const fn seed(&self) -> Option<(u64, u64)> {
+        self.seed
+    }
+
     fn hash(&self, domain: u8, parts: &[&[u8]]) -> CounterKey {
         let Some(seed) = self.seed else {
             let mut hasher = Sha256::new_with_prefix([domain]);

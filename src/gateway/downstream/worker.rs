@@ -21,9 +21,11 @@ use tokio_rustls::TlsAcceptor;
 use super::Listening;
 use super::caps::{Full, Place};
 use super::channel::Channel;
+use super::closing;
 use super::connection::Connection;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::drain::Stage;
 use crate::gateway::{Gateway, Shared, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
@@ -105,9 +107,12 @@ impl BackgroundService for Worker {
         for accepting in accepting {
             let _ = accepting.await;
         }
+        // Where another process accepts, idle connections may still have a call.
+        let _ = shutdown.clone().wait_for(|stop| *stop).await;
         tokio::time::sleep(SETTLE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
+        self.shared.drain.worker_closed();
     }
 }
 
@@ -143,11 +148,11 @@ impl From<ProxyError> for Refused {
 
 impl Door {
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let mut shutdown = self.shutdown.clone();
+        let mut stages = self.shared.drain.watch();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                _ = stages.wait_for(Stage::is_closing) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -159,9 +164,8 @@ impl Door {
                 }
             }
         }
-        // What the system has accepted already would be reset with the socket.
-        while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-            self.enter(tcp, peer);
+        if !stages.borrow().has_given(self.how.addr) {
+            closing::serve_queued(socket, SETTLE, |tcp, peer| self.enter(tcp, peer)).await;
         }
     }
 
@@ -298,15 +302,14 @@ impl Door {
     /// Tells the caller to go elsewhere when the gateway stops, and when the connection has had
     /// its requests.
     async fn serve_http2(&self, stream: Stream, state: &State) {
-        let mut shutdown = self.shutdown.clone();
-        let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
+        let (stop, stopped) = tokio::sync::watch::channel(*self.shutdown.borrow());
         let most = self.shared.settings.max_requests_per_connection;
         let serving = self.proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => {}
+                () = self.leaving(state) => {}
                 () = state.spent(most) => {}
             }
             let _ = stop.send(true);
@@ -320,6 +323,22 @@ impl Door {
         tokio::select! {
             _ = &mut serving => {}
             () = told => {}
+        }
+    }
+}
+
+impl Door {
+    /// Until a caller of HTTP/2 must go elsewhere. One that came while callers were still let in
+    /// has its first call.
+    async fn leaving(&self, state: &State) {
+        let mut stages = self.shared.drain.watch();
+        let came_late = *stages.borrow() != Stage::Open;
+        let _ = stages.wait_for(|stage| *stage != Stage::Open).await;
+        if came_late {
+            tokio::select! {
+                () = state.spent(1) => {}
+                _ = stages.wait_for(Stage::is_closing) => {}
+            }
         }
     }
 }
