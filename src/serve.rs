@@ -13,8 +13,8 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::tls::{RootCertStore, load_ca_file_into_store};
-use tokio::signal::unix::{SignalKind, signal};
 
+use self::leave::StopSignals;
 use crate::admission::Policy;
 use crate::clock::Clock;
 use crate::gateway::downstream::Worker;
@@ -26,6 +26,7 @@ use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
+use crate::store::away::Movable;
 use crate::store::memory::{MemoryOptions, MemoryStore};
 use crate::store::redis::connect::{ConnectError, Connector};
 use crate::store::redis::{RedisStore, TimeSource};
@@ -165,9 +166,9 @@ pub fn prepare(
 /// The counters that the settings name.
 fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
     Ok(match &settings.store {
-        StoreSettings::Memory => AnyStore::Memory(MemoryStore::new(MemoryOptions {
+        StoreSettings::Memory => AnyStore::Memory(Movable::new(MemoryStore::new(MemoryOptions {
             max_counters: settings.max_counters,
-        })),
+        }))),
         StoreSettings::Redis(options) => AnyStore::Redis(RedisStore::new(
             Connector::new(options.clone())?,
             RedisStore::new_gateway_id(),
@@ -237,6 +238,7 @@ impl Prepared {
     /// # Errors
     /// [`ServeError`].
     pub fn run(self, stop: Option<tokio::sync::watch::Receiver<bool>>) -> Result<(), ServeError> {
+        let (stop_signals, _asked_in) = StopSignals::begin().map_err(ServeError::Start)?;
         let shared = self.shared.clone();
         let settings = &shared.settings;
         let conf = ServerConf {
@@ -276,11 +278,11 @@ impl Prepared {
         };
         server.add_service(background_service("admin", housekeeping));
         if let Some(taking) = self.start.taking {
-            taking.finish()?;
+            taking.finish(&shared)?;
         }
         let giving = match (self.door, held) {
             (Some(door), Some(held)) => {
-                let giving = Giving::start(door, shared.clone(), self.start.keys, held);
+                let giving = Giving::start(door, shared.clone(), held);
                 Some(giving.map_err(ServeError::Start)?)
             }
             _ => None,
@@ -301,6 +303,7 @@ impl Prepared {
             shared: shared.clone(),
             giving,
             stop,
+            stop_signals,
             stopping,
         };
         std::thread::Builder::new()
@@ -351,6 +354,7 @@ fn raise_file_limit(settings: &Settings) {
 struct Signals {
     shared: Arc<Shared>,
     stop: Option<tokio::sync::watch::Receiver<bool>>,
+    stop_signals: StopSignals,
     giving: Option<Arc<Giving>>,
     /// Is told how long running calls still have.
     stopping: std::sync::mpsc::Sender<Duration>,
@@ -370,21 +374,12 @@ impl ShutdownSignalWatch for Signals {
                 std::future::pending::<()>().await;
             }
         };
-        match (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) {
-            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-                () = told => (),
-                () = leave::handed_over(&self.shared) => (),
-            },
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "cannot watch signals; stopping");
-            }
+        tokio::select! {
+            () = self.stop_signals.next() => (),
+            () = told => (),
+            () = leave::handed_over(&self.shared) => (),
         }
-        let left = leave::leave(&self.shared, self.giving.as_deref()).await;
+        let left = leave::leave(&self.shared, self.giving.as_deref(), &self.stop_signals).await;
         let _ = self.stopping.send(left);
         ShutdownSignal::GracefulTerminate
     }

@@ -15,7 +15,7 @@ use crate::settings::StoreSettings;
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let settings = load(matches, env, Purpose::Run)?;
     let upgrade = matches.get_flag("upgrade");
-    let mut start = Start::begin(upgrade, settings.upgrade_socket.as_deref())
+    let start = Start::begin(upgrade, settings.upgrade_socket.as_deref())
         .map_err(serve::ServeError::from)?;
     let mut rules = match settings.store {
         StoreSettings::Memory => {

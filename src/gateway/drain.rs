@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -44,6 +45,18 @@ pub struct Drain {
     stage: watch::Sender<Stage>,
     /// Workers that accept no more and have no idle connections.
     closed: AtomicUsize,
+    /// Connections that were accepted and have had no call yet.
+    unheard: Arc<AtomicUsize>,
+}
+
+/// A connection that has had no call yet.
+#[derive(Debug)]
+pub(super) struct Unheard(Arc<AtomicUsize>);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Default for Drain {
@@ -52,6 +65,7 @@ impl Default for Drain {
             leaving: AtomicBool::new(false),
             stage: watch::Sender::new(Stage::Open),
             closed: AtomicUsize::new(0),
+            unheard: Arc::default(),
         }
     }
 }
@@ -91,6 +105,22 @@ impl Drain {
             }
             goes
         })
+    }
+
+    /// One more connection is here.
+    pub(super) fn comes(&self) -> Unheard {
+        self.unheard.fetch_add(1, Ordering::AcqRel);
+        Unheard(self.unheard.clone())
+    }
+
+    /// Until every connection has had its first call, or is gone, at most so long.
+    pub(super) async fn all_heard(&self, longest: Duration) {
+        let heard = async {
+            while self.unheard.load(Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(longest, heard).await;
     }
 
     /// One more worker has nothing but running calls.

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::counters::ask;
 use super::wire::{Wire, odd};
 use super::{Ask, HandoverError, Held, Offer, PROTOCOL, Say};
 use crate::gateway::Shared;
-use crate::limit::KeyHasher;
+use crate::store::away::Movable;
 
 /// How long a new process may take to read its settings and rules.
 const TO_PREPARE: Duration = Duration::from_secs(60);
@@ -83,7 +84,6 @@ pub(crate) struct Giving {
     shared: Arc<Shared>,
     path: PathBuf,
     file: (u64, u64),
-    seed: Option<(u64, u64)>,
     /// `None`: no more.
     held: Mutex<Option<Held>>,
 }
@@ -93,16 +93,10 @@ impl Giving {
     ///
     /// # Errors
     /// When there is no thread for it, or no place.
-    pub(crate) fn start(
-        door: Door,
-        shared: Arc<Shared>,
-        keys: Option<KeyHasher>,
-        held: Held,
-    ) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(door: Door, shared: Arc<Shared>, held: Held) -> io::Result<Arc<Self>> {
         // In the place of the process before.
         std::fs::rename(&door.hidden.0, &door.path)?;
         let giving = Arc::new(Self {
-            seed: keys.and_then(|keys| keys.seed()),
             shared,
             path: door.path,
             file: door.file,
@@ -144,13 +138,15 @@ impl Giving {
 
     fn serve(&self, stream: UnixStream) {
         let mut wire = Wire::new(stream);
-        let mut doing = "was asked for an upgrade, and goes on";
-        if let Err(error) = self.talk(&mut wire, &mut doing) {
-            tracing::warn!(%error, "{doing}");
+        match self.talk(&mut wire) {
+            Ok(Some(counters)) => ask(wire, counters),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "asked for an upgrade; nothing came of it"),
         }
     }
 
-    fn talk(&self, wire: &mut Wire, doing: &mut &str) -> io::Result<()> {
+    /// The conversation up to its end; with the counters that are with the other then.
+    fn talk(&self, wire: &mut Wire) -> io::Result<Option<&Movable>> {
         wire.patience(Some(TO_PREPARE))?;
         let (theirs, ours) = (wire.peer()?, rustix::process::geteuid().as_raw());
         if theirs != ours {
@@ -166,33 +162,61 @@ impl Giving {
             let why = format!(
                 "version {ours} cannot hand over to {version}; stop it, and start the other"
             );
-            return wire.send(&Say::Refused(why));
+            return refuse(wire, &why);
         }
         let Some(offer) = self.offer() else {
-            return wire.send(&Say::Refused(ON_ITS_WAY.to_owned()));
+            return refuse(wire, ON_ITS_WAY);
         };
+        if self.embedded().is_some_and(Movable::is_helping) {
+            return refuse(wire, STILL_HELPING);
+        }
         wire.send(&Say::Welcome(offer))?;
         let Ask::Take { listeners, admin } = wire.receive()? else {
             return Err(odd("nothing is taken"));
         };
         let left = match &*self.held.lock() {
             Some(held) => give(wire, held, &listeners, admin)?,
-            None => return wire.send(&Say::Refused(ON_ITS_WAY.to_owned())),
+            None => return refuse(wire, ON_ITS_WAY),
         };
-        let Ask::Ready { .. } = wire.receive()? else {
+        let Ask::Ready { counters } = wire.receive()? else {
             return Err(odd("it is not ready"));
         };
         wire.patience(Some(TO_GO))?;
+        let counters = self.embedded().filter(|_| counters);
+        let gone = self.go(wire, counters, left);
+        if let (Ok(false) | Err(_), Some(counters)) = (&gone, counters) {
+            counters.come_back();
+        }
+        Ok(gone?.then_some(counters).flatten())
+    }
+
+    /// Gives the counters, and the listeners with the last word. Whether the other has them.
+    fn go(
+        &self,
+        wire: &mut Wire,
+        counters: Option<&Movable>,
+        left: Arc<[SocketAddr]>,
+    ) -> io::Result<bool> {
+        if let Some(counters) = counters {
+            counters.begin_move();
+            let give = |piece| wire.send(&Say::Counters(piece));
+            counters.counters().move_out(give)?;
+        }
         wire.send(&Say::End)?;
         let Ask::Go = wire.receive()? else {
             return Err(odd("it does not go"));
         };
         if !self.shared.drain.hand_over(left) {
-            return wire.send(&Say::Refused(ON_ITS_WAY.to_owned()));
+            refuse::<()>(wire, ON_ITS_WAY)?;
+            return Ok(false);
         }
-        *doing = "handed over, and the new process is gone";
         self.held.lock().take();
-        wire.send(&Say::Gone)
+        wire.send(&Say::Gone)?;
+        Ok(true)
+    }
+
+    fn embedded(&self) -> Option<&Movable> {
+        self.shared.admission.store().embedded()
     }
 
     fn offer(&self) -> Option<Offer> {
@@ -201,7 +225,7 @@ impl Giving {
         Some(Offer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            seed: self.seed,
+            seed: self.embedded().and(self.shared.rules.keys.seed()),
             listeners: held.listeners.iter().map(|(offered, _)| *offered).collect(),
             admin: held.admin.0,
         })
@@ -209,6 +233,13 @@ impl Giving {
 }
 
 const ON_ITS_WAY: &str = "it is about to end; wait for that, and start without --upgrade";
+const STILL_HELPING: &str = "the process before it still has connections, whose calls are decided \
+                             by its counters; wait until that one has ended (`grace` at most)";
+
+fn refuse<T>(wire: &mut Wire, why: &str) -> io::Result<Option<T>> {
+    tracing::warn!(why, "asked for an upgrade, and refused it");
+    wire.send(&Say::Refused(why.to_owned())).map(|()| None)
+}
 
 /// Gives the sockets of these addresses. The addresses that are left.
 fn give(

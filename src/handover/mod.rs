@@ -20,6 +20,7 @@
 //! Until `Go` the running process can go on as if nothing had been: it does when the other breaks
 //! off, or takes too long.
 
+mod counters;
 mod give;
 mod sockets;
 mod take;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::limit::KeyHasher;
+use crate::store::memory::moving::Piece;
 
 pub(crate) use self::give::{Door, Giving};
 pub(crate) use self::sockets::{Held, Sockets};
@@ -104,8 +106,6 @@ pub enum HandoverError {
 pub struct Start {
     /// The running process that is followed.
     pub taking: Option<Taking>,
-    /// By which counter keys are made.
-    pub keys: Option<KeyHasher>,
 }
 
 impl Start {
@@ -119,14 +119,14 @@ impl Start {
             (true, None) => return Err(HandoverError::NoPath),
             (true, Some(path)) => Some(Taking::begin(path)?),
         };
-        Ok(Self { taking, keys: None })
+        Ok(Self { taking })
     }
 
     /// How counter keys are made here: as in the process that is followed, if it has a secret.
-    pub fn keys(&mut self, fresh: (u64, u64)) -> KeyHasher {
+    #[must_use]
+    pub fn keys(&self, fresh: (u64, u64)) -> KeyHasher {
         let seed = self.taking.as_ref().and_then(Taking::seed);
-        let keys = KeyHasher::new(seed.unwrap_or(fresh));
-        *self.keys.insert(keys)
+        KeyHasher::new(seed.unwrap_or(fresh))
     }
 }
 
@@ -142,7 +142,7 @@ enum Ask {
         listeners: Vec<usize>,
         admin: bool,
     },
-    /// Everything else is there.
+    /// Everything else is there. Whether there is a place for embedded counters.
     Ready {
         counters: bool,
     },
@@ -156,6 +156,7 @@ enum Say {
     Refused(String),
     /// They follow.
     Sockets,
+    Counters(Piece),
     End,
     Gone,
 }

@@ -5,11 +5,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::counters::help;
 use super::sockets::Inherited;
 use super::wire::{Wire, odd};
 use super::{Ask, HandoverError, Offer, PROTOCOL, Say};
+use crate::gateway::Shared;
 use crate::settings::Settings;
 
 /// How long an answer may take.
@@ -95,22 +98,33 @@ impl Taking {
     ///
     /// # Errors
     /// When it will not go.
-    pub(crate) fn finish(mut self) -> Result<(), HandoverError> {
-        self.wire.send(&Ask::Ready { counters: false })?;
-        match receive(&mut self.wire)? {
-            Say::End => {}
-            _ => return Err(unexpected().into()),
+    pub(crate) fn finish(mut self, shared: &Arc<Shared>) -> Result<(), HandoverError> {
+        let embedded = shared.admission.store().embedded();
+        let embedded = embedded.filter(|_| self.offer.seed.is_some());
+        let counters = embedded.is_some();
+        self.wire.send(&Ask::Ready { counters })?;
+        let mut running = Vec::new();
+        loop {
+            match (receive(&mut self.wire)?, embedded) {
+                (Say::Counters(piece), Some(embedded)) => {
+                    running.extend(embedded.counters().move_in(piece));
+                }
+                (Say::End, _) => break,
+                _ => return Err(unexpected().into()),
+            }
         }
         self.wire.send(&Ask::Go)?;
         match receive(&mut self.wire)? {
             Say::Gone => {}
             _ => return Err(unexpected().into()),
         }
-        tracing::info!(
-            pid = self.offer.pid,
-            version = self.offer.version,
-            "took over from the process before"
-        );
+        let Offer { pid, version, .. } = &self.offer;
+        tracing::info!(pid, version, counters, "took over from the process before");
+        if counters {
+            help(self.wire, shared.clone(), running)?;
+        } else if self.offer.seed.is_some() != shared.admission.store().embedded().is_some() {
+            tracing::warn!("the store is another one: counters begin anew");
+        }
         Ok(())
     }
 }

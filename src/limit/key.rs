@@ -4,11 +4,12 @@
 use std::hash::Hasher;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Identifies one counter: the limit's name and the caller's attributes, hashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CounterKey(pub u128);
 
 impl CounterKey {

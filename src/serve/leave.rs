@@ -1,8 +1,11 @@
 //! The way out: what is told to whom, and how long is waited for what.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
 
 use crate::gateway::Shared;
 use crate::gateway::downstream::SETTLE;
@@ -12,6 +15,34 @@ use crate::handover::Giving;
 /// Between two looks at what is still there.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The signals that end a gateway: SIGTERM, and SIGINT for Ctrl-C.
+pub(super) struct StopSignals(Mutex<[Signal; 2]>);
+
+impl StopSignals {
+    /// From now on they do not kill: callers may wait on the listeners before anything runs.
+    /// With the runtime in which they were asked for, to be kept as long.
+    pub(super) fn begin() -> io::Result<(Self, Runtime)> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let within = runtime.enter();
+        let signals = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        ];
+        drop(within);
+        Ok((Self(Mutex::new(signals)), runtime))
+    }
+
+    /// Until the next of them.
+    pub(super) async fn next(&self) {
+        let mut signals = self.0.lock().await;
+        let [terminate, interrupt] = &mut *signals;
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+    }
+}
+
 /// Until another process has the listeners.
 pub(super) async fn handed_over(shared: &Shared) {
     let mut stages = shared.drain.watch();
@@ -20,7 +51,11 @@ pub(super) async fn handed_over(shared: &Shared) {
 }
 
 /// Sees to it that no more comes. How long running calls have then.
-pub(super) async fn leave(shared: &Shared, giving: Option<&Giving>) -> Duration {
+pub(super) async fn leave(
+    shared: &Shared,
+    giving: Option<&Giving>,
+    stop_signals: &StopSignals,
+) -> Duration {
     let settings = &shared.settings;
     if shared.drain.leave() {
         let delay = settings.drain_delay;
@@ -45,24 +80,10 @@ pub(super) async fn leave(shared: &Shared, giving: Option<&Giving>) -> Duration 
     };
     tokio::select! {
         _ = tokio::time::timeout(idle, gone) => (),
-        () = stopped() => (),
+        () = stop_signals.next() => (),
     }
     let passed = shared.clock.now().mono_us.saturating_sub(since.mono_us);
     settings.grace.saturating_sub(Duration::from_micros(passed))
-}
-
-/// Until a signal says that it has taken long enough.
-async fn stopped() {
-    match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        },
-        _ => std::future::pending().await,
-    }
 }
 
 /// Until no call runs and none is about to, at most for the grace.

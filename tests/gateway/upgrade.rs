@@ -26,7 +26,7 @@ v3 = { limits = ["10000000/s"], ip_copy = false }
 [[route]]
 name = "t-few"
 calls = ["GET /t/few"]
-v3 = { limits = ["40/3600s"], ip_copy = false }
+v3 = { limits = ["3000/3600s"], ip_copy = false }
 
 [[route]]
 name = "t-slot"
@@ -524,10 +524,150 @@ fn what_waits_on_a_socket_when_a_drain_begins_is_served() {
     assert_eq!(gateway.wait(), Some(0));
 }
 
-/// A port that is free now.
+/// Calls until the limit is reached, over kept and new connections; how many were admitted.
+fn spend(
+    addr: SocketAddr,
+    path: &'static str,
+    callers: usize,
+) -> Vec<std::thread::JoinHandle<u32>> {
+    let spending = (0..callers).map(|nth| {
+        std::thread::spawn(move || {
+            let (mut admitted, mut denied) = (0, 0);
+            let mut kept = None;
+            while denied < 20 {
+                let mut connection = kept.take().unwrap_or_else(|| Connection::to(addr));
+                let answer = connection.call("GET", path, &[], "");
+                match answer.status {
+                    200 => admitted += 1,
+                    429 => denied += 1,
+                    other => panic!("{other}: {}", answer.text()),
+                }
+                let may_keep = nth % 2 == 0 && answer.header("connection") != Some("close");
+                kept = may_keep.then_some(connection);
+            }
+            admitted
+        })
+    });
+    spending.collect()
+}
+
+#[test]
+fn what_is_admitted_across_upgrades_is_the_limit_and_no_more() {
+    let site = Site::new();
+    let mut old = site.start(&["--access-log", "false"]);
+    // Connections that have their last call after the upgrade.
+    let mut idle: Vec<_> = (0..20).map(|_| old.connect()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.call("GET", PATH, &[], "").status, 200);
+    }
+    let spending = spend(old.addr, "/o/a/t/few", 4);
+    let mut late = 0;
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(300));
+        let new = site.upgrade(&["--access-log", "false"]);
+        for mut connection in idle.drain(..) {
+            let answer = connection.call("GET", "/o/a/t/few", &[], "");
+            assert_eq!(answer.header("connection"), Some("close"));
+            late += u32::from(answer.status == 200);
+        }
+        assert_eq!(old.wait(), Some(0));
+        old = new;
+    }
+    let spent: u32 = spending
+        .into_iter()
+        .map(|one| one.join().expect("a caller"))
+        .sum();
+    assert_eq!(spent + late, 3000);
+    assert_eq!(old.call("GET", "/o/a/t/few", "").status, 429);
+}
+
+#[test]
+fn a_slot_is_held_across_an_upgrade_until_its_call_ends() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let slot = |gateway: &Gateway, delay: &str| {
+        let mut connection = gateway.connect();
+        connection.send_call("POST", "/o/a/t/slot", &[delay], "");
+        connection
+    };
+    let slots = |gateway: &Gateway| gateway.metric("floodgate_task_slots_in_use", &[]);
+    // A token that is seen good may hold all slots.
+    old.call("GET", PATH, "");
+    // A call that ends, and one that does not.
+    let mut ends = slot(&old, "x-standin-delay-ms: 3000");
+    let _never = slot(&old, "x-standin-delay-ms: 600000");
+    soon("both run", || slots(&old) == 2.0);
+    let new = site.upgrade(&[]);
+    assert_eq!(slots(&new), 2.0);
+    new.call("GET", PATH, "");
+    let denied = || new.call("POST", "/o/a/t/slot", "").status == 429;
+    assert!(denied());
+    assert_eq!(ends.read_answer("POST").status, 200);
+    soon("its slot is free", || slots(&new) == 1.0);
+    assert_eq!(new.call("POST", "/o/a/t/slot", "").status, 200);
+    let mut other = slot(&new, "x-standin-delay-ms: 2000");
+    soon("it runs", || slots(&new) == 2.0);
+    assert!(denied());
+    // While the old one's calls are decided by the new one, nobody follows that.
+    let output = Command::new(BIN)
+        .args([
+            "run",
+            "--upgrade",
+            "--admin",
+            "127.0.0.1:0",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .args(["--upstream", "http://127.0.0.1:1", "--upgrade-socket"])
+        .arg(site.socket())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("still has connections"), "{text}");
+    // It ends, whatever of it runs: then that holds nothing any more.
+    old.signal("-KILL");
+    old.wait();
+    soon("its slot is free", || slots(&new) == 1.0);
+    assert_eq!(other.read_answer("POST").status, 200);
+    soon("all are free", || slots(&new) == 0.0);
+}
+
+#[test]
+fn when_the_new_process_dies_the_old_one_decides_its_last_calls_itself() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let mut idle: Vec<_> = (0..5).map(|_| old.connect()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.call("GET", PATH, &[], "").status, 200);
+    }
+    let mut new = site.upgrade(&[]);
+    let mut idle = idle.into_iter();
+    let mut call = || {
+        idle.next()
+            .expect("one more")
+            .call("GET", "/o/a/t/few", &[], "")
+    };
+    assert_eq!(call().status, 200);
+    new.signal("-KILL");
+    new.wait();
+    assert_eq!(call().status, 200);
+    old.signal("-TERM");
+    assert_eq!(old.wait(), Some(0));
+}
+
+/// A port that is free, and that the system gives to nobody who does not ask for it.
 fn free_port() -> SocketAddr {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    taken.local_addr().expect("an address")
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let of_process = u64::from(std::process::id()) * 64;
+    loop {
+        let nth = of_process + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + nth % 20_000).expect("a port");
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// A real balancer before two gateways, with health checks.

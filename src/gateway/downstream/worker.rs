@@ -25,7 +25,7 @@ use super::closing;
 use super::connection::Connection;
 use super::state::State;
 use super::wire::Wire;
-use crate::gateway::drain::Stage;
+use crate::gateway::drain::{Stage, Unheard};
 use crate::gateway::{Gateway, Shared, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
@@ -34,6 +34,10 @@ use crate::settings::Listen;
 
 /// Requests whose head is still arriving when the listeners close are given this long.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+/// Connections that have had no call when the listeners close are given this long for one.
+const FIRST_CALL: Duration = Duration::from_secs(2);
+/// In which all that the system has for this process is looked at.
+const NOTICE: Duration = Duration::from_millis(10);
 /// How long nothing is accepted when the process has no file descriptor left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -110,6 +114,9 @@ impl BackgroundService for Worker {
         // Where another process accepts, idle connections may still have a call.
         let _ = shutdown.clone().wait_for(|stop| *stop).await;
         tokio::time::sleep(SETTLE).await;
+        self.shared.drain.all_heard(FIRST_CALL).await;
+        // On a machine that is too busy, what has come long ago is only noticed now.
+        tokio::time::sleep(NOTICE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
         self.shared.drain.worker_closed();
@@ -180,8 +187,9 @@ impl Door {
                 return;
             }
         };
+        let unheard = self.shared.drain.comes();
         tokio::spawn(async move {
-            match door.greet(tcp, peer, place).await {
+            match door.greet(tcp, peer, place, unheard).await {
                 Ok(connection) => door.serve(connection).await,
                 Err(Refused::Silent(why)) => door.shared.metrics.turned_away(why),
                 Err(Refused::Gone) => {}
@@ -195,6 +203,7 @@ impl Door {
         tcp: TcpStream,
         peer: SocketAddr,
         mut place: Place,
+        unheard: Unheard,
     ) -> Result<Connection, Refused> {
         let settings = &self.shared.settings;
         let mut wire = Wire::new(tcp);
@@ -254,7 +263,7 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls));
+        let state = Arc::new(State::new(peer, self.how.tls, unheard));
         Ok(Connection::new(
             io,
             http2,
