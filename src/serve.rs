@@ -316,6 +316,7 @@ impl Prepared {
             .map_err(ServeError::Start)?;
         let grace = stopped.recv().map_err(|_| ServeError::Stopped)?;
         leave::until_done(&shared, grace);
+        leave::give_back(&shared);
         match shared.in_flight() {
             0 => tracing::info!("drained"),
             left => tracing::warn!(

@@ -12,6 +12,8 @@ use crate::gateway::downstream::SETTLE;
 use crate::gateway::drain::Stage;
 use crate::handover::Giving;
 
+/// How long a shared store may take to hear that this gateway ends.
+const TO_GIVE_BACK: Duration = Duration::from_secs(2);
 /// Between two looks at what is still there.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -95,5 +97,21 @@ pub(super) fn until_done(shared: &Shared, grace: Duration) {
         waited += LOOK;
         let is_quiet = shared.drain.workers_closed() >= workers && shared.in_flight() == 0;
         quiet = if is_quiet { quiet + 1 } else { 0 };
+    }
+}
+
+/// What is held in a shared store goes back.
+pub(super) fn give_back(shared: &Shared) {
+    let Some(store) = shared.admission.store().shared() else {
+        return;
+    };
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let leaving = async { tokio::time::timeout(TO_GIVE_BACK, store.leave()).await };
+            if runtime.block_on(leaving).is_err() {
+                tracing::warn!("the store is slow; leases and slots expire");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "nothing is given back; leases and slots expire"),
     }
 }

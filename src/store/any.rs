@@ -40,7 +40,7 @@ impl AnyStore {
 impl Store for AnyStore {
     async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         match self {
-            Self::Memory(store) => match store.counters().decide_now(plan, now) {
+            Self::Memory(store) => match store.counters().decide_here(plan, now) {
                 Some(decision) => Ok(decision),
                 None => store.decide(plan, now).await,
             },

@@ -31,6 +31,7 @@ pub enum Asked {
 
 /// What it says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are that one")]
 pub enum Answer {
     /// The plan with what was taken, and the decision.
     Decided(Plan, Decision),
@@ -165,7 +166,7 @@ impl Movable {
 pub fn answer(counters: &MemoryStore, asked: Asked) -> Option<Answer> {
     Some(match asked {
         Asked::Decide(mut plan, now) => {
-            let decision = counters.decide_now(&mut plan, now)?;
+            let decision = counters.decide_here(&mut plan, now)?;
             Answer::Decided(plan, decision)
         }
         Asked::GiveBack(mut plan) => {
@@ -207,7 +208,7 @@ fn take_out(plan: &mut Plan, which: &dyn Fn(&Charge) -> bool) -> Option<Plan> {
 impl Store for Movable {
     async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         loop {
-            if let Some(decision) = self.counters.decide_now(plan, now) {
+            if let Some(decision) = self.counters.decide_here(plan, now) {
                 return Ok(decision);
             }
             let asked = || Asked::Decide(plan.clone(), now);

@@ -48,7 +48,7 @@ struct Session<'s> {
 impl MemoryStore {
     /// [`Store::decide`](crate::store::Store::decide), at once: this store never waits. `None`:
     /// another process has the counters, and nothing has been taken.
-    pub fn decide_now(&self, plan: &mut Plan, now: Moment) -> Option<Decision> {
+    pub fn decide_here(&self, plan: &mut Plan, now: Moment) -> Option<Decision> {
         let mut session = Session::open(self, plan, now);
         if session.shards.iter().any(|shard| shard.away) {
             return None;
@@ -90,6 +90,15 @@ impl MemoryStore {
         Some(Decision::Admit {
             nearest: session.nearest(charges, &found),
             reported,
+        })
+    }
+
+    /// The same where counters stay. Those that have gone have no room for now.
+    pub fn decide_now(&self, plan: &mut Plan, now: Moment) -> Decision {
+        self.decide_here(plan, now).unwrap_or(Decision::Deny {
+            charge: 0,
+            left: 0,
+            retry_after: Some(Duration::from_secs(1)),
         })
     }
 }

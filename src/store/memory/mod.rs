@@ -122,7 +122,7 @@ impl Store for MemoryStore {
         plan: &mut Plan,
         now: Moment,
     ) -> impl Future<Output = Result<Decision, StoreError>> + Send {
-        ready(self.decide_now(plan, now).ok_or(StoreError::Unavailable))
+        ready(self.decide_here(plan, now).ok_or(StoreError::Unavailable))
     }
 
     fn give_back(&self, plan: &mut Plan, _now: Moment, which: &dyn Fn(&Charge) -> bool) {
