@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::wire::Wire;
-use crate::gateway::Shared;
+use crate::gateway::Lasting;
 use crate::store::away::{Answer, Asked, Movable, Question, answer};
 use crate::store::memory::moving::Running;
 
@@ -73,7 +73,7 @@ fn pass_on(
 
 /// The new process's part: answers until the old one has ended. Slots of calls that ended with
 /// it are freed.
-pub(super) fn help(wire: Wire, shared: Arc<Shared>, running: Vec<Running>) -> io::Result<()> {
+pub(super) fn help(wire: Wire, shared: Arc<Lasting>, running: Vec<Running>) -> io::Result<()> {
     wire.patience(None)?;
     if let Some(counters) = shared.admission.store().embedded() {
         counters.helps(true);

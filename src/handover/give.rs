@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::counters::ask;
 use super::wire::{Wire, odd};
 use super::{Ask, HandoverError, Held, Offer, PROTOCOL, Say};
-use crate::gateway::Shared;
+use crate::gateway::Lasting;
 use crate::store::away::Movable;
 
 /// How long a new process may take to read its settings and rules.
@@ -81,7 +81,8 @@ impl Door {
 /// What a running process has to give, and to whom.
 #[derive(Debug)]
 pub(crate) struct Giving {
-    shared: Arc<Shared>,
+    shared: Arc<Lasting>,
+    seed: Option<(u64, u64)>,
     path: PathBuf,
     file: (u64, u64),
     /// `None`: no more.
@@ -93,11 +94,17 @@ impl Giving {
     ///
     /// # Errors
     /// When there is no thread for it, or no place.
-    pub(crate) fn start(door: Door, shared: Arc<Shared>, held: Held) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(
+        door: Door,
+        shared: Arc<Lasting>,
+        seed: Option<(u64, u64)>,
+        held: Held,
+    ) -> io::Result<Arc<Self>> {
         // In the place of the process before.
         std::fs::rename(&door.hidden.0, &door.path)?;
         let giving = Arc::new(Self {
             shared,
+            seed,
             path: door.path,
             file: door.file,
             held: Mutex::new(Some(held)),
@@ -225,7 +232,7 @@ impl Giving {
         Some(Offer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            seed: self.embedded().and(self.shared.rules.keys.seed()),
+            seed: self.embedded().and(self.seed),
             listeners: held.listeners.iter().map(|(offered, _)| *offered).collect(),
             admin: held.admin.0,
         })

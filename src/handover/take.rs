@@ -12,7 +12,7 @@ use super::counters::help;
 use super::sockets::Inherited;
 use super::wire::{Wire, odd};
 use super::{Ask, HandoverError, Offer, PROTOCOL, Say};
-use crate::gateway::Shared;
+use crate::gateway::Lasting;
 use crate::settings::Settings;
 
 /// How long an answer may take.
@@ -98,7 +98,7 @@ impl Taking {
     ///
     /// # Errors
     /// When it will not go.
-    pub(crate) fn finish(mut self, shared: &Arc<Shared>) -> Result<(), HandoverError> {
+    pub(crate) fn finish(mut self, shared: &Arc<Lasting>) -> Result<(), HandoverError> {
         let embedded = shared.admission.store().embedded();
         let embedded = embedded.filter(|_| self.offer.seed.is_some());
         let counters = embedded.is_some();

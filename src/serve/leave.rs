@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::gateway::Shared;
 use crate::gateway::downstream::SETTLE;
@@ -46,8 +46,7 @@ impl StopSignals {
 }
 
 /// Until another process has the listeners.
-pub(super) async fn handed_over(shared: &Shared) {
-    let mut stages = shared.drain.watch();
+pub(super) async fn handed_over(mut stages: watch::Receiver<Stage>) {
     let is_given = |stage: &Stage| matches!(stage, Stage::HandedOver { .. });
     let _ = stages.wait_for(is_given).await;
 }
@@ -89,8 +88,7 @@ pub(super) async fn leave(
 }
 
 /// Until no call runs and none is about to, at most for the grace.
-pub(super) fn until_done(shared: &Shared, grace: Duration) {
-    let workers = shared.settings.threads;
+pub(super) fn until_done(shared: &Shared, workers: usize, grace: Duration) {
     let (mut waited, mut quiet) = (Duration::ZERO, 0);
     while waited < grace && quiet < 2 {
         std::thread::sleep(LOOK);

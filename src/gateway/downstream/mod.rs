@@ -9,6 +9,7 @@ pub(crate) mod caps;
 mod channel;
 mod closing;
 mod connection;
+mod http2;
 pub(crate) mod state;
 pub(crate) mod tls;
 mod wire;
