@@ -32,6 +32,17 @@ pub fn command() -> Command {
                  or nothing. A change of a setting that is marked [restart] waits for a restart.",
         ),
         None,
+    )
+    .arg(
+        Arg::new("upgrade")
+            .long("upgrade")
+            .action(ArgAction::SetTrue)
+            .help("Take over from the process that runs at upgrade_socket, without a gap")
+            .long_help(
+                "Take the listening sockets, and the embedded counters, over from the process that \
+                 runs with the same `upgrade_socket`. That one then serves what it has, for `grace` \
+                 at most, and ends. When this one cannot start, the other goes on as it was.",
+            ),
     );
     let demo = with_settings(
         Command::new("demo")

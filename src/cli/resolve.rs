@@ -309,6 +309,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let keepalive = reader.time("keepalive", SECOND);
     let drain_delay = reader.time("drain_delay", NOTHING);
     let grace = reader.time("grace", NOTHING);
+    let upgrade_socket = reader.file("upgrade_socket");
     let secured = secured?;
     let upstream = upstream?;
     Some(Settings {
@@ -360,6 +361,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         keepalive: keepalive?,
         drain_delay: drain_delay?,
         grace: grace?,
+        upgrade_socket,
         max_in_flight: max_in_flight?,
         max_upstream_waiting: max_upstream_waiting?,
     })

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod context;
 pub(crate) mod downstream;
+pub mod drain;
 mod headers;
 mod judge;
 mod leaver;

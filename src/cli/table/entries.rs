@@ -888,4 +888,15 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "How long running requests may take to end after SIGTERM or Ctrl-C",
         ..ONE
     },
+    Setting {
+        key: "upgrade_socket",
+        flag: "upgrade-socket",
+        value: "FILE",
+        group: TIMES,
+        help: "The Unix socket at which `run --upgrade` takes over from this process",
+        more: "Only this user may connect to it; its folder should be this user's too. Whoever takes \
+               over gets all listening sockets, so that no caller notices. In floodgate.toml, the \
+               path is relative to that file.",
+        ..ONE
+    },
 ];
