@@ -12,6 +12,9 @@ const FOR_LOOKING: &[&str] = &["routes", "edition"];
 /// Settings that matter to `explain`.
 const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
 
+/// The setting that matters to `health`.
+const FOR_HEALTH: &[&str] = &["admin"];
+
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
 
@@ -112,6 +115,22 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let health = with_settings(
+        Command::new("health")
+            .about("Ask a running gateway whether it is well")
+            .long_about(
+                "Ask the admin listener of the gateway that runs with these settings whether it \
+                 is well, as an image's own health check.\n\nExit code: 0 well, 1 not, or nobody \
+                 answers.",
+            )
+            .arg(
+                Arg::new("ready")
+                    .long("ready")
+                    .action(ArgAction::SetTrue)
+                    .help("Ask whether it wants calls, /ready, and not only whether it lives"),
+            ),
+        Some(FOR_HEALTH),
+    );
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -122,6 +141,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(health)
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.

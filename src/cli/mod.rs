@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod demo;
 mod explain;
+mod health;
 mod layers;
 #[cfg(test)]
 mod reference;
@@ -48,6 +49,9 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// A gateway's health is not known.
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -109,6 +113,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
+        Some(("health", matches)) => health::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),
     }

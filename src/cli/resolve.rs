@@ -69,6 +69,24 @@ impl SettingsError {
     }
 }
 
+/// Where the admin listener of a gateway with these settings is. Mistakes in others say nothing of
+/// it.
+pub(super) fn admin(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+) -> Result<SocketAddr, SettingsError> {
+    let (layers, _) = Layers::collect(matches, env);
+    let mut reader = Reader {
+        layers,
+        mistakes: Vec::new(),
+        seen: BTreeSet::new(),
+    };
+    let admin = reader.one("admin", value::listen);
+    admin.ok_or(SettingsError {
+        mistakes: reader.mistakes,
+    })
+}
+
 struct Reader {
     layers: Layers,
     mistakes: Vec<Mistake>,
