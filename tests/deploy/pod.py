@@ -306,7 +306,7 @@ def get(address, path, headers=None, method="GET", body=None, timeout=30):
 class Backend:
     """A stand-in for the IM backend, as headless Service and pods would have it."""
 
-    def __init__(self, port=80):
+    def __init__(self, port=8080):
         network()
         self.seen = []
         backend = self
@@ -347,19 +347,30 @@ class Backend:
         self.server.server_close()
 
 
+def redis_conf(example, folder):
+    """The redis.conf of an example, with the paths of a pod in this folder."""
+    made = render.objects((render.DEPLOY / f"examples/{example}.yaml").read_text())
+    (folder / "password.conf").write_text(f"requirepass {PASSWORD}\nmasterauth {PASSWORD}\n")
+    text = render.named(made, "ConfigMap")["data"]["redis.conf"]
+    text = text.replace("/data", str(folder)).replace("/run/secrets/redis", str(folder))
+    (folder / "redis.conf").write_text(text)
+    return folder / "redis.conf"
+
+
 @contextlib.contextmanager
-def redis(*addresses, clustered=False):
-    """Redis servers with a password; several are a cluster."""
+def redis(example, *addresses):
+    """Redis servers as an example has them; several are a cluster, here without replicas."""
     network()
     folder = Path(tempfile.mkdtemp(prefix="redis-", dir=WORK))
     servers = []
     try:
         for address in addresses:
             (folder / address).mkdir()
-            options = ["--bind", address, "--port", "6379", "--requirepass", PASSWORD, "--masterauth", PASSWORD]
-            options += ["--save", "", "--maxmemory-policy", "noeviction", "--dir", folder / address]
-            options += ["--cluster-enabled", "yes", "--cluster-announce-ip", address] if clustered else []
-            servers.append(subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL))
+            options = ["--bind", address]
+            if len(addresses) > 1:
+                options += ["--cluster-announce-ip", address, "--min-replicas-to-write", "0"]
+            conf = redis_conf(example, folder / address)
+            servers.append(subprocess.Popen(["redis-server", conf, *options], stdout=subprocess.DEVNULL))
         asked = ["redis-cli", "--no-auth-warning", "-a", PASSWORD]
 
         def answers(address, command, expected):
@@ -368,7 +379,7 @@ def redis(*addresses, clustered=False):
 
         for address in addresses:
             soon(f"Redis at {address}", lambda address=address: answers(address, ["ping"], "PONG"))
-        if clustered:
+        if len(addresses) > 1:
             nodes = [f"{address}:6379" for address in addresses]
             create = [*asked, "--cluster", "create", *nodes, "--cluster-yes"]
             subprocess.run(create, check=True, stdout=subprocess.DEVNULL, timeout=60)

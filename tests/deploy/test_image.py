@@ -180,9 +180,9 @@ class Running(unittest.TestCase):
             self.assertGreater(took, delay - 0.5)
             self.assertLess(took + before, one.spec["terminationGracePeriodSeconds"])
 
-    def shares(self, overlay, *addresses, clustered=False):
+    def shares(self, overlay, *addresses):
         """A pod of this overlay, and its Redis."""
-        with pod.redis(*addresses, clustered=clustered), Backend(), Pod(render.overlay(overlay)) as one:
+        with pod.redis(overlay, *addresses), Backend(), Pod(render.overlay(overlay)) as one:
             asked = one.exec("check", "--connect", *one.container["args"][1:])
             self.assertEqual(asked.returncode, 0, asked.stdout + asked.stderr)
             one.start()
@@ -204,4 +204,4 @@ class Running(unittest.TestCase):
         self.shares("redis", pod.REDIS_IP)
 
     def test_the_overlay_redis_cluster_shares_its_counters(self):
-        self.shares("redis-cluster", *pod.CLUSTER_IPS, clustered=True)
+        self.shares("redis-cluster", *pod.CLUSTER_IPS)

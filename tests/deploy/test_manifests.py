@@ -3,6 +3,8 @@
 import copy
 import functools
 import json
+import re
+import tomllib
 import unittest
 from unittest import mock
 
@@ -275,11 +277,68 @@ class Fits(unittest.TestCase):
                 for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
                     self.assertIn(template["spec"]["containers"][0][probe]["httpGet"]["port"], ports)
 
-    def test_a_change_of_the_config_rolls_only_where_it_is_to(self):
-        def checksum(config, rolls):
-            values = Refused.GOOD | {"config": config, "rolloutOnConfigChange": rolls}
-            deployment = render.named(render.chart(values), "Deployment")
-            return json.dumps(deployment["spec"]["template"])
+    def test_no_port_of_a_headless_service_is_another(self):
+        for source, made in render.sources():
+            for service in (one for one in made if one["kind"] == "Service"):
+                if service["spec"].get("clusterIP") != "None":
+                    continue
+                # Names lead to pods: what is called is their own port.
+                ports = {
+                    port["name"]: port["containerPort"]
+                    for one in made
+                    if one["kind"] in ["Deployment", "StatefulSet"]
+                    and labels_fit(service["spec"]["selector"], one["spec"]["template"]["metadata"]["labels"])
+                    for port in one["spec"]["template"]["spec"]["containers"][0]["ports"]
+                }
+                for port in service["spec"]["ports"]:
+                    target = port["targetPort"]
+                    self.assertEqual(port["port"], ports.get(target, target), f"{source} {service['metadata']['name']}")
 
-        self.assertEqual(checksum("upstream = []", False), checksum("edition = \"v1\"", False))
-        self.assertNotEqual(checksum("upstream = []", True), checksum("edition = \"v1\"", True))
+    def test_upstreams_are_services_that_are_there(self):
+        for name in render.OVERLAYS:
+            made = render.overlay(name)
+            config = tomllib.loads(render.named(made, "ConfigMap", "floodgate")["data"]["floodgate.toml"])
+            for upstream in config["upstream"]:
+                host, port = upstream.removeprefix("http://").split(":")
+                service = render.named(made, "Service", host)
+                self.assertEqual([one["port"] for one in service["spec"]["ports"]], [int(port)])
+                # The example's pods are behind it.
+                example = render.objects((render.DEPLOY / "examples/im-backend.yaml").read_text())
+                pods = render.named(example, "Deployment")["spec"]["template"]
+                self.assertTrue(labels_fit(service["spec"]["selector"], pods["metadata"]["labels"]))
+                listened = [one["containerPort"] for one in pods["spec"]["containers"][0]["ports"]]
+                self.assertEqual(listened, [int(port)])
+                allowed = render.named(made, "NetworkPolicy")["spec"]["egress"]
+                self.assertIn(int(port), [one["port"] for rule in allowed for one in rule["ports"]])
+
+    def template(self, config, **values):
+        """The pods that this config makes."""
+        made = render.chart(Refused.GOOD | {"config": config} | values)
+        return render.named(made, "Deployment")["spec"]["template"]
+
+    def test_a_change_of_the_config_replaces_pods_only_where_it_is_to(self):
+        for rolls in [False, True]:
+            one, other = (
+                self.template(f'edition = "{edition}"', rolloutOnConfigChange=rolls) for edition in ["v1", "v2"]
+            )
+            self.assertEqual(one != other, rolls)
+
+    def test_pods_are_replaced_for_what_no_running_gateway_takes(self):
+        reference = (render.REPOSITORY / "src/cli/reference.md").read_text()
+        settings = re.findall(r"^\| `--[^|]*(?:\\\|[^|]*)*\| `FLOODGATE_\w+` \| `(\w+)` \|.*$", reference, re.MULTILINE)
+        waits = {
+            re.search(r"\| `FLOODGATE_\w+` \| `(\w+)` \|", line)[1]
+            for line in reference.splitlines()
+            if line.endswith("*(restart)* |")
+        }
+        self.assertIn("store", waits)
+        self.assertLess(waits, set(settings))
+        for key in settings:
+            with self.subTest(setting=key):
+                try:
+                    made = self.template(f'{key} = "1"')
+                except helm.HelmError as refused:
+                    # A value of the chart's own, and so of the pods.
+                    self.assertIn(f"config: {key} is set by", str(refused))
+                    continue
+                self.assertEqual(made != self.template(""), key in waits)

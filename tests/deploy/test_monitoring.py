@@ -74,7 +74,7 @@ class Exported:
 
 
 CONFIG = """
-upstream = ["http://im-backend:80", "http://files.backend.svc:81"]
+upstream = ["http://im-backend:8080", "http://files.backend.svc:81"]
 routes = ["shipped", "mine.toml"]
 apps = ["apps.toml"]
 max_upstream_waiting = 2
@@ -118,7 +118,7 @@ def everything():
     address = f"{pod.POD_IP}:8080"
     # `auto` would refuse plain HTTP where TLS is spoken.
     env = {"FLOODGATE_HTTPS_ONLY": "false"}
-    with pod.redis(pod.REDIS_IP), Backend(), Pod(render.chart(values), env=env) as one:
+    with pod.redis("redis", pod.REDIS_IP), Backend(), Pod(render.chart(values), env=env) as one:
         one.start()
         soon("it has a store", lambda: "\nfloodgate_store_up 1\n" in one.metrics())
         for _ in range(3):

@@ -39,6 +39,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- add $most (.Values.rollout.maxSurge | int) -}}
 {{- end -}}
 
+{{/* Of what config holds, the settings that no running gateway takes (marked "restart" in
+src/cli/reference.md): pods are replaced when these change. */}}
+{{- define "floodgate.restart" -}}
+{{- $toml := fromToml .Values.config -}}
+{{- $waits := dict -}}
+{{- range list "log" "max_counters" "store_allow_eviction" "store_client_cert" "store_client_key" "store_leases" "store_prefix" "store_sentinel_password" "store_sentinel_username" "store_slot_lease" "store_timeout" -}}
+{{- if hasKey $toml . -}}
+{{- $_ := set $waits . (get $toml .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $waits -}}{{- $waits | toJson | sha256sum -}}{{- end -}}
+{{- end -}}
+
 {{/* What does not fit together, told before anything is made of it. */}}
 {{- define "floodgate.check" -}}
 {{- $v := .Values -}}
