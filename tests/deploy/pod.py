@@ -142,6 +142,8 @@ class Pod:
         self.mounted = []
         self.volumes = {}
         self.env = self._environment() | (env or {})
+        # Here the pods and the backend are in one network: its port 8080 is another address's.
+        self.env["FLOODGATE_LISTEN"] = self.env["FLOODGATE_LISTEN"].replace("0.0.0.0:", f"{ip}:")
         self._lay_out()
 
     def _environment(self):

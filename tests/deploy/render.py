@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import subprocess
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def example(name):
 @functools.cache
 def overlay(name):
     """What Kustomize makes of an overlay."""
-    command = ["kubectl", "kustomize", DEPLOY / "kustomize/overlays" / name]
+    command = [os.environ["KUBECTL"], "kustomize", DEPLOY / "kustomize/overlays" / name]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise AssertionError(f"kubectl kustomize {name}: {made.stderr}")
