@@ -115,22 +115,8 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
-    let health = with_settings(
-        Command::new("health")
-            .about("Ask a running gateway whether it is well")
-            .long_about(
-                "Ask the admin listener of the gateway that runs with these settings whether it \
-                 is well, as an image's own health check.\n\nExit code: 0 well, 1 not, or nobody \
-                 answers.",
-            )
-            .arg(
-                Arg::new("ready")
-                    .long("ready")
-                    .action(ArgAction::SetTrue)
-                    .help("Ask whether it wants calls, /ready, and not only whether it lives"),
-            ),
-        Some(FOR_HEALTH),
-    );
+    let health = with_settings(super::health::command(), Some(FOR_HEALTH));
+    let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -142,6 +128,7 @@ pub fn command() -> Command {
         .subcommand(routes)
         .subcommand(explain)
         .subcommand(health)
+        .subcommand(load)
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use clap::ArgMatches;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{CliError, Ended, print, resolve};
 
@@ -26,6 +26,21 @@ pub enum HealthError {
         /// Why.
         source: io::Error,
     },
+}
+
+pub(super) fn command() -> Command {
+    Command::new("health")
+        .about("Ask a running gateway whether it is well")
+        .long_about(
+            "Ask the admin listener of the gateway that runs with these settings whether it is well, \
+             as an image's own health check.\n\nExit code: 0 well, 1 not, or nobody answers.",
+        )
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("Ask whether it wants calls, /ready, and not only whether it lives"),
+        )
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {

@@ -6,6 +6,7 @@ mod demo;
 mod explain;
 mod health;
 mod layers;
+mod load;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -52,6 +53,9 @@ pub enum CliError {
     /// A gateway's health is not known.
     #[error(transparent)]
     Health(#[from] health::HealthError),
+    /// `load` cannot begin, or not end.
+    #[error(transparent)]
+    Load(#[from] load::ArgumentError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -114,6 +118,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
         Some(("health", matches)) => health::run(matches, env),
+        Some(("load", matches)) => load::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),
     }
