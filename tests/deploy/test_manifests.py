@@ -4,8 +4,10 @@ import copy
 import functools
 import json
 import re
+import tempfile
 import tomllib
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import helm_python as helm
@@ -75,6 +77,16 @@ class Valid(unittest.TestCase):
             # 1 is information: that there is no icon.
             said = [one for one in found["messages"] if one["severity"] > 1]
             self.assertEqual((said, found["errors"]), ([], []), example)
+
+    def test_what_is_packed_is_the_chart(self):
+        with tempfile.TemporaryDirectory() as folder:
+            helm.package(render.CHART, destination=folder)
+            (archive,) = Path(folder).iterdir()
+            with helm.Chart.load(archive) as packed, helm.Chart.load(render.CHART) as chart:
+                given = render.values("edge") | {"monitoring": {"rules": True, "dashboard": True}}
+                self.assertEqual(packed.render(given, name="x"), chart.render(given, name="x"))
+                # Beside the chart, not in it.
+                self.assertFalse([file for file in packed.files if "examples" in file["name"]])
 
     def test_a_release_of_any_name_is_valid(self):
         for name in ["x", "im-floodgate", "r" * 53]:
