@@ -77,8 +77,11 @@ pub(super) fn admin(
     matches: &ArgMatches,
     env: &[(OsString, OsString)],
 ) -> Result<SocketAddr, SettingsError> {
-    let (layers, _) = Layers::collect(matches, env);
+    let files = Files::default();
+    let (layers, _) = Layers::collect(matches, env, &files);
     let mut reader = Reader {
+        files,
+        known: Addresses::new(),
         layers,
         mistakes: Vec::new(),
         seen: BTreeSet::new(),
