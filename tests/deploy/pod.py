@@ -1,5 +1,5 @@
 """A pod as a kubelet would start it, of this machine's own means: the image's content as a root file
-system that is read-only, volumes as a kubelet lays them out, one user without rights."""
+system that is read-only, volumes as a kubelet lays them out, one user without rights. The runtime's seccomp filter alone is missing."""
 
 import atexit
 import contextlib
