@@ -339,6 +339,8 @@ class Backend:
 
         self.server = http.server.ThreadingHTTPServer((BACKEND_IP, port), Handler)
         self.server.daemon_threads = True
+        # Gateways are killed in the middle of calls.
+        self.server.handle_error = lambda *_: None
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def __enter__(self):

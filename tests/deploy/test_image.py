@@ -172,7 +172,7 @@ class Running(unittest.TestCase):
             self.assertNotIn("ratelimit", fields())
             one.volumes["config"].write({"floodgate.toml": config})
             soon("the good one is in use", lambda: "ratelimit" in fields())
-            self.assertEqual(self.figure(one.metrics(), told), 1)
+            soon("and is told", lambda: self.figure(one.metrics(), told) == 1)
 
     def test_a_pod_ends_as_its_grace_period_allows(self):
         with Backend(), Pod(render.overlay("single")) as one:
