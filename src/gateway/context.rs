@@ -182,6 +182,8 @@ impl Drop for Context {
             self.settle(None, now);
         }
         self.let_go();
+        self.way
+            .give_place_up(self.shared.clock.since(self.started));
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();

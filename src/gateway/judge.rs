@@ -257,6 +257,14 @@ impl Gateway {
             ctx.error = "upstream";
             return Some(Reply::shed("The upstream is at its capacity."));
         }
+        let proven = || shared.admission.is_proven(&call, now);
+        if let Err(shed) = ctx.way.ask(&call, proven, is_whole, now) {
+            ctx.call = Some(call);
+            ctx.waits_no_more();
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = shed.as_str();
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared.tokens.hold(ctx.token, &plan) {
             Ok(held) => {
@@ -299,6 +307,7 @@ impl Gateway {
             Err(refused) => {
                 ctx.let_go();
                 ctx.waits_no_more();
+                ctx.way.give_place_up(now);
                 Some(self.refuse(ctx, &refused, now))
             }
         }

@@ -306,6 +306,7 @@ impl ProxyHttp for Gateway {
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
+            ctx.way.sent(self.shared.clock.since(ctx.started));
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -349,6 +350,8 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
+        ctx.way
+            .place_answered(status, self.shared.clock.since(ctx.started));
         if let Some(token) = ctx.token {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
@@ -454,6 +457,8 @@ impl ProxyHttp for Gateway {
         };
         ctx.error = error.etype().as_str();
         ctx.waits_no_more();
+        ctx.way
+            .place_failed(error, self.shared.clock.since(ctx.started));
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             self.shared.metrics.upstream_error();

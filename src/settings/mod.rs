@@ -15,7 +15,8 @@ use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 pub use self::pools::{
-    Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
+    Balance, Check, Concurrency, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times,
+    Upstream,
 };
 
 /// Form of the access log.

@@ -9,6 +9,7 @@ use pingora::prelude::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 use smallvec::SmallVec;
 
+use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
@@ -35,6 +36,8 @@ pub(in crate::gateway) struct Way {
     repeats: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
+    /// Its place among the calls that the pool may have at once, where that is limited.
+    pub(super) held: Option<Held>,
     /// When the latest attempt began.
     connecting: Moment,
     /// What is left of the time to connect.
@@ -72,6 +75,7 @@ impl Way {
             attempts: 0,
             repeats: 0,
             at: None,
+            held: None,
             connecting: started,
             connect_left: None,
             ends_us: None,
@@ -82,6 +86,13 @@ impl Way {
 
     fn pool(&self) -> Option<&Pool> {
         self.upstreams.pools.get(self.pool?)
+    }
+
+    /// The guard of the call's pool, if it has one.
+    pub(super) fn guard_of(&mut self, call: &Call) -> Option<Arc<Adaptive>> {
+        let index = self.upstreams.pool_of(Some(call));
+        self.pool = Some(index);
+        self.pool()?.adaptive.clone()
     }
 
     /// How many attempts there were.
