@@ -102,7 +102,7 @@ fn every_setting_can_be_given_in_every_layer() {
         ("hsts", _) => "1h".to_owned(),
         ("admin_token", _) => "sixteen-of-these".to_owned(),
         ("admin", _) => "127.0.0.1:2".to_owned(),
-        ("upstream", _) => "http://127.0.0.1:1".to_owned(),
+        ("upstream", _) => "http://127.0.0.1:3".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
         ("dns_servers", _) => "10.0.0.53".to_owned(),
         ("health_check", _) => "/health".to_owned(),

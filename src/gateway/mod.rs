@@ -17,6 +17,7 @@ mod shield;
 mod strict;
 mod task;
 pub mod upstream;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use self::downstream::state::State;
 use self::reply::Reply;
 pub use self::shared::{Shared, SharedError};
 use self::upstream::Broken;
-use crate::limit::{Hold, Limit, Unit};
+use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 
@@ -84,6 +85,47 @@ impl Gateway {
                 .for_each(|limit| self.shared.metrics.charge(limit, 1)),
             Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
         }
+    }
+
+    /// Bounds the waits for the rest of an answer.
+    fn watch_body(&self, session: &Session, ctx: &Context, now: Moment) {
+        let most = ctx
+            .way
+            .piece_timeout()
+            .map(|most| match session.is_http2() {
+                // There it cannot be told whether the caller holds it up.
+                true => most.saturating_add(self.shared.settings.send_timeout),
+                false => most,
+            });
+        let left = ctx.way.time_left(now);
+        if most.is_some() || left.is_some() {
+            let caller = ctx.connection.clone().filter(|_| !session.is_http2());
+            watch::awaits_body(most, left, caller);
+        } else {
+            watch::ends();
+        }
+    }
+
+    /// A call that is dropped because it has had its time.
+    fn end_late(&self, ctx: &mut Context) {
+        let now = self.shared.clock.since(ctx.started);
+        ctx.error = ErrorType::ReadTimedout.as_str();
+        ctx.way.timed_out(now);
+        ctx.way.place_failed(&upstream::out_of_time(), now);
+        let status = match (ctx.upstream_status, &ctx.connection) {
+            (Some(status), _) => status,
+            (None, connection) => {
+                self.shared.metrics.upstream_error();
+                let is_told = connection
+                    .as_ref()
+                    .is_some_and(|connection| connection.owe_timeout());
+                if is_told { 504 } else { 0 }
+            }
+        };
+        // Its task may run all the same.
+        let task = ctx.answer.take().map(|_| ctx.unnamed_task());
+        let method = std::mem::take(&mut ctx.method);
+        self.note_end(ctx, &method, status, task.as_deref());
     }
 
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
@@ -217,6 +259,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         let Some(reply) = verdict else {
+            ctx.method.clone_from(&session.req_header().method);
             return Ok(false);
         };
         if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
@@ -232,6 +275,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
+        watch::connects();
         let now = self.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
@@ -306,7 +350,9 @@ impl ProxyHttp for Gateway {
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
-            ctx.way.sent(self.shared.clock.since(ctx.started));
+            let now = self.shared.clock.since(ctx.started);
+            ctx.way.sent(now);
+            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -350,8 +396,9 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
-        ctx.way
-            .place_answered(status, self.shared.clock.since(ctx.started));
+        let now = self.shared.clock.since(ctx.started);
+        ctx.way.place_answered(status, now);
+        self.watch_body(session, ctx, now);
         if let Some(token) = ctx.token {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
@@ -377,9 +424,13 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
+        match end_of_stream {
+            true => watch::ends(),
+            false => watch::step(),
+        }
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);

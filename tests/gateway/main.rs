@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod adaptive;
 mod admin;
 mod ahead;
 mod answers;
@@ -21,6 +22,7 @@ mod history;
 mod life;
 mod limits;
 mod overload;
+mod patience;
 mod pools;
 mod proxying;
 mod secrets;

@@ -44,6 +44,7 @@ fn a_call_is_explained_with_every_limit_and_its_counter() {
         json!({
             "route": "user-get",
             "edition": "v4",
+            "pool": null,
             "method": "GET",
             "app": "x1",
             "user": "alice",

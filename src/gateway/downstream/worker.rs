@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -24,7 +24,7 @@ use super::channel::Channel;
 use super::connection::Connection;
 use super::state::State;
 use super::wire::Wire;
-use crate::gateway::{Gateway, Shared, headers};
+use crate::gateway::{Gateway, Shared, headers, watch};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
 use crate::observe::metrics::Turned;
@@ -108,6 +108,29 @@ impl BackgroundService for Worker {
         tokio::time::sleep(SETTLE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
+    }
+}
+
+/// pingora's part of a stream, under a watch.
+struct Watched(Arc<Proxy>);
+
+#[async_trait]
+impl HttpServerApp for Watched {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let doing = self.0.process_new_http(session, shutdown);
+        watch::over(doing, &mut None).await.flatten()
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.0.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.0.server_options()
     }
 }
 
@@ -250,7 +273,7 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls));
+        let state = Arc::new(State::new(peer, self.how.tls, http2));
         Ok(Connection::new(
             io,
             http2,
@@ -275,9 +298,11 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
+        let mut timer = None;
         loop {
             state.idle();
-            let next = self.proxy.process_new_http(session, &self.shutdown).await;
+            let next = self.proxy.process_new_http(session, &self.shutdown);
+            let next = watch::over(next, &mut timer).await.flatten();
             state.drop_admitted();
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
@@ -301,7 +326,8 @@ impl Door {
         let mut shutdown = self.shutdown.clone();
         let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
         let most = self.shared.settings.max_requests_per_connection;
-        let serving = self.proxy.process_new(stream, &stopped);
+        let proxy = Arc::new(Watched(self.proxy.clone()));
+        let serving = proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);

@@ -110,7 +110,32 @@ impl Way {
         let Some(pool) = self.pool() else {
             return Duration::ZERO;
         };
-        pool.times.read.min(self.left(now))
+        pool.times.head().min(self.left(now))
+    }
+
+    /// The longest wait for the head of the answer.
+    pub(in crate::gateway) fn head_timeout(&self) -> Duration {
+        self.pool().map_or(Duration::ZERO, |pool| pool.times.head())
+    }
+
+    /// The longest wait for the next piece of an answer, where it is not that for its head.
+    pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
+        let times = self.pool()?.times;
+        (times.read < times.head()).then_some(times.read)
+    }
+
+    /// What is left of the time for the whole call, if it has one.
+    pub(in crate::gateway) fn time_left(&self, now: Moment) -> Option<Duration> {
+        self.ends_us.map(|_| self.left(now))
+    }
+
+    /// Nothing has come for too long.
+    pub(in crate::gateway) fn timed_out(&self, now: Moment) {
+        if let (Some(pool), Some(endpoint)) = (self.pool(), &self.at)
+            && !self.is_over(now)
+        {
+            pool.failed(endpoint, Failure::Timeout, now.mono_us);
+        }
     }
 
     /// What is left of the time for the whole call.
@@ -177,7 +202,7 @@ impl Way {
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
-        peer.options.read_timeout = Some(pool.times.read.min(self.left(now)));
+        peer.options.read_timeout = Some(pool.times.head().min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         endpoint.enter();
         self.tried.push(endpoint.addr);
