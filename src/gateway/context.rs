@@ -181,7 +181,7 @@ impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
         if watch::is_late() {
-            Gateway::new(self.shared.clone()).end_late(self);
+            Gateway::end_late(self);
         }
         if self.admitted.is_some() {
             let now = self.shared.clock.now();

@@ -10,6 +10,7 @@ pub(crate) mod downstream;
 mod headers;
 mod judge;
 mod leaver;
+mod live;
 mod load;
 pub mod reply;
 mod shared;
@@ -19,7 +20,6 @@ mod task;
 pub mod upstream;
 mod watch;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,8 +34,9 @@ use pingora::{Error, ErrorSource, ErrorType};
 use self::body::Pace;
 pub use self::context::Context;
 use self::downstream::state::State;
+pub use self::live::Live;
 use self::reply::Reply;
-pub use self::shared::{Shared, SharedError};
+pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::log;
@@ -44,14 +45,14 @@ use crate::observe::metrics::Verb;
 /// The adapter.
 #[derive(Debug)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    live: Live,
 }
 
 impl Gateway {
     /// An adapter over this gateway.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub fn new(live: Live) -> Self {
+        Self { live }
     }
 
     /// Lets a body that is being forwarded go on, unless it takes too long.
@@ -61,9 +62,9 @@ impl Gateway {
         ctx: &mut Context,
         arrived: usize,
     ) -> pingora::Result<()> {
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         let pace = ctx.pace.get_or_insert_with(|| Pace::new(now));
-        match pace.note(arrived, now, self.shared.settings.body_timeout) {
+        match pace.note(arrived, now, ctx.shared.settings.body_timeout) {
             // A chunk that never comes does not get here.
             Some(left) => session.as_downstream_mut().set_read_timeout(Some(left)),
             None => {
@@ -77,24 +78,24 @@ impl Gateway {
     /// Charges the call's address for a token that is none, or for leaving the call incomplete.
     async fn charge_unauthorized(&self, ctx: &Context) {
         let Some(call) = &ctx.call else { return };
-        let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-        let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
+        let (admission, now) = (&ctx.shared.admission, ctx.shared.clock.now());
+        let charging = admission.charge_unauthorized(&ctx.shared.rules, call, now);
         match Box::pin(charging).await {
             Ok(charged) => charged
                 .into_iter()
-                .for_each(|limit| self.shared.metrics.charge(limit, 1)),
+                .for_each(|limit| ctx.shared.counts.charge(limit, 1)),
             Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
         }
     }
 
     /// Bounds the waits for the rest of an answer.
-    fn watch_body(&self, session: &Session, ctx: &Context, now: Moment) {
+    fn watch_body(session: &Session, ctx: &Context, now: Moment) {
         let most = ctx
             .way
             .piece_timeout()
             .map(|most| match session.is_http2() {
                 // There it cannot be told whether the caller holds it up.
-                true => most.saturating_add(self.shared.settings.send_timeout),
+                true => most.saturating_add(ctx.shared.settings.send_timeout),
                 false => most,
             });
         let left = ctx.way.time_left(now);
@@ -107,15 +108,15 @@ impl Gateway {
     }
 
     /// A call that is dropped because it has had its time.
-    fn end_late(&self, ctx: &mut Context) {
-        let now = self.shared.clock.since(ctx.started);
+    fn end_late(ctx: &mut Context) {
+        let now = ctx.shared.clock.since(ctx.started);
         ctx.error = ErrorType::ReadTimedout.as_str();
         ctx.way.timed_out(now);
         ctx.way.place_failed(&upstream::out_of_time(), now);
         let status = match (ctx.upstream_status, &ctx.connection) {
             (Some(status), _) => status,
             (None, connection) => {
-                self.shared.metrics.upstream_error();
+                ctx.shared.metrics.upstream_error();
                 let is_told = connection
                     .as_ref()
                     .is_some_and(|connection| connection.owe_timeout());
@@ -125,20 +126,24 @@ impl Gateway {
         // Its task may run all the same.
         let task = ctx.answer.take().map(|_| ctx.unnamed_task());
         let method = std::mem::take(&mut ctx.method);
-        self.note_end(ctx, &method, status, task.as_deref());
+        Self::note(ctx, &method, status, task.as_deref());
     }
 
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
     /// went out, 0 if none did.
     fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
-        let shared = &self.shared;
+        Self::note(ctx, method, status, task);
+    }
+
+    fn note(ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
-            Verb::Admit => shared.clock.since(ctx.verdict),
+            Verb::Admit => ctx.shared.clock.since(ctx.verdict),
             Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
         };
         let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
         ctx.settle(task, end);
+        let shared = &ctx.shared;
         let route = ctx
             .call
             .as_ref()
@@ -195,7 +200,7 @@ impl Gateway {
             let charges = admitted.plan.charges.iter();
             charges
                 .filter(|charge| charge.taken.is_some())
-                .any(|charge| such(self.shared.rules.limit(charge.limit)))
+                .any(|charge| such(ctx.shared.rules.limit(charge.limit)))
         })
     }
 }
@@ -206,7 +211,7 @@ impl ProxyHttp for Gateway {
     type CTX = Box<Context>;
 
     fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(self.shared.clone()))
+        Box::new(Context::new(self.live.now()))
     }
 
     /// No downstream modules: answers go as the upstream coded them.
@@ -220,7 +225,7 @@ impl ProxyHttp for Gateway {
         // pingora resets it with every request; where it has refused to keep, so do we.
         if session.get_keepalive().is_some() {
             // 0: without a limit of pingora's. An idle connection has ours.
-            session.set_keepalive((!self.shared.is_draining()).then_some(0));
+            session.set_keepalive((!ctx.shared.is_draining()).then_some(0));
         }
         let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
             return Error::e_explain(ErrorType::InternalError, "a connection of nobody's");
@@ -228,7 +233,7 @@ impl ProxyHttp for Gateway {
         connection.busy();
         if session.is_http2() {
             // One stream that is not read does not stop the connection's writes.
-            let limit = self.shared.settings.send_timeout;
+            let limit = ctx.shared.settings.send_timeout;
             session.as_downstream_mut().set_write_timeout(Some(limit));
         }
         // Otherwise pingora drops what a caller has sent after its request, and closes.
@@ -248,12 +253,12 @@ impl ProxyHttp for Gateway {
             }
             None => {
                 let verdict = self.judge(session, head, &connection, ctx).await?;
-                ctx.verdict = self.shared.clock.since(ctx.started);
-                self.shared.metrics.own(ctx.own_us());
+                ctx.verdict = ctx.shared.clock.since(ctx.started);
+                ctx.shared.metrics.own(ctx.own_us());
                 verdict
             }
         };
-        let most = self.shared.settings.max_requests_per_connection;
+        let most = ctx.shared.settings.max_requests_per_connection;
         // Of HTTP/2, the caller is told in another way.
         if !session.is_http2() && connection.has_had(most) {
             session.set_keepalive(None);
@@ -276,7 +281,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
         watch::connects();
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
 
@@ -293,7 +298,7 @@ impl ProxyHttp for Gateway {
         ctx.way.was_sent = true;
         headers::prepare_upstream(
             request,
-            &self.shared.settings,
+            &ctx.shared.settings,
             ctx.peer,
             ctx.ip,
             ctx.https,
@@ -317,7 +322,7 @@ impl ProxyHttp for Gateway {
         }
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body.
-            let wait = ctx.way.read_timeout(self.shared.clock.since(ctx.started));
+            let wait = ctx.way.read_timeout(ctx.shared.clock.since(ctx.started));
             session.as_downstream_mut().set_read_timeout(Some(wait));
         } else if !session.as_downstream_mut().is_body_done() {
             self.pace(session, ctx, 0)?;
@@ -340,7 +345,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
@@ -350,7 +355,7 @@ impl ProxyHttp for Gateway {
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
-            let now = self.shared.clock.since(ctx.started);
+            let now = ctx.shared.clock.since(ctx.started);
             ctx.way.sent(now);
             watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
         }
@@ -375,7 +380,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         leaver::end_with_caller(session);
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         let is_kept = !session.as_ref().retry_buffer_truncated();
         let method = &session.req_header().method;
         ctx.way
@@ -396,17 +401,18 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         ctx.way.place_answered(status, now);
-        self.watch_body(session, ctx, now);
+        Self::watch_body(session, ctx, now);
         if let Some(token) = ctx.token {
-            let now = self.shared.clock.since(ctx.started);
-            self.shared.tokens.answered(token, status, now);
+            let now = ctx.shared.clock.since(ctx.started);
+            let bad = ctx.shared.settings.bad_token_memory;
+            ctx.shared.tokens.answered(token, status, bad, now);
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
             // Nothing waits for the rest of its body, or for its caller to read.
-            ctx.settle(None, self.shared.clock.now());
+            ctx.settle(None, ctx.shared.clock.now());
         }
         ctx.let_go();
         if self.holds_task(ctx) {
@@ -435,7 +441,7 @@ impl ProxyHttp for Gateway {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
-        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         Ok(None)
@@ -454,7 +460,7 @@ impl ProxyHttp for Gateway {
         {
             admitted.forwarded = false;
         }
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.not_connected(now));
         error
     }
@@ -474,7 +480,7 @@ impl ProxyHttp for Gateway {
             is_answered: ctx.upstream_status.is_some(),
             is_reused,
         };
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.broke(&error, broken, now));
         error
     }
@@ -509,10 +515,10 @@ impl ProxyHttp for Gateway {
         ctx.error = error.etype().as_str();
         ctx.waits_no_more();
         ctx.way
-            .place_failed(error, self.shared.clock.since(ctx.started));
+            .place_failed(error, ctx.shared.clock.since(ctx.started));
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
-            self.shared.metrics.upstream_error();
+            ctx.shared.metrics.upstream_error();
         }
         let gone = *error.esource() == ErrorSource::Downstream
             && matches!(
@@ -530,7 +536,7 @@ impl ProxyHttp for Gateway {
         }
         // What is left of the request on this connection cannot be told from the next one.
         session.set_keepalive(None);
-        let now = self.shared.clock.now();
+        let now = ctx.shared.clock.now();
         if let Err(error) = self.answer(session, ctx, &reply, now).await {
             tracing::debug!(%error, "downstream went away before the answer");
         }

@@ -169,13 +169,14 @@ mod tests {
     #[test]
     fn a_call_that_waits_for_nothing_bounded_goes_on() {
         run(async {
+            let mut timer = None;
             let done = over(
                 async {
                     ends();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     7
                 },
-                &mut None,
+                &mut timer,
             );
             assert_eq!(done.await, Some(7));
         });

@@ -40,13 +40,15 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose, listen: &[Listen]) -> 
     });
     let dns_servers = reader.many("dns_servers", |given| value::name_server(&given.text));
     let ourselves = Ourselves::new(reader, listen);
+    let known = std::mem::take(&mut reader.known);
     let find = |host: &str, port: u16| match purpose {
         Purpose::Look => ourselves.check_literal(host, port).map(|()| Vec::new()),
         Purpose::Run => {
-            let found = names::look_up(host, port, &dns_servers);
-            let found = found.map_err(|reason| ValueError::Lookup {
-                host: host.to_owned(),
-                reason,
+            let found = names::look_up(host, port, &dns_servers).or_else(|reason| {
+                let host = host.to_owned();
+                let last = known.get(&(host.clone(), port)).cloned();
+                last.filter(|last| !last.is_empty())
+                    .ok_or(ValueError::Lookup { host, reason })
             })?;
             ourselves.check(&found).map(|()| found)
         }
