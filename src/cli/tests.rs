@@ -101,6 +101,7 @@ fn other(setting: &Setting) -> String {
         ("threads", _) => "1024".to_owned(),
         ("listen", _) => "127.0.0.1:1 tls".to_owned(),
         ("max_headers", _) => "200".to_owned(),
+        ("concurrency_min", _) => "5".to_owned(),
         ("https_redirect", _) => "443".to_owned(),
         ("hsts", _) => "1h".to_owned(),
         ("admin_token", _) => "sixteen-of-these".to_owned(),
