@@ -72,6 +72,9 @@ impl Seen {
     }
 }
 
+/// Time, number, and what: `Ok(caller)` asks, `Err(call)` is done.
+type Event = (u64, u64, Result<usize, usize>);
+
 /// A call that the upstream has.
 struct Running {
     caller: usize,
@@ -92,8 +95,7 @@ struct Sim {
     busy: u64,
     queue: VecDeque<usize>,
     running: Vec<Option<Running>>,
-    /// Time, number, and what: `Ok(caller)` asks, `Err(call)` is done.
-    events: BinaryHeap<Reverse<(u64, u64, Result<usize, usize>)>>,
+    events: BinaryHeap<Reverse<Event>>,
     number: u64,
     dice: Dice,
     seen: Vec<Seen>,
