@@ -229,7 +229,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let listen = reader.many("listen", |given| value::listener(&given.text));
     let secured = door::secured(reader, &listen);
     door::check_trust(reader, &listen);
-    let upstream = pools::read(reader, purpose);
+    let upstream = pools::read(reader, purpose, &listen);
     let upstream_ca = reader.file("upstream_ca");
     let admin = reader.one("admin", |text| {
         let admin = value::listen(text)?;

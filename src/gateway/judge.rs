@@ -267,6 +267,14 @@ impl Gateway {
             ctx.error = "upstream";
             return Some(Reply::shed("The upstream is at its capacity."));
         }
+        let proven = || shared.admission.is_proven(&call, now);
+        if let Err(shed) = ctx.way.ask(&call, proven, is_whole, now) {
+            ctx.call = Some(call);
+            ctx.waits_no_more();
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = shed.as_str();
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared
             .tokens
@@ -312,6 +320,7 @@ impl Gateway {
             Err(refused) => {
                 ctx.let_go();
                 ctx.waits_no_more();
+                ctx.way.give_place_up(now);
                 Some(self.refuse(shared, ctx, &refused, now))
             }
         }

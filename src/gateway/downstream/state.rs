@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) peer: SocketAddr,
     /// Whether it came in over TLS.
     pub(crate) tls: bool,
+    /// Whether HTTP/2 is spoken.
+    http2: bool,
     phase: AtomicU8,
     /// Counts heads, so that a time limit is never that of an earlier one.
     heads: AtomicU32,
@@ -45,6 +47,10 @@ pub(crate) struct State {
     admitted: Mutex<Option<Admitted>>,
     /// Until its first call.
     unheard: Mutex<Option<Unheard>>,
+    /// Whether the caller takes nothing of its answer.
+    is_held_up: AtomicBool,
+    /// Whether the connection ends with a 504.
+    owes_timeout: AtomicBool,
 }
 
 /// A call that has been admitted before pingora has read it, and its head.
@@ -55,10 +61,11 @@ struct Admitted {
 }
 
 impl State {
-    pub(super) fn new(peer: SocketAddr, tls: bool, unheard: Unheard) -> Self {
+    pub(super) fn new(peer: SocketAddr, tls: bool, http2: bool, unheard: Unheard) -> Self {
         Self {
             peer,
             tls,
+            http2,
             phase: AtomicU8::new(Phase::Idle as u8),
             heads: AtomicU32::new(0),
             calls: AtomicU32::new(0),
@@ -68,6 +75,8 @@ impl State {
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
             unheard: Mutex::new(Some(unheard)),
+            is_held_up: AtomicBool::new(false),
+            owes_timeout: AtomicBool::new(false),
         }
     }
 
@@ -161,6 +170,29 @@ impl State {
         // Not in the lock: a context settles when it is dropped.
         let admitted = self.admitted.lock().take();
         drop(admitted);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(super) fn hold_up(&self, is_so: bool) {
+        self.is_held_up.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.is_held_up.load(Ordering::Relaxed)
+    }
+
+    /// The upstream's answer did not come, and pingora's part is being dropped. Whether the caller
+    /// is told: one call of HTTP/2 among others is reset.
+    pub(crate) fn owe_timeout(&self) -> bool {
+        let is_alone = self.phase() == Phase::Busy && !self.http2;
+        self.owes_timeout.store(is_alone, Ordering::Relaxed);
+        is_alone
+    }
+
+    /// Whether the connection ends with a 504.
+    pub(super) fn owes_a_timeout(&self) -> bool {
+        self.owes_timeout.load(Ordering::Relaxed)
     }
 
     /// Until there have been this many calls.

@@ -26,7 +26,7 @@ use super::http2::Http2;
 use super::state::State;
 use super::wire::Wire;
 use crate::gateway::drain::{Stage, Unheard};
-use crate::gateway::{Gateway, Live, headers};
+use crate::gateway::{Gateway, Live, headers, watch};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
 use crate::observe::metrics::Turned;
@@ -251,7 +251,7 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls, unheard));
+        let state = Arc::new(State::new(peer, self.how.tls, http2, unheard));
         Ok(Connection::new(io, http2, state, self.live.clone(), place))
     }
 
@@ -270,9 +270,11 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
+        let mut timer = None;
         loop {
             state.idle();
-            let next = self.proxy.process_new_http(session, &self.shutdown).await;
+            let next = self.proxy.process_new_http(session, &self.shutdown);
+            let next = watch::over(next, &mut timer).await.flatten();
             state.drop_admitted();
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
