@@ -13,6 +13,7 @@
 //! `main → cli → serve → everything`; `gateway → admission → {apps, identity, route, limit, store}`;
 //! `spec → {apps, identity, route, limit, payload}`; `route → {identity, limit, payload}`;
 //! `store → limit`; `payload` knows none of the others.
+//! `gateway → protect`, which knows nobody: how many calls an upstream may have at once, and whose.
 //! The pure part (everything that is not behind the `gateway` feature) knows neither pingora
 //! nor redis nor tokio, reads no clock and no environment: time is an argument.
 
@@ -22,6 +23,7 @@ pub mod head;
 pub mod identity;
 pub mod limit;
 pub mod payload;
+pub mod protect;
 pub mod route;
 pub mod spec;
 pub mod store;
@@ -32,6 +34,8 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+#[cfg(feature = "gateway")]
+pub mod handover;
 #[cfg(feature = "gateway")]
 pub mod load;
 #[cfg(feature = "gateway")]

@@ -418,6 +418,108 @@ fn an_app_key_call_has_the_figures_of_v3_and_an_app_id_call_those_of_v4() {
 }
 
 #[test]
+fn explain_names_the_pool_that_a_call_goes_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[[pool]]\nname = \"files\"\nroutes = [\"chatfile-upload\"]\n\
+                [[pool]]\nname = \"vip\"\napps = [\"org#vip\"]\n";
+    let upload = explain("current", "POST", "/org/app/chatfiles")["route"].clone();
+    let text = text.replace("chatfile-upload", upload.as_str().unwrap());
+    std::fs::write(dir.path().join("floodgate.toml"), text).unwrap();
+    let ask = |args: &[&str]| {
+        let all = [&["explain", "--config", "floodgate.toml"], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    for (method, url, pool) in [
+        ("GET", "/org/app/users/alice", json!("default")),
+        ("POST", "/org/app/chatfiles", json!("files")),
+        ("POST", "/Org/VIP/chatfiles", json!("vip")),
+        // It goes nowhere.
+        ("GET", "/users", json!(null)),
+    ] {
+        assert_eq!(
+            json_of(&ask(&["--json", method, url]))["pool"],
+            pool,
+            "{url}"
+        );
+    }
+    let told = ask(&["POST", "/org/app/chatfiles"]).out;
+    let is_it = |line: &str| line.split_whitespace().eq(["pool", "files"]);
+    assert!(told.lines().any(is_it), "{told}");
+}
+
+#[test]
+fn an_upstream_that_is_the_gateway_is_refused_at_the_start() {
+    for (listen, admin, upstream, where_) in [
+        (
+            "127.0.0.1:8080",
+            "127.0.0.1:9",
+            "http://127.0.0.1:8080",
+            "127.0.0.1:8080",
+        ),
+        (
+            ":8080",
+            "127.0.0.1:9",
+            "http://localhost:8080",
+            "0.0.0.0:8080",
+        ),
+        (
+            "127.0.0.1:8080",
+            "127.0.0.1:9090",
+            "http://127.0.0.1:9090",
+            "127.0.0.1:9090",
+        ),
+    ] {
+        let args = [
+            "run",
+            "--listen",
+            listen,
+            "--admin",
+            admin,
+            "--upstream",
+            upstream,
+        ];
+        let ran = run(&args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        let told = format!("the gateway itself listens at {where_}");
+        assert!(
+            ran.err.contains(&told) && ran.err.contains("--upstream"),
+            "{}",
+            ran.err
+        );
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn times_and_limits_that_do_not_fit_each_other_are_told_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "first_byte_timeout = \"2s\"\nread_timeout = \"3s\"\n[[pool]]\nname = \"a\"\neditions = [\"v1\"]\n\
+                first_byte_timeout = \"1s\"\nconcurrency = \"adaptiv\"\nconcurrency_max = 5\n\
+                concurrency_min = 6\n";
+    std::fs::write(dir.path().join("floodgate.toml"), text).unwrap();
+    let ran = run_with(
+        dir.path(),
+        &[],
+        &["check", "--config", "floodgate.toml"],
+        "",
+    );
+    for told in [
+        "floodgate.toml:1: first_byte_timeout = \"2s\": shorter than read_timeout, which is 3s",
+        "floodgate.toml:9: concurrency_min = 6: more than concurrency_max, which is 5",
+        "floodgate.toml:6: first_byte_timeout = \"1s\": shorter than read_timeout, which is 3s",
+        "did you mean adaptive?",
+    ] {
+        assert!(
+            ran.err.contains(told) || ran.out.contains(told),
+            "{told}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
+    assert_ne!(ran.code, 0);
+}
+
+#[test]
 fn a_message_costs_its_recipients() {
     let dir = tempfile::tempdir().unwrap();
     let url = "/app-id/x/messages/users";

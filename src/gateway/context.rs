@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
-use super::Shared;
 use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
 use super::payload::Payload;
 use super::upstream::Way;
+use super::{Gateway, Shared, watch};
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -71,6 +71,8 @@ pub struct Context {
     /// The answer's body, while a task ID is looked for.
     pub(super) answer: Option<Vec<u8>>,
     pub(super) error: &'static str,
+    /// Of a call that is forwarded.
+    pub(super) method: Method,
 }
 
 impl Context {
@@ -106,6 +108,7 @@ impl Context {
             upstream_status: None,
             answer: None,
             error: "",
+            method: Method::GET,
         }
     }
 
@@ -181,11 +184,16 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
+        if watch::is_late() {
+            Gateway::end_late(self);
+        }
         if self.admitted.is_some() {
             let now = self.shared.clock.now();
             self.settle(None, now);
         }
         self.let_go();
+        self.way
+            .give_place_up(self.shared.clock.since(self.started));
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();

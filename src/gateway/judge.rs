@@ -267,10 +267,6 @@ impl Gateway {
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what is known of the call so far"
-    )]
     async fn decide(
         &self,
         shared: &Shared,
@@ -296,6 +292,14 @@ impl Gateway {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Shed);
             ctx.error = "upstream";
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
+        let proven = || shared.admission.is_proven(&call, now);
+        if let Err(shed) = ctx.way.ask(&call, proven, is_whole, now) {
+            ctx.call = Some(call);
+            ctx.waits_no_more();
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = shed.as_str();
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
@@ -343,6 +347,7 @@ impl Gateway {
             Err(refused) => {
                 ctx.let_go();
                 ctx.waits_no_more();
+                ctx.way.give_place_up(now);
                 Some(self.refuse(shared, ctx, &refused, now))
             }
         }

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod context;
 pub(crate) mod downstream;
+pub mod drain;
 mod headers;
 mod judge;
 mod leaver;
@@ -19,6 +20,7 @@ mod shield;
 mod strict;
 mod task;
 pub mod upstream;
+mod watch;
 
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ pub use self::live::Live;
 use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
-use crate::limit::{Hold, Limit, Unit};
+use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 
@@ -88,9 +90,54 @@ impl Gateway {
         }
     }
 
+    /// Bounds the waits for the rest of an answer.
+    fn watch_body(session: &Session, ctx: &Context, now: Moment) {
+        let most = ctx
+            .way
+            .piece_timeout()
+            .map(|most| match session.is_http2() {
+                // There it cannot be told whether the caller holds it up.
+                true => most.saturating_add(ctx.shared.settings.send_timeout),
+                false => most,
+            });
+        let left = ctx.way.time_left(now);
+        if most.is_some() || left.is_some() {
+            let caller = ctx.connection.clone().filter(|_| !session.is_http2());
+            watch::awaits_body(most, left, caller);
+        } else {
+            watch::ends();
+        }
+    }
+
+    /// A call that is dropped because it has had its time.
+    fn end_late(ctx: &mut Context) {
+        let now = ctx.shared.clock.since(ctx.started);
+        ctx.error = ErrorType::ReadTimedout.as_str();
+        ctx.way.timed_out(now);
+        ctx.way.place_failed(&upstream::out_of_time(), now);
+        let status = match (ctx.upstream_status, &ctx.connection) {
+            (Some(status), _) => status,
+            (None, connection) => {
+                ctx.shared.metrics.upstream_error();
+                let is_told = connection
+                    .as_ref()
+                    .is_some_and(|connection| connection.owe_timeout());
+                if is_told { 504 } else { 0 }
+            }
+        };
+        // Its task may run all the same.
+        let task = ctx.answer.take().map(|_| ctx.unnamed_task());
+        let method = std::mem::take(&mut ctx.method);
+        Self::note(ctx, &method, status, task.as_deref());
+    }
+
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
     /// went out, 0 if none did.
     fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
+        Self::note(ctx, method, status, task);
+    }
+
+    fn note(ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
             Verb::Admit => ctx.shared.clock.since(ctx.verdict),
@@ -221,6 +268,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         let Some(reply) = verdict else {
+            ctx.method.clone_from(&session.req_header().method);
             return Ok(false);
         };
         if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
@@ -236,6 +284,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
+        watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
@@ -312,6 +361,9 @@ impl ProxyHttp for Gateway {
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.sent(now);
+            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -355,6 +407,9 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
+        let now = ctx.shared.clock.since(ctx.started);
+        ctx.way.place_answered(status, now);
+        Self::watch_body(session, ctx, now);
         if let Some(token) = ctx.token {
             let now = ctx.shared.clock.since(ctx.started);
             let bad = ctx.shared.settings.bad_token_memory;
@@ -381,9 +436,13 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
+        match end_of_stream {
+            true => watch::ends(),
+            false => watch::step(),
+        }
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -462,6 +521,8 @@ impl ProxyHttp for Gateway {
         };
         ctx.error = error.etype().as_str();
         ctx.waits_no_more();
+        ctx.way
+            .place_failed(error, ctx.shared.clock.since(ctx.started));
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             ctx.shared.metrics.upstream_error();

@@ -17,7 +17,8 @@ use crate::limit::Mode;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 pub use self::pools::{
-    Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
+    Balance, Check, Concurrency, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times,
+    Upstream,
 };
 pub use self::restart::RESTART;
 
@@ -214,6 +215,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// How long running requests may take to end after that.
     pub grace: Duration,
+    /// Where a new process asks for the listening sockets; `None`: it cannot have them.
+    pub upgrade_socket: Option<PathBuf>,
     /// Requests in flight above which new ones are shed (503).
     pub max_in_flight: usize,
     /// … of which so many may wait for the upstream's answer; further ones are shed.

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod adaptive;
 mod admin;
 mod ahead;
 mod answers;
@@ -23,6 +24,7 @@ mod limits;
 mod load;
 mod overload;
 mod payload;
+mod patience;
 mod pools;
 mod proxying;
 mod reload;
@@ -32,6 +34,7 @@ mod sizes;
 mod smuggling;
 mod tls;
 mod tokens;
+mod upgrade;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

@@ -64,6 +64,8 @@ pub(super) struct Connection {
     received: u64,
     /// Since a write could not go on: until when, and what has gone since.
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
+    /// Whether something written may not have gone.
+    is_gathering: bool,
     /// What has been read, and is read again.
     ahead: Bytes,
     /// Its place among the connections; free again when it is dropped.
@@ -102,6 +104,7 @@ impl Connection {
             received: 0,
             ahead: Bytes::new(),
             held_up: None,
+            is_gathering: false,
             _place: place,
         }
     }
@@ -194,6 +197,7 @@ impl Connection {
     /// A write cannot go on: for how long may that last?
     fn hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let patience = self.live.look().settings.send_timeout;
+        self.state.hold_up(true);
         let (limit, gone) = self
             .held_up
             .get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), 0));
@@ -217,6 +221,10 @@ impl Connection {
         match polled {
             Poll::Pending => Poll::Ready(Err(ready!(self.hold(cx)))),
             Poll::Ready(Ok(n)) => {
+                self.is_gathering = true;
+                if self.held_up.is_some() {
+                    self.state.hold_up(false);
+                }
                 if let Some((_, gone)) = &mut self.held_up {
                     *gone = gone.saturating_add(n as u64);
                 }
@@ -234,8 +242,24 @@ impl Connection {
         if polled.is_pending() {
             return Poll::Ready(Err(ready!(self.hold(cx))));
         }
-        self.held_up = None;
+        self.is_gathering = false;
+        if self.held_up.take().is_some() {
+            self.state.hold_up(false);
+        }
         polled
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.state.owes_a_timeout() {
+            // As in the middle of a head: what cannot be sent at once is not sent.
+            let answer = self.live.look().whole(&Reply::gateway_timeout());
+            let cx = &mut Context::from_waker(std::task::Waker::noop());
+            if let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(cx, &answer) {
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
+            }
+        }
     }
 }
 
@@ -250,6 +274,15 @@ impl AsyncRead for Connection {
         if is_head && this.taken > this.live.look().settings.max_header_bytes {
             let error = this.turn_away(cx, Turned::LargeHead, &Reply::head_too_large());
             return Poll::Ready(Err(error));
+        }
+        if this.is_gathering && !this.http2 {
+            // Whoever reads has no more to write for now: a piece of an answer does not wait for
+            // the next one.
+            match Pin::new(&mut this.io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => this.is_gathering = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
         }
         let before = buf.filled().len();
         let polled = if this.ahead.is_empty() {

@@ -11,6 +11,7 @@ use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
+use crate::gateway::drain::Unheard;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) struct State {
     pub(crate) peer: SocketAddr,
     /// Whether it came in over TLS.
     pub(crate) tls: bool,
+    /// Whether HTTP/2 is spoken.
+    http2: bool,
     phase: AtomicU8,
     /// Counts heads, so that a time limit is never that of an earlier one.
     heads: AtomicU32,
@@ -42,6 +45,12 @@ pub(crate) struct State {
     /// Whether the last request was refused.
     is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
+    /// Until its first call.
+    unheard: Mutex<Option<Unheard>>,
+    /// Whether the caller takes nothing of its answer.
+    is_held_up: AtomicBool,
+    /// Whether the connection ends with a 504.
+    owes_timeout: AtomicBool,
 }
 
 /// A call that has been admitted before pingora has read it, and its head.
@@ -52,10 +61,11 @@ struct Admitted {
 }
 
 impl State {
-    pub(crate) fn new(peer: SocketAddr, tls: bool) -> Self {
+    pub(super) fn new(peer: SocketAddr, tls: bool, http2: bool, unheard: Unheard) -> Self {
         Self {
             peer,
             tls,
+            http2,
             phase: AtomicU8::new(Phase::Idle as u8),
             heads: AtomicU32::new(0),
             calls: AtomicU32::new(0),
@@ -64,6 +74,9 @@ impl State {
             read: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
+            unheard: Mutex::new(Some(unheard)),
+            is_held_up: AtomicBool::new(false),
+            owes_timeout: AtomicBool::new(false),
         }
     }
 
@@ -104,7 +117,9 @@ impl State {
 
     /// A call begins. How many others of this connection are not over.
     pub(crate) fn call_begins(&self) -> u32 {
-        self.all_calls.fetch_add(1, Ordering::Relaxed);
+        if self.all_calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unheard.lock().take();
+        }
         self.another.notify_one();
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
@@ -155,6 +170,29 @@ impl State {
         // Not in the lock: a context settles when it is dropped.
         let admitted = self.admitted.lock().take();
         drop(admitted);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(super) fn hold_up(&self, is_so: bool) {
+        self.is_held_up.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.is_held_up.load(Ordering::Relaxed)
+    }
+
+    /// The upstream's answer did not come, and pingora's part is being dropped. Whether the caller
+    /// is told: one call of HTTP/2 among others is reset.
+    pub(crate) fn owe_timeout(&self) -> bool {
+        let is_alone = self.phase() == Phase::Busy && !self.http2;
+        self.owes_timeout.store(is_alone, Ordering::Relaxed);
+        is_alone
+    }
+
+    /// Whether the connection ends with a 504.
+    pub(super) fn owes_a_timeout(&self) -> bool {
+        self.owes_timeout.load(Ordering::Relaxed)
     }
 
     /// Until there have been this many calls.
