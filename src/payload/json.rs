@@ -112,6 +112,7 @@ struct Text {
 }
 
 impl Text {
+    #[inline]
     fn take(&mut self, run: &[u8], checks: &Checks) {
         self.bytes += run.len() as u64;
         self.characters += characters(run);
@@ -132,6 +133,15 @@ impl Text {
         if let Some(hash) = &mut self.hash {
             hash.push(run);
         }
+    }
+
+    /// The same of one ASCII character.
+    fn take_ascii(&mut self, byte: u8, checks: &Checks) {
+        if self.has_charset || self.room > 0 || self.hash.is_some() {
+            return self.take(&[byte], checks);
+        }
+        self.bytes += 1;
+        self.characters += 1;
     }
 
     /// The rules that measure it.
@@ -245,7 +255,12 @@ impl Json {
                                 return false;
                             }
                         }
-                        b'\\' => self.at = At::Escape,
+                        // Here as a whole, most often.
+                        b'\\' => match piece.get(i + 1).filter(|next| **next != b'u') {
+                            Some(next) if self.escape(checks, *next).is_some() => i += 1,
+                            Some(_) => return false,
+                            None => self.at = At::Escape,
+                        },
                         _ => return false,
                     }
                 }
@@ -567,7 +582,7 @@ impl Json {
             if self.text.half.is_some() {
                 return None;
             }
-            self.text.take(&[plain], checks);
+            self.text.take_ascii(plain, checks);
         }
         Some(At::Text)
     }
@@ -628,6 +643,7 @@ fn inner(bytes: &[u8]) -> u64 {
 }
 
 /// How many bytes of a string stand for themselves, from here on: eight at a time.
+#[inline]
 fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES * 0x80;
