@@ -4,16 +4,21 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::tls::{RootCertStore, load_ca_file_into_store};
+use pingora::tls::{
+    RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Policy;
+use crate::admission::totals::is_kept;
 use crate::clock::Clock;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
 use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
@@ -23,6 +28,7 @@ use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
+use crate::store::journal::{Journal, JournalError};
 use crate::store::memory::{MemoryOptions, MemoryStore};
 use crate::store::redis::connect::{ConnectError, Connector};
 use crate::store::redis::{RedisStore, TimeSource};
@@ -72,6 +78,9 @@ pub enum ServeError {
     /// The counter store's settings cannot be used.
     #[error("store: {0}")]
     Store(#[from] ConnectError),
+    /// The file of totals cannot be used.
+    #[error(transparent)]
+    Totals(#[from] JournalError),
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -104,6 +113,8 @@ pub struct Prepared {
     admin: TcpListener,
     /// Its address.
     pub admin_addr: SocketAddr,
+    /// The file of totals, if there is one.
+    journal: Option<Journal>,
 }
 
 /// Puts a gateway together.
@@ -162,6 +173,7 @@ pub fn prepare(
     let metrics = Metrics::new(&rules)?;
     let clock = Clock::start();
     let store = store(&settings, clock)?;
+    let journal = journal(&settings, &rules, &store)?;
     let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed)?;
     Ok(Prepared {
         shared: Arc::new(shared),
@@ -169,7 +181,33 @@ pub fn prepare(
         listening,
         admin,
         admin_addr,
+        journal,
     })
+}
+
+/// The file of totals that the settings name, read into the store.
+fn journal(
+    settings: &Settings,
+    rules: &Ruleset,
+    store: &AnyStore,
+) -> Result<Option<Journal>, JournalError> {
+    let kept = rules.apps.iter().any(is_kept);
+    match (store.embedded(), &settings.plan_file) {
+        (Some(store), Some(path)) => Journal::open(path.clone(), store).map(Some),
+        (Some(_), None) if kept => {
+            tracing::warn!(
+                "apps have plans, and nothing keeps their totals: they begin anew with each start, and \
+                 refuse nothing until they are imported; set plan_file, or keep counters in Redis"
+            );
+            Ok(None)
+        }
+        (None, Some(path)) => {
+            let file = path.display();
+            tracing::warn!(%file, "plan_file is not used: the store in Redis keeps totals itself");
+            Ok(None)
+        }
+        (Some(_), None) | (None, None) => Ok(None),
+    }
 }
 
 /// The counters that the settings name.
@@ -204,6 +242,31 @@ fn check_certificates(path: &Path) -> Result<(), ServeError> {
         true => Err(failed("there is no certificate in it".to_owned())),
         false => Ok(()),
     }
+}
+
+/// What vouches for a gateway that this program calls over https.
+///
+/// # Errors
+/// When the certificates cannot be used.
+pub fn trusted(ca: Option<&Path>) -> Result<RootCertStore, ServeError> {
+    let mut store = RootCertStore::empty();
+    let Some(path) = ca else {
+        let loaded = load_platform_certs_incl_env_into_store(&mut store);
+        return match loaded {
+            Ok(()) => Ok(store),
+            Err(error) => Err(ServeError::UpstreamCa {
+                path: "of the system".to_owned(),
+                reason: error.to_string(),
+            }),
+        };
+    };
+    check_certificates(path)?;
+    let text = path.to_str().unwrap_or_default();
+    load_ca_file_into_store(text, &mut store).map_err(|error| ServeError::UpstreamCa {
+        path: text.to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(store)
 }
 
 /// The certificates for all pools that have none of their own.
@@ -287,6 +350,7 @@ impl Prepared {
         tracing::info!(admin = %self.admin_addr, "admin");
         admin::warn_if_open(settings);
 
+        let keeping = Keeping::start(self.journal, shared.clone()).map_err(ServeError::Start)?;
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
             shared: shared.clone(),
@@ -317,7 +381,42 @@ impl Prepared {
                 "grace is over; cutting off"
             ),
         }
+        keeping.end();
         Ok(())
+    }
+}
+
+/// The thread that writes totals down.
+struct Keeping {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeping {
+    fn start(journal: Option<Journal>, shared: Arc<Shared>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let keep = journal.map(|journal| {
+            let keep = move || {
+                if let Some(store) = shared.admission.store().embedded() {
+                    journal.keep(store, &told);
+                }
+            };
+            let thread = std::thread::Builder::new().name("totals".to_owned());
+            thread.spawn(keep)
+        });
+        Ok(Self {
+            stop,
+            thread: keep.transpose()?,
+        })
+    }
+
+    /// Writes what is left.
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
     }
 }
 

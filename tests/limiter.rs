@@ -233,6 +233,7 @@ fn run_on(
                     charges: charges.collect(),
                     origin: None,
                     app: None,
+                    totals: Vec::new(),
                 };
                 match store.decide_now(&mut plan, moment(now_us)) {
                     Decision::Admit { nearest, .. } => {

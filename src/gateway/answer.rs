@@ -99,6 +99,7 @@ impl Gateway {
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(reject, &ctx.path)
             }
+            Refused::Full(full) => self.refuse_full(ctx, full),
             Refused::Store(_) => {
                 ctx.verb = Some(Verb::Shed);
                 ctx.error = "store";

@@ -10,6 +10,7 @@ use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
+use super::totals::Followed;
 use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
@@ -56,6 +57,10 @@ pub struct Context {
     pub(super) cost: u32,
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
+    /// The total that has no room, or would have none.
+    pub(super) full: Option<&'static str>,
+    /// Its part in totals.
+    pub(super) totals: Followed,
     /// Its attempts upstream.
     pub(super) way: Way,
     /// Whether the body was read before the decision.
@@ -95,6 +100,8 @@ impl Context {
             cost: 0,
             verb: None,
             limit: None,
+            full: None,
+            totals: Followed::default(),
             way,
             has_read_body: false,
             pace: None,
@@ -169,6 +176,10 @@ impl Context {
                 Outcome::NoAnswer { task: &unnamed }
             }
         };
+        let sent = matches!(outcome, Outcome::NoAnswer { .. });
+        let status = self.upstream_status;
+        self.totals
+            .settle(&self.shared, &mut admitted.plan, status, sent, now);
         self.shared.settle(call, &mut admitted.plan, outcome, now);
         self.let_go();
     }

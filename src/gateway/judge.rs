@@ -76,7 +76,8 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        ctx.has_read_body = counted.is_some()
+        let counts = counted.is_some() || self.counts_totals(&call);
+        ctx.has_read_body = counts
             || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
         if !ctx.has_read_body
@@ -87,11 +88,13 @@ impl Gateway {
         }
         ctx.room = Room::new(most);
         let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
-        let reading = body::read(session, &shared.settings, counted.is_some(), most);
+        let reading = body::read(session, &shared.settings, counts, most);
         let recipients = match ctx.has_read_body {
-            false => Ok(1),
+            false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
-                Ok(body) => counted.map_or(Ok(1), |route| admission::recipients(route, &body)),
+                Ok(body) => counted
+                    .map_or(Ok(1), |route| admission::recipients(route, &body))
+                    .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
                 Err(body::BodyError::Gone(error)) => return Err(error),
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -137,7 +140,9 @@ impl Gateway {
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
-        let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
+        let recipients = counted
+            .map_or(Ok(1), |route| admission::recipients(route, body))
+            .and_then(|n| self.ask_totals(&call, body, ctx).map(|()| n));
         let now = ctx.started;
         let verdict = self.decide(call, recipients, true, now, ctx).await;
         verdict.map(Stop::from)
@@ -257,7 +262,8 @@ impl Gateway {
             ctx.error = "upstream";
             return Some(Reply::shed("The upstream is at its capacity."));
         }
-        let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        let mut plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        plan.totals = ctx.totals.take_charges();
         let verdict = match shared.tokens.hold(ctx.token, &plan) {
             Ok(held) => {
                 ctx.held = held;
@@ -289,6 +295,7 @@ impl Gateway {
                         ctx.limit.get_or_insert(charge.limit);
                     }
                 }
+                self.report_totals(call, &admitted.plan, ctx);
                 ctx.admitted = Some(Admitted {
                     plan: admitted.plan,
                     forwarded: false,

@@ -16,6 +16,7 @@ mod shared;
 mod shield;
 mod strict;
 mod task;
+mod totals;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -101,7 +102,8 @@ impl Gateway {
             .call
             .as_ref()
             .map_or("none", |call| call.route_name(&shared.rules));
-        let limit = ctx.limit.map_or("", |id| &*shared.rules.limit(id).name);
+        let limit = ctx.limit.map(|id| &*shared.rules.limit(id).name);
+        let limit = limit.or(ctx.full).unwrap_or_default();
         if verb == Verb::Admit {
             shared.metrics.upstream(upstream_us);
         } else {
@@ -286,6 +288,7 @@ impl ProxyHttp for Gateway {
             // The task's ID is read from the answer.
             request.remove_header(&header::ACCEPT_ENCODING);
         }
+        ctx.totals.prepare(request);
         Ok(())
     }
 
@@ -359,6 +362,7 @@ impl ProxyHttp for Gateway {
             ctx.settle(None, self.shared.clock.now());
         }
         ctx.let_go();
+        ctx.totals.begin(response);
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
@@ -374,9 +378,10 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
+        ctx.totals.note(body.as_ref(), end_of_stream);
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);

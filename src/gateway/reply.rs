@@ -11,8 +11,11 @@ use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
 use crate::admission::history::Expired;
+use crate::admission::totals::Full;
 use crate::admission::{Denied, Reject};
+use crate::apps::AppPlan;
 use crate::identity::token::TokenError;
+use crate::limit::total::Kind;
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
@@ -112,6 +115,41 @@ impl Reply {
         reply.limit = Some(limit.name.to_string());
         reply.app = app.map(str::to_owned);
         reply.retry_after = denied.retry_after.map(whole_seconds);
+        reply
+    }
+
+    /// The service's answer for a call that a total of the app has no room for. Of attributes its
+    /// words are not known.
+    #[must_use]
+    pub fn full(full: &Full, plan: Option<AppPlan>, app: &str) -> Self {
+        let exceed = |description: String| {
+            Self::new(403, "exceed_limit", "ExceedLimitException", description)
+        };
+        let whose = full.whose.as_deref().unwrap_or_default();
+        let mut reply = match full.kind {
+            Kind::Users => Self::new(
+                429,
+                "resource_limited",
+                "ResourceLimitedException",
+                format!(
+                    "You have exceeded the limit of the {} edition. Please upgrade to higher edition.",
+                    plan.map_or("current", AppPlan::as_str)
+                ),
+            ),
+            Kind::Groups => exceed(format!("appKey:{app} has create too many groups!")),
+            Kind::Chatrooms => exceed(format!("appKey:{app} has create too many chatrooms!")),
+            Kind::JoinedGroups => exceed(format!("user {whose} has joined too many groups!")),
+            Kind::JoinedChatrooms => {
+                exceed(format!("user {whose} has joined too many chatrooms!"))
+            }
+            Kind::GroupMembers => {
+                exceed("members size is greater than max user size !".to_owned())
+            }
+            Kind::Friends => exceed("user contact number exceed limit".to_owned()),
+            Kind::UserAttributes => exceed(format!("appKey:{app} user attributes exceed limit")),
+        };
+        reply.limit = Some(full.kind.limit_name().to_owned());
+        reply.app = Some(app.to_owned());
         reply
     }
 

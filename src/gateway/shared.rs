@@ -172,6 +172,11 @@ impl Shared {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// For how long a total is believed, microseconds.
+    pub fn plan_max_age_us(&self) -> u64 {
+        u64::try_from(self.settings.plan_max_age.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// The store's gauges.
     pub fn gauges(&self) -> StoreGauges {
         self.admission.store().gauges()

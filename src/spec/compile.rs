@@ -3,12 +3,14 @@
 mod checks;
 mod history;
 mod limits;
+mod totals;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use self::limits::Owner;
 use super::check::{Collector, suggestion};
+use super::totals::RouteTotals;
 pub use super::check::{Mistake, Mistakes};
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
@@ -180,6 +182,7 @@ impl Compiler<'_> {
             options: self.address_limits("options", &written.options),
         };
         let history = self.history(&editions);
+        let totals = self.totals(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -191,6 +194,7 @@ impl Compiler<'_> {
             fold_app_names: written.fold_app_names,
             ip_limits,
             history,
+            totals,
             table,
             keys: self.keys,
             apps: Apps::default(),
@@ -280,6 +284,7 @@ impl Compiler<'_> {
             calls: Box::default(),
             auth: None,
             history: false,
+            totals: RouteTotals::default(),
             cost: None,
             max_recipients: None,
             max_body: None,
@@ -318,6 +323,7 @@ impl Compiler<'_> {
             calls: calls.into(),
             auth: written.auth,
             history: written.history.is_some(),
+            totals: self.route_totals(written),
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             max_body: written.max_body.as_ref().map(|max| max.value),

@@ -8,6 +8,7 @@ pub mod compile;
 pub mod figure;
 pub mod history;
 pub(crate) mod size;
+pub mod totals;
 mod written;
 
 #[cfg(test)]
@@ -72,6 +73,8 @@ pub struct Route {
     pub auth: Option<Auth>,
     /// Whether it is the message history, and the last segment of its path the hour.
     pub history: bool,
+    /// What its calls do to the app's totals.
+    pub totals: totals::RouteTotals,
     /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
     /// the body is not read.
     pub cost: Option<CostSource>,
@@ -117,6 +120,8 @@ pub struct Ruleset {
     pub ip_limits: IpLimits,
     /// How long messages are kept.
     pub history: Option<history::History>,
+    /// How much apps may hold, by [`Kind`](crate::limit::total::Kind).
+    pub totals: Box<[totals::KindRules]>,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

@@ -4,10 +4,12 @@ mod app;
 mod entry;
 mod history;
 mod limit;
+mod totals;
 mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
 pub(super) use history::WrittenHistory;
+pub(super) use totals::{WrittenCount, WrittenKind, WrittenRule, WrittenTotals};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,7 @@ use super::check::{Collector, Place, suggestion};
 use super::figure::{Figure, Period};
 use crate::identity::Auth;
 use crate::limit::calendar::Zone;
+use crate::limit::total::Kind;
 use crate::limit::{Denial, Hold, Mode, OnStoreFailure, Scope, Unit};
 
 /// A value and its place.
@@ -82,6 +85,8 @@ pub(super) struct WrittenRoute {
     pub(super) auth: Option<Auth>,
     /// Where it says that it is the message history.
     pub(super) history: Option<Place>,
+    /// What its calls make, delete and tell.
+    pub(super) totals: WrittenTotals,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
@@ -112,6 +117,7 @@ pub(super) struct Written {
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
     pub(super) history: WrittenHistory,
+    pub(super) totals: BTreeMap<Kind, WrittenKind>,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -152,6 +158,9 @@ const ROUTE_KEYS: &[&str] = &[
     "caps",
     "auth",
     "history",
+    "makes",
+    "frees",
+    "tells",
     "denial",
     "mode",
     "on_store_failure",
@@ -224,11 +233,12 @@ impl<'w> Reader<'w> {
                 "defaults" => self.defaults(value),
                 "ip" => self.ip(value),
                 "history" => self.history(value),
+                "totals" => self.totals(value),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
-                        "editions", "select", "defaults", "ip", "history", "group", "route",
+                        "editions", "select", "defaults", "ip", "history", "totals", "group", "route",
                     ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(

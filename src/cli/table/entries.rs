@@ -372,6 +372,30 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "plan_max_age",
+        flag: "plan-max-age",
+        value: "TIME",
+        default: Some("7d"),
+        group: RULES,
+        help: "How long a total of an app's plan refuses calls after it was imported or reconciled",
+        more: "Client SDKs and what is deleted elsewhere move totals past the gateway. One that is older, or \
+               was never imported, lets calls pass, and reports those that it would have refused. See \
+               `floodgate plan`.",
+        ..ONE
+    },
+    Setting {
+        key: "plan_file",
+        flag: "plan-file",
+        value: "FILE",
+        group: RULES,
+        help: "Where totals of apps' plans are kept, with `store = \"memory\"`",
+        more: "Written ten times a second where anything has changed, and read at the start: a crash loses a \
+               tenth of a second. One gateway writes it. Without it they begin anew with the process, and \
+               refuse nothing until they are imported. A store in Redis keeps them itself. In \
+               floodgate.toml, the path is relative to that file.",
+        ..ONE
+    },
+    Setting {
         key: "store",
         flag: "store",
         value: "memory|URL",

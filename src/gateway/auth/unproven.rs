@@ -124,6 +124,7 @@ mod tests {
             charges: charges.iter().copied().collect(),
             origin: Some(CounterKey(ip)),
             app: None,
+            totals: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod charge;
 mod guard;
+mod plan;
 mod receipts;
 mod reset;
 mod serve;
@@ -30,6 +31,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/charge", post(charge::charge))
         .route("/charge/give-back", post(charge::give_back))
         .route("/counters/reset", post(reset::reset))
+        .route("/plan/import", post(plan::import))
+        .route("/plan/listing", post(plan::begin))
+        .route("/plan/listing/end", post(plan::end))
         .route_layer(middleware::from_fn_with_state(shared.clone(), guard::token));
     let tasks = Router::new()
         .route("/apps/{app}/tasks/{task}", delete(finish_task))
@@ -37,6 +41,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let reads = Router::new()
         .route("/top", get(top::top))
         .route("/peers", get(top::peers))
+        .route("/plan", get(plan::show))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(shared.clone(), guard::read));
     Router::new()
@@ -67,9 +72,10 @@ fn error(status: StatusCode, why: impl Into<String>) -> Response {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     shared.upstreams.show();
+    let totals = plan::metrics(&shared).await;
     (
         [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
-        shared.metrics.render(
+        totals + &shared.metrics.render(
             shared.gauges(),
             shared
                 .admission

@@ -30,6 +30,7 @@ impl From<Charged> for Plan {
             charges: charged.charges.into_iter().collect(),
             app: charged.app,
             origin: charged.origin,
+            totals: Vec::new(),
         }
     }
 }

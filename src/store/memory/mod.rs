@@ -7,6 +7,7 @@ mod bound;
 pub(super) mod counter;
 mod decide;
 pub(super) mod shard;
+mod totals;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,9 @@ use parking_lot::Mutex;
 use self::bound::Bound;
 use self::counter::Counter;
 use self::shard::{SHARDS, Shard, shard_of};
+use self::totals::Totals;
 use super::{Store, StoreError, StoreGauges};
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 
 /// Shards that one call of [`Store::sweep`] looks at: the whole table takes eight.
@@ -48,6 +51,8 @@ pub struct MemoryStore {
     shards: Box<[Mutex<Shard>]>,
     /// Locked after shards, never before.
     bound: Mutex<Bound>,
+    /// Locked last of all.
+    totals: Mutex<Totals>,
     /// Whether there are overflow counters: spares those who only look the lock.
     overflowing: AtomicBool,
     swept: AtomicUsize,
@@ -60,9 +65,35 @@ impl MemoryStore {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bound: Mutex::new(Bound::new(options.max_counters)),
+            totals: Mutex::new(Totals::new(options.max_counters)),
             overflowing: AtomicBool::new(false),
             swept: AtomicUsize::new(0),
         }
+    }
+
+    /// Begins with these totals. From now on, [`MemoryStore::changed_totals`] says what changes.
+    pub fn restore_totals(&self, all: impl Iterator<Item = (CounterKey, Total)>) {
+        self.totals.lock().restore(all);
+    }
+
+    /// The totals that have changed since this was last asked.
+    pub fn changed_totals(&self) -> Vec<(CounterKey, Total)> {
+        self.totals.lock().changed()
+    }
+
+    /// All totals; none of them counts as changed afterwards.
+    pub fn all_totals(&self) -> Vec<(CounterKey, Total)> {
+        self.totals.lock().all()
+    }
+
+    /// Marks all totals: nobody knows what else has changed them.
+    pub fn doubt_totals(&self) {
+        self.totals.lock().doubt();
+    }
+
+    /// How many totals there are.
+    pub fn count_totals(&self) -> usize {
+        self.totals.lock().len()
     }
 
     fn shard(&self, key: CounterKey) -> &Mutex<Shard> {
@@ -144,6 +175,26 @@ impl Store for MemoryStore {
                 .with(charge.key, |counter| counter.reset(charge.span, now));
         }
         Ok(())
+    }
+
+    fn tell_totals(&self, _app: CounterKey, changes: &[(CounterKey, Change)], _now: Moment) {
+        let mut totals = self.totals.lock();
+        for (key, change) in changes {
+            totals.change(*key, *change);
+        }
+    }
+
+    async fn change_totals(
+        &self,
+        _app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        _now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        let mut totals = self.totals.lock();
+        let made = changes
+            .iter()
+            .map(|(key, change)| totals.change(*key, *change));
+        Ok(made.collect())
     }
 
     fn sweep(&self, now: Moment) {

@@ -53,6 +53,7 @@ const TODAY: Span = Span::Day {
 
 fn plan(charges: impl IntoIterator<Item = Charge>) -> Plan {
     Plan {
+        totals: Vec::new(),
         charges: charges.into_iter().collect(),
         origin: None,
         app: None,
