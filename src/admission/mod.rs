@@ -9,9 +9,9 @@ pub mod history;
 mod known;
 mod others;
 mod settle;
-pub mod totals;
 #[cfg(test)]
 mod tests;
+pub mod totals;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, Command};
 
+use super::plan;
 use super::table::{SETTINGS, Setting, env_name};
 
 /// Settings that matter to the commands that only look at routes.
@@ -122,6 +123,9 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(plan::command(|command| {
+            with_settings(command, Some(plan::SHOWN))
+        }))
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.

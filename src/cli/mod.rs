@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod explain;
 mod layers;
+mod plan;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -48,6 +49,9 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// A command of `plan`.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -108,6 +112,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("demo", matches)) => demo::run(matches, env),
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
+        Some(("plan", matches)) => plan::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),

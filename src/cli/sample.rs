@@ -53,6 +53,7 @@ fn route(name: &str, title: &str, call: (&str, &str), editions: [RouteLimits; 2]
         calls: [(call.0.into(), call.1.into())].into(),
         auth: None,
         history: false,
+        totals: Default::default(),
         cost: None,
         max_recipients: None,
         max_body: None,
@@ -151,6 +152,7 @@ pub(super) fn rules() -> Ruleset {
             ..IpLimits::default()
         },
         history: None,
+        totals: Box::default(),
         table,
         keys,
         apps: crate::apps::Apps::default(),

@@ -295,7 +295,7 @@ impl Gateway {
                         ctx.limit.get_or_insert(charge.limit);
                     }
                 }
-                self.report_totals(call, &admitted.plan, ctx);
+                ctx.full = self.report_totals(call, &admitted.plan);
                 ctx.admitted = Some(Admitted {
                     plan: admitted.plan,
                     forwarded: false,

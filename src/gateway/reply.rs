@@ -139,12 +139,8 @@ impl Reply {
             Kind::Groups => exceed(format!("appKey:{app} has create too many groups!")),
             Kind::Chatrooms => exceed(format!("appKey:{app} has create too many chatrooms!")),
             Kind::JoinedGroups => exceed(format!("user {whose} has joined too many groups!")),
-            Kind::JoinedChatrooms => {
-                exceed(format!("user {whose} has joined too many chatrooms!"))
-            }
-            Kind::GroupMembers => {
-                exceed("members size is greater than max user size !".to_owned())
-            }
+            Kind::JoinedChatrooms => exceed(format!("user {whose} has joined too many chatrooms!")),
+            Kind::GroupMembers => exceed("members size is greater than max user size !".to_owned()),
             Kind::Friends => exceed("user contact number exceed limit".to_owned()),
             Kind::UserAttributes => exceed(format!("appKey:{app} user attributes exceed limit")),
         };

@@ -127,14 +127,16 @@ impl Gateway {
         totals::reads_body(&self.shared.rules, call)
     }
 
-    /// Notes totals that would have refused.
-    pub(super) fn report_totals(&self, call: &Call, plan: &Plan, ctx: &mut Context) {
+    /// Notes totals that would have refused; the first of them.
+    pub(super) fn report_totals(&self, call: &Call, plan: &Plan) -> Option<&'static str> {
+        let mut first = None;
         for charge in plan.totals.iter().filter(|charge| charge.over) {
             let name = charge.kind.limit_name();
             let route = call.route_name(&self.shared.rules);
             self.shared.metrics.report(route, name);
-            ctx.full.get_or_insert(name);
+            first.get_or_insert(name);
         }
+        first
     }
 
     /// The answer to a call that a total has no room for.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use self::limits::Owner;
 use super::check::{Collector, suggestion};
-use super::totals::RouteTotals;
 pub use super::check::{Mistake, Mistakes};
+use super::totals::RouteTotals;
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
 use crate::apps::Apps;

@@ -238,7 +238,8 @@ impl<'w> Reader<'w> {
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
-                        "editions", "select", "defaults", "ip", "history", "totals", "group", "route",
+                        "editions", "select", "defaults", "ip", "history", "totals", "group",
+                        "route",
                     ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(

@@ -295,11 +295,16 @@ fn parse(bytes: &[u8], path: &str) -> Result<Read, JournalError> {
             let is_good = text == format!(". {count} {}\n", digest(batch)).as_bytes();
             match bad {
                 // A crash spoils the last batch alone.
-                Some(line) => return Err(spoilt(line, "a batch of lines is not as it was written")),
+                Some(line) => {
+                    return Err(spoilt(line, "a batch of lines is not as it was written"));
+                }
                 None if is_good => {
                     read.ended = false;
                     apply(batch, &mut read).map_err(|nth| {
-                        spoilt(first + nth, "this is no total; did another version write it?")
+                        spoilt(
+                            first + nth,
+                            "this is no total; did another version write it?",
+                        )
                     })?;
                 }
                 None => bad = Some(first),

@@ -57,7 +57,7 @@ async fn used(store: &RedisStore, clock: Clock, app_quota: u32) -> [u32; 2] {
         let whole = call(app_quota, 0, now.unix_us);
         let mut plan = Plan {
             charges: whole.charges[index..=index].into(),
-            ..whole
+            ..whole.clone()
         };
         let quota = plan.charges[0].quota;
         *used = quota

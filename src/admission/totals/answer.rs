@@ -76,7 +76,9 @@ pub(super) fn read(answer: &[u8]) -> Option<Value> {
 
 /// What stands at a place such as `data.newmembers`.
 pub(super) fn at<'v>(answer: &'v Value, place: &str) -> Option<&'v Value> {
-    place.split('.').try_fold(answer, |value, key| value.get(key))
+    place
+        .split('.')
+        .try_fold(answer, |value, key| value.get(key))
 }
 
 /// The ID that stands there.

@@ -137,11 +137,7 @@ pub fn is_kept(app: &App) -> bool {
 
 /// The app of this name, if its totals are kept, and the edition whose figures hold for it.
 #[must_use]
-pub fn known<'r>(
-    rules: &'r Ruleset,
-    policy: &Policy,
-    name: &str,
-) -> Option<(&'r App, EditionId)> {
+pub fn known<'r>(rules: &'r Ruleset, policy: &Policy, name: &str) -> Option<(&'r App, EditionId)> {
     let (_, _, id) = counted(rules, name);
     let app = id.and_then(|id| rules.apps.get(id))?;
     let form = form(app.name())?;
@@ -298,8 +294,7 @@ impl Asking<'_> {
             charges.extend(charge);
         }
         if let (Some(units), Some(_)) = (asks, &new) {
-            self.of_new
-                .push(charge(CounterKey(0), "", units, true));
+            self.of_new.push(charge(CounterKey(0), "", units, true));
         }
         self.charges.extend(charges);
         Some(Entry {

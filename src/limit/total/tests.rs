@@ -35,7 +35,13 @@ fn a_total_refuses_only_while_it_was_checked_lately() {
     let charge = charge(1, 1);
     assert!(charge.is_enforced(100));
     assert!(!charge.is_enforced(99));
-    assert!(!TotalCharge { report: true, ..charge }.is_enforced(100));
+    assert!(
+        !TotalCharge {
+            report: true,
+            ..charge
+        }
+        .is_enforced(100)
+    );
 }
 
 #[test]
@@ -43,10 +49,19 @@ fn nothing_fits_a_figure_of_none_whatever_is_known() {
     assert!(charge(0, 1).can_never_fit());
     assert!(charge(0, 0).can_never_fit());
     assert!(!charge(1, 2).can_never_fit(), "the store says that");
-    let new = |units| TotalCharge { is_new: true, ..charge(3, units) };
+    let new = |units| TotalCharge {
+        is_new: true,
+        ..charge(3, units)
+    };
     assert!(!new(3).can_never_fit());
     assert!(new(4).can_never_fit());
-    assert!(!TotalCharge { report: true, ..new(4) }.can_never_fit());
+    assert!(
+        !TotalCharge {
+            report: true,
+            ..new(4)
+        }
+        .can_never_fit()
+    );
 }
 
 #[test]
@@ -69,19 +84,35 @@ fn a_listing_counts_what_came_while_it_went_on() {
     total.apply(Change::Begin);
     let round = total.round();
     // Taken before: the listing says whether it was made.
-    total.apply(Change::GiveBack { units: 4, round: before });
+    total.apply(Change::GiveBack {
+        units: 4,
+        round: before,
+    });
     assert_eq!(total.count, 10);
     let during = total.take(3);
-    total.apply(Change::GiveBack { units: 1, round: during });
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: during,
+    });
     total.apply(Change::Lower(1));
     assert_eq!(total.count, 11);
-    total.apply(Change::End { round, listed: 50, now_s: 200 });
+    total.apply(Change::End {
+        round,
+        listed: 50,
+        now_s: 200,
+    });
     assert_eq!((total.count, total.checked_s), (51, 200));
     assert!(total.approximate && total.goes_by(round));
     // Units of the listing's own time are in the count; earlier ones are not.
-    total.apply(Change::GiveBack { units: 1, round: during });
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: during,
+    });
     assert_eq!(total.count, 50);
-    total.apply(Change::GiveBack { units: 1, round: before });
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: before,
+    });
     assert_eq!(total.count, 50);
 }
 
@@ -92,8 +123,16 @@ fn a_quiet_listing_is_the_truth() {
     assert!(total.approximate);
     total.apply(Change::Begin);
     let round = total.round();
-    assert_eq!((total.count, total.checked_s), (10, 100), "the old one holds meanwhile");
-    total.apply(Change::End { round, listed: 7, now_s: 300 });
+    assert_eq!(
+        (total.count, total.checked_s),
+        (10, 100),
+        "the old one holds meanwhile"
+    );
+    total.apply(Change::End {
+        round,
+        listed: 7,
+        now_s: 300,
+    });
     assert_eq!((total.count, total.approximate), (7, false));
 }
 
@@ -104,14 +143,29 @@ fn a_listing_that_another_has_overtaken_changes_nothing() {
     let first = total.round();
     total.apply(Change::Begin);
     let second = total.round();
-    total.apply(Change::End { round: first, listed: 1, now_s: 200 });
+    total.apply(Change::End {
+        round: first,
+        listed: 1,
+        now_s: 200,
+    });
     assert_eq!(total.count, 10);
     assert!(!total.goes_by(first));
-    total.apply(Change::Set { count: 5, now_s: 200 });
-    total.apply(Change::End { round: second, listed: 1, now_s: 300 });
+    total.apply(Change::Set {
+        count: 5,
+        now_s: 200,
+    });
+    total.apply(Change::End {
+        round: second,
+        listed: 1,
+        now_s: 300,
+    });
     assert_eq!((total.count, total.checked_s), (5, 200));
     let last = total.round();
-    total.apply(Change::End { round: last, listed: 1, now_s: 300 });
+    total.apply(Change::End {
+        round: last,
+        listed: 1,
+        now_s: 300,
+    });
     assert_eq!(total.count, 5, "an import is no listing");
 }
 
@@ -124,7 +178,14 @@ fn a_total_is_read_as_it_was_written() {
     for total in [Total::default(), checked(u64::MAX), total] {
         assert_eq!(Total::of_text(&total.to_text()), Some(total));
     }
-    for text in ["", "1", "1 2 3 4 5 6 7", "-1 0 0 0 0 0 0", "1 0 0 0 0 0 0 0", "1 0 0 0 0 0 x"] {
+    for text in [
+        "",
+        "1",
+        "1 2 3 4 5 6 7",
+        "-1 0 0 0 0 0 0",
+        "1 0 0 0 0 0 0 0",
+        "1 0 0 0 0 0 x",
+    ] {
         assert_eq!(Total::of_text(text), None, "{text}");
     }
 }

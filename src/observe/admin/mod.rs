@@ -75,17 +75,18 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let totals = plan::metrics(&shared).await;
     (
         [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
-        totals + &shared.metrics.render(
-            shared.gauges(),
-            shared
-                .admission
-                .store()
-                .shared()
-                .map(RedisStore::shared_gauges),
-            shared.in_flight(),
-            shared.upstream_waiting(),
-            shared.connections(),
-        ),
+        totals
+            + &shared.metrics.render(
+                shared.gauges(),
+                shared
+                    .admission
+                    .store()
+                    .shared()
+                    .map(RedisStore::shared_gauges),
+                shared.in_flight(),
+                shared.upstream_waiting(),
+                shared.connections(),
+            ),
     )
 }
 

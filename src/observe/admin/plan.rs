@@ -142,8 +142,7 @@ pub(super) async fn show(
     asked: Result<Query<Shown>, QueryRejection>,
 ) -> Response {
     let work = async {
-        let Query(asked) =
-            asked.map_err(|why| error(StatusCode::BAD_REQUEST, why.body_text()))?;
+        let Query(asked) = asked.map_err(|why| error(StatusCode::BAD_REQUEST, why.body_text()))?;
         let known = Known::find(&shared, &asked.app)?;
         let (holder, whose) = match (&asked.user, &asked.group) {
             (None, None) => (Holder::App, ""),
@@ -161,7 +160,9 @@ pub(super) async fn show(
         let reads: Vec<_> = keys.map(|key| (key, Change::Read)).collect();
         let totals = known.change(&reads).await?;
         let views = kinds.iter().zip(&totals);
-        let views: Vec<Value> = views.map(|(kind, total)| known.view(*kind, total)).collect();
+        let views: Vec<Value> = views
+            .map(|(kind, total)| known.view(*kind, total))
+            .collect();
         Ok(json!({
             "app": known.app.name(),
             "user": asked.user,
@@ -227,7 +228,11 @@ pub(super) async fn import(State(shared): State<Arc<Shared>>, body: Body) -> Res
             return Err(error(StatusCode::BAD_REQUEST, wrong.join("; ")));
         }
         known.change(&changes).await?;
-        tracing::info!(app = known.app.name(), totals = changes.len(), "totals were imported");
+        tracing::info!(
+            app = known.app.name(),
+            totals = changes.len(),
+            "totals were imported"
+        );
         Ok(json!({ "app": known.app.name(), "imported": changes.len() }))
     };
     answered(work.await)
@@ -270,8 +275,11 @@ pub(super) async fn end(State(shared): State<Arc<Shared>>, body: Body) -> Respon
             return Err(error(StatusCode::CONFLICT, why));
         }
         tracing::info!(
-            app = known.app.name(), total = kind.as_str(), listed = asked.listed,
-            count = total.count, "a total was reconciled"
+            app = known.app.name(),
+            total = kind.as_str(),
+            listed = asked.listed,
+            count = total.count,
+            "a total was reconciled"
         );
         Ok(json!({ "app": known.app.name(), "after": known.view(kind, &total) }))
     };
@@ -292,7 +300,11 @@ pub(super) async fn metrics(shared: &Shared) -> String {
             })
         })
         .collect();
-    let own = || Kind::ALL.into_iter().filter(|kind| kind.holder() == Holder::App);
+    let own = || {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| kind.holder() == Holder::App)
+    };
     let read = join_all(apps.iter().map(|known| async move {
         let keys = own().map(|kind| (key(kind, known.app, ""), Change::Read));
         known.change(&keys.collect::<Vec<_>>()).await.ok()
@@ -316,13 +328,24 @@ pub(super) async fn metrics(shared: &Shared) -> String {
                 let _ = writeln!(figures, "floodgate_plan_figure{labels} {}", held.most);
             }
             let checked = total.checked_s;
-            let _ = writeln!(checks, "floodgate_plan_checked_timestamp_seconds{labels} {checked}");
+            let _ = writeln!(
+                checks,
+                "floodgate_plan_checked_timestamp_seconds{labels} {checked}"
+            );
         }
     }
     let mut text = String::new();
     for (name, help, lines) in [
-        ("floodgate_plan_total", "How many users, groups, … an app has, as far as is known.", counts),
-        ("floodgate_plan_figure", "How many of them its plan allows; none: any number.", figures),
+        (
+            "floodgate_plan_total",
+            "How many users, groups, … an app has, as far as is known.",
+            counts,
+        ),
+        (
+            "floodgate_plan_figure",
+            "How many of them its plan allows; none: any number.",
+            figures,
+        ),
         (
             "floodgate_plan_checked_timestamp_seconds",
             "When the total was last imported or reconciled, Unix seconds; 0: never.",

@@ -83,14 +83,13 @@ impl Compiler<'_> {
             tells,
         };
         let methods = route.calls.iter().map(|call| call.value.split(' ').next());
-        let bodiless = methods
-            .flatten()
-            .any(|method| !WITH_BODY.contains(&method));
+        let bodiless = methods.flatten().any(|method| !WITH_BODY.contains(&method));
         if let Some(first) = written.makes.iter().chain(&written.frees).next()
             && totals.reads_body()
             && bodiless
         {
-            let message = "calls of this route have no body to count in; only POST, PUT and PATCH have one";
+            let message =
+                "calls of this route have no body to count in; only POST, PUT and PATCH have one";
             self.mistakes.add(first.at, "", message);
         }
         totals
@@ -103,7 +102,10 @@ fn rule_of(route: &WrittenRoute, rule: &WrittenRule, frees: bool) -> Result<Rule
     let of = match (kind.holder(), &rule.of, &rule.new) {
         (Holder::App, None, None) => Of::App,
         (Holder::App, ..) => {
-            return wrong(kind.as_str(), "the app itself holds these; leave `of` and `new` out");
+            return wrong(
+                kind.as_str(),
+                "the app itself holds these; leave `of` and `new` out",
+            );
         }
         (_, Some(of), None) => match segment(route, of)? {
             Some(at) => Of::Segment(at),
@@ -131,13 +133,23 @@ fn rule_of(route: &WrittenRoute, rule: &WrittenRule, frees: bool) -> Result<Rule
             ("body", _) => Count::Body,
             ("all", true) => Count::All,
             ("answer", true) if rule.made.is_some() => Count::Answer,
-            ("answer", true) => return wrong("answer", "where does it say so? write made = \"entities\""),
+            ("answer", true) => {
+                return wrong("answer", "where does it say so? write made = \"entities\"");
+            }
             ("all" | "answer", false) => {
-                return wrong(&word.value, "what a call makes must be known before it is forwarded");
+                return wrong(
+                    &word.value,
+                    "what a call makes must be known before it is forwarded",
+                );
             }
             _ => match segment(route, word)? {
                 Some(at) => Count::Segment(at),
-                None => return wrong(&word.value, "no count; write \"body\", a parameter of the path, or [\"field\"]"),
+                None => {
+                    return wrong(
+                        &word.value,
+                        "no count; write \"body\", a parameter of the path, or [\"field\"]",
+                    );
+                }
             },
         },
     };

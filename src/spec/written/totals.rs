@@ -67,8 +67,7 @@ impl Reader<'_> {
         for (key, value) in table {
             match Kind::named(key.get_ref()) {
                 Some(kind) => {
-                    self.mistakes
-                        .within(format!("[totals.{}]", kind.as_str()));
+                    self.mistakes.within(format!("[totals.{}]", kind.as_str()));
                     self.kind(kind, value);
                     self.mistakes.within(String::new());
                 }
@@ -90,7 +89,9 @@ impl Reader<'_> {
             } else if editions.iter().any(|(known, _)| known.value == name) {
                 let known = written.editions.remove(name);
                 let figures = self.plan_figures(kind, known, value);
-                written.editions.extend(figures.map(|f| (name.to_owned(), f)));
+                written
+                    .editions
+                    .extend(figures.map(|f| (name.to_owned(), f)));
             } else if value.get_ref().is_table() && editions.is_empty() {
                 let at = self.place(key.span().start);
                 let message = format!("no edition of this name; {LAYER}");
@@ -191,7 +192,10 @@ impl Reader<'_> {
     fn total_rule(&mut self, value: &Value<'_>) -> Option<WrittenRule> {
         let table = self.table(value, "an entry, e.g. { total = \"users\" },")?;
         let Some(total) = table.get("total") else {
-            self.wrong(value, "what is counted is not said; write total = \"users\"");
+            self.wrong(
+                value,
+                "what is counted is not said; write total = \"users\"",
+            );
             return None;
         };
         let kind = self.total_kind(total)?;

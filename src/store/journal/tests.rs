@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::limit::total::Change;
 use crate::limit::Moment;
+use crate::limit::total::Change;
 use crate::store::Store as _;
 use crate::store::memory::MemoryOptions;
 
@@ -44,11 +44,17 @@ fn totals_survive_an_end_in_order_as_they_are() {
     add(&store, 2, 7);
     end(journal, &store);
     let (store, journal) = opened(&path);
-    assert_eq!((count(&store, 1), count(&store, 2)), ((5, false), (7, false)));
+    assert_eq!(
+        (count(&store, 1), count(&store, 2)),
+        ((5, false), (7, false))
+    );
     store.tell_totals(CounterKey(0), &[(CounterKey(2), Change::Lower(7))], NOW);
     end(journal, &store);
     let (store, _journal) = opened(&path);
-    assert_eq!((count(&store, 1), count(&store, 2)), ((5, false), (0, false)));
+    assert_eq!(
+        (count(&store, 1), count(&store, 2)),
+        ((5, false), (0, false))
+    );
 }
 
 #[test]
@@ -82,7 +88,10 @@ fn a_batch_that_a_crash_has_cut_is_left_out_wherever_it_is_cut() {
         assert_eq!(read.totals[&CounterKey(1)].count, 5, "cut at {cut}");
         assert!(!read.ended && !read.totals.contains_key(&CounterKey(2)));
     }
-    assert_eq!(parse(&whole, "totals").unwrap().totals[&CounterKey(1)].count, 6);
+    assert_eq!(
+        parse(&whole, "totals").unwrap().totals[&CounterKey(1)].count,
+        6
+    );
 }
 
 #[test]

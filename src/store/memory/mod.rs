@@ -7,9 +7,9 @@ mod bound;
 pub(super) mod counter;
 mod decide;
 pub(super) mod shard;
-mod totals;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

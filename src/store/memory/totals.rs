@@ -144,6 +144,9 @@ mod tests {
         assert_eq!(changed[0].1.count, 6);
         assert!(totals.changed().is_empty());
         totals.change(CounterKey(1), Change::Clear);
-        assert!(totals.changed()[0].1.is_nothing(), "what is gone is written");
+        assert!(
+            totals.changed()[0].1.is_nothing(),
+            "what is gone is written"
+        );
     }
 }

@@ -232,9 +232,7 @@ impl Item {
             .parts
             .iter()
             .zip(readings)
-            .filter(|(part, reading)| {
-                part.units > 0 && (!reading.is_over() || part.kind == TOTAL)
-            })
+            .filter(|(part, reading)| part.units > 0 && (!reading.is_over() || part.kind == TOTAL))
             .flat_map(|(part, reading)| {
                 if part.kind == TOTAL {
                     let back = Part {
