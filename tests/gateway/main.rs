@@ -21,6 +21,7 @@ mod history;
 mod life;
 mod limits;
 mod overload;
+mod plans;
 mod pools;
 mod proxying;
 mod secrets;

@@ -8,6 +8,8 @@
 
 mod admin;
 mod apps;
+#[path = "../gateway/plans/backend.rs"]
+mod backend;
 mod calls;
 mod checking;
 mod clocks;
@@ -28,3 +30,4 @@ mod server;
 mod shares;
 mod slots;
 mod stores;
+mod totals;
