@@ -64,6 +64,7 @@ async fn used(store: &RedisStore, clock: Clock, app_quota: u32) -> [u32; 2] {
             - match store.decide(&mut plan, now).await.unwrap() {
                 Decision::Admit { nearest, .. } => nearest.unwrap().left,
                 Decision::Deny { left, .. } => left,
+                Decision::Full { .. } => panic!("it asks no total"),
             };
     }
     used

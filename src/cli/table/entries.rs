@@ -151,7 +151,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TEXT",
         secret: true,
         group: ADDRESSES,
-        help: "The bearer token that /charge and /counters/reset of the admin listener ask for",
+        help: "The bearer token that /charge, /counters/reset and /plan/import of the admin listener ask for",
         more: "16 visible ASCII characters or more. Without one, they answer 403. Every process on the host can \
                read a flag: the environment and a file are better places.",
         ..ONE
