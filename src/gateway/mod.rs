@@ -139,7 +139,10 @@ impl Gateway {
     /// task may run on. Any other call has cost what it has cost, and is given up.
     fn is_awaited(&self, ctx: &Context) -> bool {
         let is_unknown = ctx.token.is_some_and(|token| !token.is_good());
-        is_unknown || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
+        // What it has made counts, whoever is there to hear of it.
+        is_unknown
+            || ctx.totals.is_there()
+            || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
     }
 
     /// Whether a slot of this call is held past its response.

@@ -378,6 +378,19 @@ fn the_backends_own_plan_error_makes_a_total_full() {
 }
 
 #[test]
+fn a_caller_that_leaves_early_takes_what_its_call_has_made_and_no_more() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    let body = r#"[{"username":"a"},{"username":"bad"}]"#;
+    let mut connection = world.gateway.connect();
+    connection.send_call("POST", "/b/basic/users", &["x-do: slow"], body);
+    soon("it is there", || world.backend.asked("POST") == 1);
+    connection.reset();
+    world.becomes("", "users", 1);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], false);
+}
+
+#[test]
 fn totals_survive_a_restart_in_order() {
     let mut world = World::kept();
     world.import(&json!({ "app": "b#basic", "totals": { "users": 3 }, "users": { "ann": { "friends": 1 } } }));

@@ -9,6 +9,7 @@
 mod admin;
 mod apps;
 #[path = "../gateway/plans/backend.rs"]
+#[expect(dead_code, reason = "written for the tests of one gateway")]
 mod backend;
 mod calls;
 mod checking;

@@ -1,7 +1,7 @@
 //! A small IM backend that remembers its users, groups and chatrooms, and lists them in pages.
 //!
 //! A call can say what becomes of it: `x-do: lose` (done, and never answered), `x-do: fail` (not
-//! done, 500). Users whose name begins with `bad` cannot be registered.
+//! done, 500), `x-do: slow` (answered half a second later). Users whose name begins with `bad` cannot be registered.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -86,6 +86,9 @@ impl Backend {
                 "fail" => (500, json!({ "error": "internal" })),
                 _ => self.with(|state| state.answer(&method, &target, &body)),
             };
+            if wish == "slow" {
+                std::thread::sleep(std::time::Duration::from_millis(500));
+            }
             if wish == "lose" {
                 return None;
             }
