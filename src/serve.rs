@@ -1,8 +1,11 @@
-//! Composition root: builds a gateway from settings and rules, starts it, drains it.
+//! Composition root: builds a gateway from settings and rules, starts it, reloads it, drains it.
+
+mod leave;
+mod reload;
+mod seen;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,22 +15,23 @@ use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::tls::{
-    RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store,
-};
-use tokio::signal::unix::{SignalKind, signal};
 
+use self::leave::StopSignals;
+pub use self::reload::{Loaded, Running, Source};
+pub use self::seen::Files;
 use crate::admission::Policy;
 use crate::admission::totals::is_kept;
 use crate::clock::Clock;
+use crate::gateway::downstream::Worker;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
-use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
 use crate::gateway::upstream::{MAX_ATTEMPTS, UpstreamError};
-use crate::gateway::{Shared, SharedError};
+use crate::gateway::{Lasting, Live, Shared, SharedError};
+use crate::handover::{Door, Giving, HandoverError, Sockets, Start};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
+use crate::store::away::Movable;
 use crate::store::journal::{Journal, JournalError};
 use crate::store::memory::{MemoryOptions, MemoryStore};
 use crate::store::redis::connect::{ConnectError, Connector};
@@ -35,6 +39,11 @@ use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How often series of routes and limits that have gone are looked for, in sweeps: they stay for
+/// one such time at least, and two at most.
+const GONE_FOR: u64 = 3000;
+/// pingora's own limit of a drain; ours is `grace`.
+const LONGEST_GRACE_S: u64 = 30 * 86_400;
 /// How often the files of certificates are looked at.
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
 
@@ -61,14 +70,6 @@ pub enum ServeError {
         /// What there is.
         known: String,
     },
-    /// The certificates for `https` upstreams cannot be used.
-    #[error("--upstream-ca {path}: {reason}; write the path of a PEM file of certificates")]
-    UpstreamCa {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// The certificates of the TLS listeners cannot be used.
     #[error("certificates: {0}")]
     Tls(#[from] TlsError),
@@ -84,6 +85,9 @@ pub enum ServeError {
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Nothing can be handed over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The signals could not be watched, or a thread not be started.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
@@ -104,17 +108,20 @@ impl From<SharedError> for ServeError {
 /// A gateway that is ready to run: its sockets are known to be free.
 #[derive(Debug)]
 pub struct Prepared {
-    shared: Arc<Shared>,
+    live: Live,
+    /// What is read again, if anything is.
+    reloading: Option<reload::Prepared>,
     /// Where it will listen, ports resolved.
     pub listen: Vec<Listen>,
-    /// The sockets, by worker.
-    listening: Vec<Vec<Listening>>,
-    /// The admin listener, bound.
-    admin: TcpListener,
-    /// Its address.
+    /// Its admin listener's address.
     pub admin_addr: SocketAddr,
     /// The file of totals, if there is one.
     journal: Option<Journal>,
+    sockets: Sockets,
+    /// What it follows.
+    start: Start,
+    /// Where its follower asks.
+    door: Option<Door>,
 }
 
 /// Puts a gateway together.
@@ -125,63 +132,49 @@ pub fn prepare(
     settings: Settings,
     rules: Arc<Ruleset>,
     id_seed: u64,
+    mut start: Start,
 ) -> Result<Prepared, ServeError> {
-    let editions = rules
-        .selection(&settings.edition)
-        .ok_or_else(|| ServeError::Edition {
-            name: settings.edition.clone(),
-            known: rules
-                .selections
-                .iter()
-                .map(|(name, ..)| &**name)
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
-    if let Some(path) = &settings.upstream_ca {
-        check_certificates(path)?;
-    }
+    let policy = policy(&settings, &rules)?;
     raise_file_limit(&settings);
-    let mut listen = Vec::new();
-    let mut listening: Vec<Vec<Listening>> = (0..settings.threads).map(|_| Vec::new()).collect();
-    for how in &settings.listen {
-        let (addr, sockets) =
-            downstream::bind(how.addr, settings.threads).map_err(|source| ServeError::Listen {
-                addr: how.addr,
-                flag: "--listen",
-                source,
-            })?;
-        let how = Listen { addr, ..*how };
-        listen.push(how);
-        for (of_worker, socket) in listening.iter_mut().zip(sockets) {
-            of_worker.push(Listening { socket, how });
-        }
-    }
-    let admin_error = |source| ServeError::Listen {
-        addr: settings.admin,
-        flag: "--admin",
-        source,
-    };
-    let admin = TcpListener::bind(settings.admin).map_err(admin_error)?;
-    admin.set_nonblocking(true).map_err(admin_error)?;
-    let admin_addr = admin.local_addr().map_err(admin_error)?;
-    let policy = Policy {
+    let sockets = Sockets::open(&settings, start.taking.as_mut())?;
+    let follows = start.taking.is_some();
+    let door = settings.upgrade_socket.as_deref();
+    let door = door.map(|path| Door::make(path, follows)).transpose()?;
+    let metrics = Metrics::new()?;
+    let clock = Clock::start();
+    let store = store(&settings, clock)?;
+    let journal = journal(&settings, &rules, &store)?;
+    let lasting = Arc::new(Lasting::new(&settings, store, metrics, clock, id_seed));
+    let shared = Shared::new(settings, rules, policy, lasting, None)?;
+    Ok(Prepared {
+        live: Live::new(shared),
+        reloading: None,
+        listen: sockets.listen.clone(),
+        admin_addr: sockets.admin_addr,
+        sockets,
+        start,
+        door,
+        journal,
+    })
+}
+
+/// What of the settings the spine needs.
+fn policy(settings: &Settings, rules: &Ruleset) -> Result<Policy, ServeError> {
+    let editions = rules.selection(&settings.edition);
+    let editions = editions.ok_or_else(|| ServeError::Edition {
+        name: settings.edition.clone(),
+        known: rules
+            .selections
+            .iter()
+            .map(|(name, ..)| &**name)
+            .collect::<Vec<_>>()
+            .join(", "),
+    })?;
+    Ok(Policy {
         editions,
         auth: settings.auth,
         ipv6_prefix: settings.ipv6_prefix,
         unknown_apps: settings.unknown_apps,
-    };
-    let metrics = Metrics::new(&rules)?;
-    let clock = Clock::start();
-    let store = store(&settings, clock)?;
-    let journal = journal(&settings, &rules, &store)?;
-    let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed)?;
-    Ok(Prepared {
-        shared: Arc::new(shared),
-        listen,
-        listening,
-        admin,
-        admin_addr,
-        journal,
     })
 }
 
@@ -193,7 +186,7 @@ fn journal(
 ) -> Result<Option<Journal>, JournalError> {
     let kept = rules.apps.iter().any(is_kept);
     match (store.embedded(), &settings.plan_file) {
-        (Some(store), Some(path)) => Journal::open(path.clone(), store).map(Some),
+        (Some(store), Some(path)) => Journal::open(path.clone(), store.counters()).map(Some),
         (Some(_), None) if kept => {
             tracing::warn!(
                 "apps have plans, and nothing keeps their totals: they begin anew with each start, and \
@@ -213,9 +206,9 @@ fn journal(
 /// The counters that the settings name.
 fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
     Ok(match &settings.store {
-        StoreSettings::Memory => AnyStore::Memory(MemoryStore::new(MemoryOptions {
+        StoreSettings::Memory => AnyStore::Memory(Movable::new(MemoryStore::new(MemoryOptions {
             max_counters: settings.max_counters,
-        })),
+        }))),
         StoreSettings::Redis(options) => AnyStore::Redis(RedisStore::new(
             Connector::new(options.clone())?,
             RedisStore::new_gateway_id(),
@@ -225,78 +218,39 @@ fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
     })
 }
 
-/// pingora panics over a file that it cannot use: look first.
-fn check_certificates(path: &Path) -> Result<(), ServeError> {
-    let failed = |reason: String| ServeError::UpstreamCa {
-        path: path.display().to_string(),
-        reason,
-    };
-    if path.to_str().is_none() {
-        return Err(failed("the path is no UTF-8".to_owned()));
-    }
-    std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut store = RootCertStore::empty();
-    load_ca_file_into_store(path, &mut store)
-        .map_err(|_| failed("not a list of certificates".to_owned()))?;
-    match store.is_empty() {
-        true => Err(failed("there is no certificate in it".to_owned())),
-        false => Ok(()),
-    }
-}
-
-/// What vouches for a gateway that this program calls over https.
-///
-/// # Errors
-/// When the certificates cannot be used.
-pub fn trusted(ca: Option<&Path>) -> Result<RootCertStore, ServeError> {
-    let mut store = RootCertStore::empty();
-    let Some(path) = ca else {
-        let loaded = load_platform_certs_incl_env_into_store(&mut store);
-        return match loaded {
-            Ok(()) => Ok(store),
-            Err(error) => Err(ServeError::UpstreamCa {
-                path: "of the system".to_owned(),
-                reason: error.to_string(),
-            }),
-        };
-    };
-    check_certificates(path)?;
-    let text = path.to_str().unwrap_or_default();
-    load_ca_file_into_store(text, &mut store).map_err(|error| ServeError::UpstreamCa {
-        path: text.to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(store)
-}
-
-/// The certificates for all pools that have none of their own.
-fn shared_ca(settings: &Settings) -> Option<String> {
-    let path = settings.upstream_ca.as_ref()?;
-    path.to_str().map(str::to_owned)
-}
-
 /// Whether these certificates can be used.
 ///
 /// # Errors
 /// The first that cannot.
 pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
-    Certificates::load(settings.clone()).map(|_| ())
+    Certificates::load(settings.clone(), None).map(|_| ())
 }
 
-/// Runs a gateway until SIGTERM or Ctrl-C, and drains it.
+/// Runs a gateway until SIGTERM or Ctrl-C, and drains it. Meanwhile, `source` is read again when
+/// it changes, and when somebody asks for that. `loaded`: what it gave first, from `files`.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn run(settings: Settings, rules: Arc<Ruleset>, id_seed: u64) -> Result<(), ServeError> {
+pub fn run(
+    source: Box<dyn Source>,
+    loaded: Loaded,
+    files: &Files,
+    id_seed: u64,
+    start: Start,
+) -> Result<(), ServeError> {
+    let Loaded { settings, rules } = loaded;
     let _log = log::start(settings.log).map_err(ServeError::Start)?;
-    prepare(settings, rules, id_seed)?.run(None)
+    let mut prepared = prepare(settings, Arc::new(rules), id_seed, start)?;
+    let reloading = reload::Prepared::new(prepared.live.clone(), source, files);
+    prepared.reloading = Some(reloading.map_err(ServeError::Start)?);
+    prepared.run(None)
 }
 
 impl Prepared {
-    /// What the workers share.
+    /// What calls go by.
     #[must_use]
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    pub fn live(&self) -> Live {
+        self.live.clone()
     }
 
     /// Runs until SIGTERM or Ctrl-C, or until `stop` says so, then drains: no new connections,
@@ -305,17 +259,19 @@ impl Prepared {
     /// # Errors
     /// [`ServeError`].
     pub fn run(self, stop: Option<tokio::sync::watch::Receiver<bool>>) -> Result<(), ServeError> {
-        let shared = self.shared.clone();
+        let (stop_signals, _asked_in) = StopSignals::begin().map_err(ServeError::Start)?;
+        let shared = self.live.now();
         let settings = &shared.settings;
+        let workers = settings.threads;
         let conf = ServerConf {
             threads: 1,
             work_stealing: false,
-            // pingora would sleep this long in any case; we end as soon as nothing runs.
-            grace_period_seconds: Some(settings.grace.as_secs().saturating_add(1)),
+            // pingora would sleep this long in any case; we end as soon as nothing runs, and when
+            // `grace` as it is by then is over.
+            grace_period_seconds: Some(LONGEST_GRACE_S),
             graceful_shutdown_timeout_seconds: Some(0),
             upstream_keepalive_pool_size: 1024,
             max_retries: MAX_ATTEMPTS,
-            ca_file: shared_ca(settings),
             ..ServerConf::default()
         };
         if let Some(store) = shared.admission.store().shared() {
@@ -326,19 +282,34 @@ impl Prepared {
                 .map_err(ServeError::Start)?
                 .block_on(store.greet());
         }
+        let held = match self.door {
+            Some(_) => Some(self.sockets.hold(settings).map_err(ServeError::Start)?),
+            None => None,
+        };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        for (worker, listening) in self.listening.into_iter().enumerate() {
+        for (worker, listening) in self.sockets.by_worker.into_iter().enumerate() {
             let conf = server.configuration.clone();
-            let worker_of_its_own = Worker::new(shared.clone(), conf, listening);
+            let worker_of_its_own = Worker::new(self.live.clone(), conf, listening);
             let name = format!("gateway-{worker}");
             server.add_service(background_service(&name, worker_of_its_own));
         }
         let housekeeping = Housekeeping {
-            shared: shared.clone(),
-            admin: parking_lot::Mutex::new(Some(self.admin)),
+            live: self.live.clone(),
+            admin: parking_lot::Mutex::new(Some(self.sockets.admin)),
         };
         server.add_service(background_service("admin", housekeeping));
+        if let Some(taking) = self.start.taking {
+            taking.finish(shared.lasting())?;
+        }
+        let giving = match (self.door, held) {
+            (Some(door), Some(held)) => {
+                let seed = shared.rules.keys.seed();
+                let giving = Giving::start(door, shared.lasting().clone(), seed, held);
+                Some(giving.map_err(ServeError::Start)?)
+            }
+            _ => None,
+        };
         for addr in &self.listen {
             let Listen {
                 addr,
@@ -350,11 +321,20 @@ impl Prepared {
         tracing::info!(admin = %self.admin_addr, "admin");
         admin::warn_if_open(settings);
 
-        let keeping = Keeping::start(self.journal, shared.clone()).map_err(ServeError::Start)?;
+        let keeping =
+            Keeping::start(self.journal, shared.lasting().clone()).map_err(ServeError::Start)?;
+        if let Some(reloading) = self.reloading {
+            reloading.start().map_err(ServeError::Start)?;
+        }
+        // Rules that have been replaced are held by the calls that began with them alone.
+        drop(shared);
+
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
-            shared: shared.clone(),
+            live: self.live.clone(),
+            giving,
             stop,
+            stop_signals,
             stopping,
         };
         std::thread::Builder::new()
@@ -365,14 +345,11 @@ impl Prepared {
                 })
             })
             .map_err(ServeError::Start)?;
-        stopped.recv().map_err(|_| ServeError::Stopped)?;
-
-        std::thread::sleep(SETTLE.min(settings.grace));
-        let mut waited = SETTLE;
-        while shared.in_flight() > 0 && waited < settings.grace {
-            std::thread::sleep(Duration::from_millis(20));
-            waited += Duration::from_millis(20);
-        }
+        let grace = stopped.recv().map_err(|_| ServeError::Stopped)?;
+        let shared = self.live.now();
+        let settings = &shared.settings;
+        leave::until_done(&shared, workers, grace);
+        leave::give_back(&shared);
         match shared.in_flight() {
             0 => tracing::info!("drained"),
             left => tracing::warn!(
@@ -393,13 +370,13 @@ struct Keeping {
 }
 
 impl Keeping {
-    fn start(journal: Option<Journal>, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(journal: Option<Journal>, shared: Arc<Lasting>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let keep = journal.map(|journal| {
             let keep = move || {
                 if let Some(store) = shared.admission.store().embedded() {
-                    journal.keep(store, &told);
+                    journal.keep(store.counters(), &told);
                 }
             };
             let thread = std::thread::Builder::new().name("totals".to_owned());
@@ -444,9 +421,12 @@ fn raise_file_limit(settings: &Settings) {
 }
 
 struct Signals {
-    shared: Arc<Shared>,
+    live: Live,
     stop: Option<tokio::sync::watch::Receiver<bool>>,
-    stopping: std::sync::mpsc::Sender<()>,
+    stop_signals: StopSignals,
+    giving: Option<Arc<Giving>>,
+    /// Is told how long running calls still have.
+    stopping: std::sync::mpsc::Sender<Duration>,
 }
 
 #[async_trait]
@@ -463,60 +443,57 @@ impl ShutdownSignalWatch for Signals {
                 std::future::pending::<()>().await;
             }
         };
-        match (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) {
-            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-                () = told => (),
-            },
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "cannot watch signals; stopping");
-            }
+        let stages = self.live.look().drain.watch();
+        tokio::select! {
+            () = self.stop_signals.next() => (),
+            () = told => (),
+            () = leave::handed_over(stages) => (),
         }
-        let delay = self.shared.settings.drain_delay;
-        tracing::info!(drain_delay_ms = delay.as_millis(), "draining");
-        self.shared.begin_drain();
-        tokio::time::sleep(delay).await;
-        let _ = self.stopping.send(());
+        // Settings may have changed since.
+        let shared = self.live.now();
+        let left = leave::leave(&shared, self.giving.as_deref(), &self.stop_signals).await;
+        let _ = self.stopping.send(left);
         ShutdownSignal::GracefulTerminate
     }
 }
 
 /// The admin listener and the sweeping of idle counters.
 struct Housekeeping {
-    shared: Arc<Shared>,
+    live: Live,
     admin: parking_lot::Mutex<Option<TcpListener>>,
 }
 
 #[async_trait]
 impl BackgroundService for Housekeeping {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let shared = self.shared.clone();
+        let live = self.live.clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(SWEEP_EVERY);
             every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut ticks = 0_u64;
             loop {
                 every.tick().await;
+                let shared = live.now();
                 shared.sweep();
                 ticks += 1;
                 if ticks.is_multiple_of(10) {
                     shared.sweep_shield();
                 }
+                if ticks.is_multiple_of(GONE_FOR) {
+                    shared.metrics.sweep(&shared.rules);
+                }
             }
         });
-        let shared = self.shared.clone();
-        tokio::spawn(async move { watch_certificates(shared).await });
-        let ca_file = shared_ca(&self.shared.settings);
-        let upstreams = self.shared.upstreams.clone();
-        tokio::spawn(upstreams.tend(self.shared.clock, ca_file));
-        let shared = self.shared.clone();
+        tokio::spawn(watch_certificates(self.live.clone()));
+        tokio::spawn(tend(self.live.clone()));
+        let live = self.live.clone();
         tokio::spawn(async move {
-            if let Some(store) = shared.admission.store().shared() {
-                let news = || shared.top.told(&shared.rules, shared.clock.now());
+            let lasting = live.now().lasting().clone();
+            if let Some(store) = lasting.admission.store().shared() {
+                let news = || {
+                    let shared = live.now();
+                    shared.top.told(&shared.rules, shared.clock.now())
+                };
                 tokio::join!(store.watch(), store.exchange_news(&news));
             }
         });
@@ -524,21 +501,42 @@ impl BackgroundService for Housekeeping {
         let Some(listener) = listener else {
             return;
         };
-        let served = admin::serve(listener, admin::router(self.shared.clone())).await;
+        let stages = self.live.look().drain.watch();
+        let served = admin::serve(listener, admin::router(self.live.clone()), stages).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
         }
     }
 }
 
+/// Looks after the upstreams, after a change of settings after the new ones.
+async fn tend(live: Live) {
+    let mut changes = live.changes();
+    loop {
+        changes.mark_unchanged();
+        let shared = live.now();
+        let (upstreams, clock) = (shared.upstreams.clone(), shared.clock);
+        drop(shared);
+        tokio::select! {
+            // What is being looked up or checked is given up: the new ones do that anew.
+            biased;
+            changed = changes.changed() => if changed.is_err() { return },
+            () = upstreams.tend(clock) => return,
+        }
+    }
+}
+
 /// Takes new certificates when their files have changed. Bad ones are reported once.
-async fn watch_certificates(shared: Arc<Shared>) {
+async fn watch_certificates(live: Live) {
     let mut every = tokio::time::interval(LOOK_AT_CERTIFICATES);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reported = String::new();
     loop {
         every.tick().await;
-        let reader = shared.clone();
+        let reader = live.now();
+        if !reader.settings.watch {
+            continue;
+        }
         let looked = tokio::task::spawn_blocking(move || reader.reload_certificates()).await;
         match looked {
             Ok(Ok(false)) => reported.clear(),

@@ -13,6 +13,9 @@ const FOR_LOOKING: &[&str] = &["routes", "edition"];
 /// Settings that matter to `explain`.
 const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
 
+/// The setting that matters to `health`.
+const FOR_HEALTH: &[&str] = &["admin"];
+
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
 
@@ -28,9 +31,22 @@ pub fn command() -> Command {
             "Run the gateway until SIGTERM or Ctrl-C.\n\nEvery setting is a flag, an \
                  environment variable, or a key in the file that --config names; a flag goes over \
                  the environment, and that over the file. A list replaces the list below it; in \
-                 the environment its entries are separated by commas.",
+                 the environment its entries are separated by commas.\n\nThe files are read again when \
+                 they change (--watch), at SIGHUP, and at POST /reload of the admin listener: all \
+                 or nothing. A change of a setting that is marked [restart] waits for a restart.",
         ),
         None,
+    )
+    .arg(
+        Arg::new("upgrade")
+            .long("upgrade")
+            .action(ArgAction::SetTrue)
+            .help("Take over from the process that runs at upgrade_socket, without a gap")
+            .long_help(
+                "Take the listening sockets, and the embedded counters, over from the process that \
+                 runs with the same `upgrade_socket`. That one then serves what it has, for `grace` \
+                 at most, and ends. When this one cannot start, the other goes on as it was.",
+            ),
     );
     let demo = with_settings(
         Command::new("demo")
@@ -113,6 +129,8 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let health = with_settings(super::health::command(), Some(FOR_HEALTH));
+    let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -123,6 +141,8 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(health)
+        .subcommand(load)
         .subcommand(plan::command(|command| {
             with_settings(command, Some(plan::SHOWN))
         }))
@@ -187,13 +207,17 @@ fn argument(setting: &Setting) -> Arg {
         long = format!("{long}.\n\n{}", setting.more);
     }
     let many = if setting.many { ", a list" } else { "" };
+    let restart = match setting.needs_restart() {
+        true => " [restart]",
+        false => "",
+    };
     let arg = Arg::new(setting.key)
         .long(setting.flag)
         .value_name(setting.value)
         .help_heading(setting.group)
         .help(format!("{}{notes}", setting.help))
         .long_help(format!(
-            "{long}\n\n[env: {}] [key: {}{many}]{notes}",
+            "{long}\n\n[env: {}] [key: {}{many}]{notes}{restart}",
             setting.env(),
             setting.key
         ));

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, load, rules};
+use crate::handover::Start;
 use crate::serve;
 use crate::settings::{Listen, Upstream};
 use crate::standin::{StandIn, StandInOptions};
@@ -129,7 +130,13 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
     let certificates = Certificates::Read(env);
-    rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;
+    let files = serve::Files::default();
+    rules::add_apps(
+        Some((&mut rules, editions)),
+        &settings.apps,
+        certificates,
+        &files,
+    )?;
     let backend = StandIn::start(StandInOptions {
         remember: 0,
         ..StandInOptions::default()
@@ -170,7 +177,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         settings.admin.set_port(0);
     }
     let seconds: Option<u64> = matches.get_one::<u64>("seconds").copied();
-    let prepared = serve::prepare(settings, Arc::new(rules), rules::random())?;
+    let prepared = serve::prepare(settings, Arc::new(rules), rules::random(), Start::default())?;
     let Some(gateway) = prepared.listen.first().map(|listen| listen.addr) else {
         return Ok(Ended::Bad);
     };
@@ -187,12 +194,12 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
             .map_err(serve::ServeError::Start)
     };
     for nth in 0..SCRIPTS.len() {
-        let (tallies, stop, shared) = (tallies.clone(), stop.clone(), prepared.shared());
+        let (tallies, stop, live) = (tallies.clone(), stop.clone(), prepared.live());
         threads.push(spawn(
             "caller",
             Box::new(move || {
                 call(nth, gateway, &tallies, &|| {
-                    stop.load(Ordering::SeqCst) || shared.is_draining()
+                    stop.load(Ordering::SeqCst) || live.look().is_draining()
                 })
             }),
         )?);

@@ -4,7 +4,9 @@ mod args;
 mod check;
 mod demo;
 mod explain;
+mod health;
 mod layers;
+mod load;
 mod plan;
 #[cfg(test)]
 mod reference;
@@ -52,6 +54,12 @@ pub enum CliError {
     /// A command of `plan`.
     #[error(transparent)]
     Plan(#[from] plan::PlanError),
+    /// A gateway's health is not known.
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
+    /// `load` cannot begin, or not end.
+    #[error(transparent)]
+    Load(#[from] load::ArgumentError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -114,6 +122,8 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("plan", matches)) => plan::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
+        Some(("health", matches)) => health::run(matches, env),
+        Some(("load", matches)) => load::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),
     }

@@ -18,8 +18,10 @@ use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
 use crate::apps::UnknownApps;
+use crate::gateway::upstream::Addresses;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
+use crate::serve::Files;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield};
 use crate::store::redis::connect::Secret;
 
@@ -69,7 +71,31 @@ impl SettingsError {
     }
 }
 
+/// Where the admin listener of a gateway with these settings is. Mistakes in others say nothing of
+/// it.
+pub(super) fn admin(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+) -> Result<SocketAddr, SettingsError> {
+    let files = Files::default();
+    let (layers, _) = Layers::collect(matches, env, &files);
+    let mut reader = Reader {
+        files,
+        known: Addresses::new(),
+        layers,
+        mistakes: Vec::new(),
+        seen: BTreeSet::new(),
+    };
+    let admin = reader.one("admin", value::listen);
+    admin.ok_or(SettingsError {
+        mistakes: reader.mistakes,
+    })
+}
+
 struct Reader {
+    files: Files,
+    /// Addresses of hosts that cannot be looked up now.
+    known: Addresses,
     layers: Layers,
     mistakes: Vec<Mistake>,
     seen: BTreeSet<&'static str>,
@@ -162,8 +188,25 @@ pub fn load(
     env: &[(OsString, OsString)],
     purpose: Purpose,
 ) -> Result<Settings, SettingsError> {
-    let (layers, mistakes) = Layers::collect(matches, env);
+    load_again(matches, env, purpose, &Files::default(), Addresses::new())
+}
+
+/// The same through `files`. Upstreams of `known` keep their addresses while they cannot be
+/// looked up.
+///
+/// # Errors
+/// Every mistake in them.
+pub(super) fn load_again(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+    purpose: Purpose,
+    files: &Files,
+    known: Addresses,
+) -> Result<Settings, SettingsError> {
+    let (layers, mistakes) = Layers::collect(matches, env, files);
     let mut reader = Reader {
+        files: files.clone(),
+        known,
         layers,
         mistakes,
         seen: BTreeSet::new(),
@@ -207,6 +250,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let admin_hosts = reader.many("admin_hosts", |given| value::host(&given.text));
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let apps = reader.many("apps", |given| Ok(beside(given)));
+    let watch = reader.switch("watch");
     let unknown_apps = reader.one("unknown_apps", |text| {
         let known = [
             ("allow", UnknownApps::Allow),
@@ -291,6 +335,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let keepalive = reader.time("keepalive", SECOND);
     let drain_delay = reader.time("drain_delay", NOTHING);
     let grace = reader.time("grace", NOTHING);
+    let upgrade_socket = reader.file("upgrade_socket");
     let secured = secured?;
     let upstream = upstream?;
     Some(Settings {
@@ -306,6 +351,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         admin_token_for_all: admin_token_for_all?,
         admin_hosts,
         routes,
+        watch: watch?,
         apps,
         unknown_apps: unknown_apps?,
         edition: edition?,
@@ -343,6 +389,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         keepalive: keepalive?,
         drain_delay: drain_delay?,
         grace: grace?,
+        upgrade_socket,
         max_in_flight: max_in_flight?,
         max_upstream_waiting: max_upstream_waiting?,
     })

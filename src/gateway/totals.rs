@@ -112,7 +112,7 @@ impl Gateway {
         body: &[u8],
         ctx: &mut Context,
     ) -> Result<(), Reject> {
-        let shared = &self.shared;
+        let shared = ctx.shared.clone();
         let oldest_us = ctx.started.unix_us.saturating_sub(shared.plan_max_age_us());
         let asked = totals::asked(&shared.rules, call, &ctx.path, body, oldest_us / 1_000_000);
         if let Some((asked, charges)) = asked.map_err(Reject::Body)? {
@@ -123,17 +123,22 @@ impl Gateway {
     }
 
     /// Whether the body of a call says what it asks.
-    pub(super) fn counts_totals(&self, call: &Call) -> bool {
-        totals::reads_body(&self.shared.rules, call)
+    pub(super) fn counts_totals(&self, call: &Call, shared: &Shared) -> bool {
+        totals::reads_body(&shared.rules, call)
     }
 
     /// Notes totals that would have refused; the first of them.
-    pub(super) fn report_totals(&self, call: &Call, plan: &Plan) -> Option<&'static str> {
+    pub(super) fn report_totals(
+        &self,
+        shared: &Shared,
+        call: &Call,
+        plan: &Plan,
+    ) -> Option<&'static str> {
         let mut first = None;
         for charge in plan.totals.iter().filter(|charge| charge.over) {
             let name = charge.kind.limit_name();
-            let route = call.route_name(&self.shared.rules);
-            self.shared.metrics.report(route, name);
+            let route = call.route_name(&shared.rules);
+            shared.metrics.report(route, name);
             first.get_or_insert(name);
         }
         first
@@ -143,7 +148,7 @@ impl Gateway {
     pub(super) fn refuse_full(&self, ctx: &mut Context, full: &Full) -> Reply {
         ctx.verb = Some(Verb::Deny);
         ctx.full = Some(full.kind.limit_name());
-        let rules = &self.shared.rules;
+        let rules = &ctx.shared.rules;
         let app = ctx.call.as_ref();
         let plan = app.and_then(|call| call.app(rules)?.plan);
         let app = app.map(|call| call.caller.app.as_str());

@@ -22,13 +22,15 @@
 //! round in which they were taken: those of a round that the listing has replaced have no part in
 //! the total any more, and are not given back to it.
 
+use serde::{Deserialize, Serialize};
+
 use super::CounterKey;
 
 /// The largest count: what a store that knows doubles alone keeps exactly.
 const MOST: u64 = (1 << 53) - 1;
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Registered users of an app (注册用户总数).
     Users,
@@ -142,7 +144,7 @@ impl Kind {
 }
 
 /// One total, as stores keep it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Total {
     /// How many there are, what calls under way may make included.
     pub count: u64,
@@ -161,7 +163,7 @@ pub struct Total {
 }
 
 /// What becomes of a total outside a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// So many more, which no decision took.
     Add(u32),
@@ -339,7 +341,7 @@ impl Total {
 }
 
 /// What one call asks of one total.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalCharge {
     /// What is counted.
     pub kind: Kind,

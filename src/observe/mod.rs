@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod reloads;
 pub mod top;
 pub mod upstreams;

@@ -163,6 +163,12 @@ impl Journal {
     }
 
     fn write(&mut self, store: &MemoryStore) {
+        if store.totals_are_away() {
+            // Whoever has them writes them.
+            self.file = None;
+            self.is_ours = self.is_ours && flock(&self.lock, FlockOperation::Unlock).is_err();
+            return;
+        }
         if !self.is_ours {
             if self.is_free() {
                 // What the other process has changed since this one began is not known here.

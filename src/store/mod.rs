@@ -3,6 +3,8 @@
 #[cfg(feature = "gateway")]
 mod any;
 #[cfg(feature = "gateway")]
+pub mod away;
+#[cfg(feature = "gateway")]
 pub mod journal;
 pub mod memory;
 #[cfg(feature = "gateway")]

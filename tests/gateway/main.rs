@@ -20,16 +20,19 @@ mod harness;
 mod history;
 mod life;
 mod limits;
+mod load;
 mod overload;
 mod plans;
 mod pools;
 mod proxying;
+mod reload;
 mod secrets;
 mod settling;
 mod sizes;
 mod smuggling;
 mod tls;
 mod tokens;
+mod upgrade;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

@@ -12,13 +12,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::PlanError;
-use crate::serve;
 
 /// For one request and its answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,7 +75,20 @@ impl Target {
 }
 
 fn config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, PlanError> {
-    let roots = serve::trusted(ca).map_err(|why| PlanError::argument(why.to_string()))?;
+    let path = ca.ok_or_else(|| {
+        PlanError::argument("over https, write --gateway-ca FILE: what vouches for the gateway")
+    })?;
+    let wrong = |why: String| PlanError::argument(format!("{}: {why}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|_| wrong("no list of certificates".to_owned()))?;
+        let added = roots.add(certificate);
+        added.map_err(|_| wrong("a certificate in it cannot be read".to_owned()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("there is no certificate in it".to_owned()));
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -53,7 +53,7 @@ pub(super) fn command(app: Arg) -> Command {
             Arg::new("gateway-ca")
                 .long("gateway-ca")
                 .value_name("FILE")
-                .help("Certificates (PEM) that vouch for it, instead of the system's"),
+                .help("Certificates (PEM) that vouch for it, over https"),
         )
         .arg(
             Arg::new("token-file")

@@ -11,6 +11,7 @@ use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
+use crate::gateway::drain::Unheard;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(crate) struct State {
     /// Whether the last request was refused.
     is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
+    /// Until its first call.
+    unheard: Mutex<Option<Unheard>>,
 }
 
 /// A call that has been admitted before pingora has read it, and its head.
@@ -52,7 +55,7 @@ struct Admitted {
 }
 
 impl State {
-    pub(crate) fn new(peer: SocketAddr, tls: bool) -> Self {
+    pub(super) fn new(peer: SocketAddr, tls: bool, unheard: Unheard) -> Self {
         Self {
             peer,
             tls,
@@ -64,6 +67,7 @@ impl State {
             read: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
+            unheard: Mutex::new(Some(unheard)),
         }
     }
 
@@ -104,7 +108,9 @@ impl State {
 
     /// A call begins. How many others of this connection are not over.
     pub(crate) fn call_begins(&self) -> u32 {
-        self.all_calls.fetch_add(1, Ordering::Relaxed);
+        if self.all_calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unheard.lock().take();
+        }
         self.another.notify_one();
         self.calls.fetch_add(1, Ordering::Relaxed)
     }

@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -21,10 +20,13 @@ use tokio_rustls::TlsAcceptor;
 use super::Listening;
 use super::caps::{Full, Place};
 use super::channel::Channel;
+use super::closing;
 use super::connection::Connection;
+use super::http2::Http2;
 use super::state::State;
 use super::wire::Wire;
-use crate::gateway::{Gateway, Shared, headers};
+use crate::gateway::drain::{Stage, Unheard};
+use crate::gateway::{Gateway, Live, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
 use crate::observe::metrics::Turned;
@@ -32,51 +34,40 @@ use crate::settings::Listen;
 
 /// Requests whose head is still arriving when the listeners close are given this long.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+/// Connections that have had no call when the listeners close are given this long for one.
+const FIRST_CALL: Duration = Duration::from_secs(2);
+/// In which all that the system has for this process is looked at.
+const NOTICE: Duration = Duration::from_millis(10);
 /// How long nothing is accepted when the process has no file descriptor left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-type Proxy = HttpProxy<Gateway>;
+pub(super) type Proxy = HttpProxy<Gateway>;
 
 /// Accepts on its own sockets, and serves on its own thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    shared: Arc<Shared>,
+    live: Live,
     conf: Arc<ServerConf>,
     listening: parking_lot::Mutex<Vec<Listening>>,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        conf: Arc<ServerConf>,
-        listening: Vec<Listening>,
-    ) -> Self {
+    pub(crate) fn new(live: Live, conf: Arc<ServerConf>, listening: Vec<Listening>) -> Self {
         Self {
-            shared,
+            live,
             conf,
             listening: parking_lot::Mutex::new(listening),
         }
     }
 
     fn proxy(&self) -> Arc<Proxy> {
-        let settings = &self.shared.settings;
-        let mut proxy = HttpProxy::new(Gateway::new(self.shared.clone()), self.conf.clone());
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(settings.keepalive);
-        proxy.server_options = Some(options);
-        proxy.h2_options = Some(http2(settings));
+        let mut proxy = HttpProxy::new(Gateway::new(self.live.clone()), self.conf.clone());
+        proxy.server_options = Some(HttpServerOptions::default());
         proxy.handle_init_modules();
         Arc::new(proxy)
     }
-}
-
-fn http2(settings: &crate::settings::Settings) -> H2Options {
-    let mut options = default_h2_options();
-    options.max_concurrent_streams(settings.max_streams);
-    options.max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
-    options
 }
 
 #[async_trait]
@@ -94,8 +85,8 @@ impl BackgroundService for Worker {
                 }
             };
             let door = Door {
-                shared: self.shared.clone(),
-                gateway: Gateway::new(self.shared.clone()),
+                live: self.live.clone(),
+                gateway: Gateway::new(self.live.clone()),
                 proxy: proxy.clone(),
                 how,
                 shutdown: shutdown.clone(),
@@ -105,15 +96,22 @@ impl BackgroundService for Worker {
         for accepting in accepting {
             let _ = accepting.await;
         }
+        // Where another process accepts, idle connections may still have a call.
+        let _ = shutdown.clone().wait_for(|stop| *stop).await;
         tokio::time::sleep(SETTLE).await;
+        let lasting = self.live.now().lasting().clone();
+        lasting.drain.all_heard(FIRST_CALL).await;
+        // On a machine that is too busy, what has come long ago is only noticed now.
+        tokio::time::sleep(NOTICE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
+        lasting.drain.worker_closed();
     }
 }
 
 /// One listener of one worker.
 pub(super) struct Door {
-    pub(super) shared: Arc<Shared>,
+    pub(super) live: Live,
     /// The same adapter as pingora's.
     pub(super) gateway: Gateway,
     proxy: Arc<Proxy>,
@@ -143,11 +141,11 @@ impl From<ProxyError> for Refused {
 
 impl Door {
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let mut shutdown = self.shutdown.clone();
+        let mut stages = self.live.look().drain.watch();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                _ = stages.wait_for(Stage::is_closing) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -159,27 +157,28 @@ impl Door {
                 }
             }
         }
-        // What the system has accepted already would be reset with the socket.
-        while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-            self.enter(tcp, peer);
+        let is_given = stages.borrow().has_given(self.how.addr);
+        if !is_given {
+            closing::serve_queued(socket, SETTLE, |tcp, peer| self.enter(tcp, peer)).await;
         }
     }
 
     fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let door = self.clone();
-        let metrics = &self.shared.metrics;
-        metrics.connection();
-        let place = match self.shared.caps.take() {
+        let shared = self.live.look();
+        shared.metrics.connection();
+        let place = match shared.caps.take() {
             Ok(place) => place,
             Err(full) => {
-                metrics.turned_away(full.into());
+                shared.metrics.turned_away(full.into());
                 return;
             }
         };
+        let unheard = self.live.look().drain.comes();
         tokio::spawn(async move {
-            match door.greet(tcp, peer, place).await {
+            match door.greet(tcp, peer, place, unheard).await {
                 Ok(connection) => door.serve(connection).await,
-                Err(Refused::Silent(why)) => door.shared.metrics.turned_away(why),
+                Err(Refused::Silent(why)) => door.live.look().metrics.turned_away(why),
                 Err(Refused::Gone) => {}
             }
         });
@@ -191,8 +190,10 @@ impl Door {
         tcp: TcpStream,
         peer: SocketAddr,
         mut place: Place,
+        unheard: Unheard,
     ) -> Result<Connection, Refused> {
-        let settings = &self.shared.settings;
+        let shared = self.live.now();
+        let settings = &shared.settings;
         let mut wire = Wire::new(tcp);
         let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if self.how.proxy_protocol {
@@ -216,12 +217,12 @@ impl Door {
             peer = source.unwrap_or(peer);
         }
         if !headers::is_trusted(settings, peer.ip()) {
-            let address = prefix(peer.ip(), self.shared.policy.ipv6_prefix);
+            let address = prefix(peer.ip(), shared.policy.ipv6_prefix);
             place
                 .take_address(address)
                 .map_err(|full| Refused::Silent(full.into()))?;
         }
-        let tls = self.shared.certificates.as_ref().filter(|_| self.how.tls);
+        let tls = shared.certificates.as_ref().filter(|_| self.how.tls);
         let (io, http2) = match tls {
             Some(certificates) => {
                 let handshake = TlsAcceptor::from(certificates.config()).accept(wire);
@@ -250,14 +251,8 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls));
-        Ok(Connection::new(
-            io,
-            http2,
-            state,
-            self.shared.clone(),
-            place,
-        ))
+        let state = Arc::new(State::new(peer, self.how.tls, unheard));
+        Ok(Connection::new(io, http2, state, self.live.clone(), place))
     }
 
     async fn serve(&self, connection: Connection) {
@@ -298,28 +293,47 @@ impl Door {
     /// Tells the caller to go elsewhere when the gateway stops, and when the connection has had
     /// its requests.
     async fn serve_http2(&self, stream: Stream, state: &State) {
-        let mut shutdown = self.shutdown.clone();
-        let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
-        let most = self.shared.settings.max_requests_per_connection;
-        let serving = self.proxy.process_new(stream, &stopped);
+        let (stop, stopped) = tokio::sync::watch::channel(*self.shutdown.borrow());
+        let shared = self.live.now();
+        let most = shared.settings.max_requests_per_connection;
+        let (streams, rests) = (shared.settings.max_streams, shared.settings.header_timeout);
+        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared.settings));
+        // A connection outlives reloads: it holds on to nothing of this one.
+        drop(shared);
+        let serving = http2.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => {}
+                () = self.leaving(state) => {}
                 () = state.spent(most) => {}
             }
             let _ = stop.send(true);
             // pingora waits without a limit for the caller to hear that, and takes calls meanwhile.
-            let settings = &self.shared.settings;
             tokio::select! {
-                () = state.spent(most.saturating_add(settings.max_streams)) => {}
-                () = state.rest(settings.header_timeout) => {}
+                () = state.spent(most.saturating_add(streams)) => {}
+                () = state.rest(rests) => {}
             }
         };
         tokio::select! {
             _ = &mut serving => {}
             () = told => {}
+        }
+    }
+}
+
+impl Door {
+    /// Until a caller of HTTP/2 must go elsewhere. One that came while callers were still let in
+    /// has its first call.
+    async fn leaving(&self, state: &State) {
+        let mut stages = self.live.look().drain.watch();
+        let came_late = *stages.borrow() != Stage::Open;
+        let _ = stages.wait_for(|stage| *stage != Stage::Open).await;
+        if came_late {
+            tokio::select! {
+                () = state.spent(1) => {}
+                _ = stages.wait_for(Stage::is_closing) => {}
+            }
         }
     }
 }

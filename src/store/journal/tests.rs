@@ -192,3 +192,54 @@ fn calls_go_on_while_the_file_is_written() {
     writer.join().unwrap();
     assert_eq!(count(&opened(&path).0, 1), (10_000, false));
 }
+
+#[test]
+fn a_process_that_takes_over_writes_what_it_was_given_and_nothing_is_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    add(&old, 1, 5);
+    journal.write(&old);
+    add(&old, 2, 1);
+    let (new, mut waiting) = opened(&path);
+    let moved = old.move_out(|piece| {
+        new.move_in(piece);
+        Ok::<_, ()>(())
+    });
+    assert_eq!(moved, Ok(()));
+    let late = [(CounterKey(1), Change::Add(1))];
+    assert_eq!(old.change_here(&late), None, "the other process has them");
+    assert!(new.change_here(&late).is_some());
+    waiting.write(&new);
+    assert!(!waiting.is_ours, "not before the old one has let go");
+    journal.write(&old);
+    waiting.write(&new);
+    assert!(waiting.is_ours && !journal.is_ours);
+    end(journal, &old);
+    end(waiting, &new);
+    let (third, _journal) = opened(&path);
+    assert_eq!(
+        (count(&third, 1), count(&third, 2)),
+        ((6, false), (1, false))
+    );
+}
+
+#[test]
+fn totals_that_come_back_are_written_here_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    add(&old, 1, 5);
+    assert_eq!(old.move_out(|_| Ok::<_, ()>(())), Ok(()));
+    journal.write(&old);
+    old.come_back();
+    add(&old, 1, 1);
+    journal.write(&old);
+    end(journal, &old);
+    let (third, _journal) = opened(&path);
+    assert_eq!(
+        count(&third, 1),
+        (6, true),
+        "what the other has changed is not known"
+    );
+}

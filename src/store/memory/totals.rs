@@ -16,6 +16,10 @@ pub(super) struct Totals {
     most: usize,
     /// What was not written down since it changed; `None`: nobody writes.
     changed: Option<HashSet<CounterKey, RandomState>>,
+    /// Another process has them.
+    pub(super) away: bool,
+    /// They came from the process that had them, as they were.
+    is_whole: bool,
 }
 
 impl Totals {
@@ -24,6 +28,8 @@ impl Totals {
             all: HashMap::default(),
             most,
             changed: None,
+            away: false,
+            is_whole: false,
         }
     }
 
@@ -95,8 +101,19 @@ impl Totals {
         self.all.iter().map(|(key, total)| (*key, *total)).collect()
     }
 
-    /// Marks all.
+    /// Takes in those of another process, in the place of what a file has said.
+    pub(super) fn move_in(&mut self, all: Vec<(CounterKey, Total)>) {
+        if !std::mem::replace(&mut self.is_whole, true) {
+            self.all.clear();
+        }
+        self.all.extend(all);
+    }
+
+    /// Marks all, unless nobody else can have changed them.
     pub(super) fn doubt(&mut self) {
+        if std::mem::take(&mut self.is_whole) {
+            return;
+        }
         self.all
             .values_mut()
             .for_each(|total| total.apply(Change::Doubt));
