@@ -133,6 +133,19 @@ pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
 }
 
+/// Whether pingora may have escaped what the caller wrote in its target, so that the head is
+/// longer than what came in. It does so where it cannot read a target otherwise, which is for
+/// blanks and controls alone.
+pub(super) fn may_be_escaped(request: &RequestHeader) -> bool {
+    let target = request.raw_path();
+    target.windows(3).any(|escape| {
+        matches!(
+            escape,
+            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F' | b'f']
+        )
+    })
+}
+
 /// The length of a request's body, where its framing says it: 0 without one.
 pub(super) fn plain_length(request: &RequestHeader) -> Option<u64> {
     if request.headers.contains_key(header::TRANSFER_ENCODING) {

@@ -169,13 +169,8 @@ impl Gateway {
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
-        if !shared
-            .shield
-            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
-        {
-            ctx.verb = Some(Verb::Shed);
-            ctx.error = "shield";
-            return Err(Reply::shielded().into());
+        if let Some(reply) = self.shield(ctx) {
+            return Err(reply.into());
         }
 
         if let Some(reply) = strict::refusal(request, head) {
@@ -228,6 +223,17 @@ impl Gateway {
             return Err(Reply::expectation_failed().into());
         }
         Ok(call)
+    }
+
+    /// The answer to an address that has asked too often.
+    pub(super) fn shield(&self, ctx: &mut Context) -> Option<Reply> {
+        let ip = prefix(ctx.ip, self.shared.policy.ipv6_prefix);
+        if self.shared.shield.admits(ip, ctx.started) {
+            return None;
+        }
+        ctx.verb = Some(Verb::Shed);
+        ctx.error = "shield";
+        Some(Reply::shielded())
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::caps::Place;
 use super::channel::Channel;
+use super::refusal;
 use super::state::{Phase, State};
 use crate::gateway::Shared;
 use crate::gateway::reply::Reply;
@@ -48,13 +49,13 @@ struct Idle {
 /// One connection of a caller.
 #[derive(Debug)]
 pub(super) struct Connection {
-    io: Channel,
+    pub(super) io: Channel,
     state: Arc<State>,
     carried: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     http2: bool,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     idle: Option<Idle>,
     /// The head that is coming in, and until when.
     head: Option<(u32, Pin<Box<Sleep>>)>,
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
     /// What has been read, and is read again.
     ahead: Bytes,
+    /// What is left to send of the refusal of a head, if one was refused.
+    pub(super) refusal: Option<Bytes>,
     /// Its place among the connections; free again when it is dropped.
     _place: Place,
 }
@@ -101,6 +104,7 @@ impl Connection {
             taken: 0,
             received: 0,
             ahead: Bytes::new(),
+            refusal: None,
             held_up: None,
             _place: place,
         }
@@ -122,7 +126,10 @@ impl Connection {
     /// These bytes, the last that were received, come again as if for the first time.
     pub(super) fn unread(&mut self, bytes: Bytes) {
         self.received -= bytes.len() as u64;
-        self.ahead = bytes;
+        self.ahead = match self.ahead.is_empty() {
+            true => bytes,
+            false => [bytes, std::mem::take(&mut self.ahead)].concat().into(),
+        };
         self.state.idle();
     }
 
@@ -181,10 +188,9 @@ impl Connection {
     fn turn_away(&mut self, cx: &mut Context<'_>, why: Turned, reply: &Reply) -> io::Error {
         self.shared.metrics.turned_away(why);
         if !self.http2 {
-            let answer = self.shared.whole(reply);
-            let (mut io, cx) = (Pin::new(&mut self.io), cx);
-            if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(cx, &answer) {
-                let _ = io.as_mut().poll_flush(cx);
+            self.refuse(reply, why.as_str());
+            if self.poll_refuse(cx).is_ready() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
             }
         }
         io::ErrorKind::TimedOut.into()
@@ -284,7 +290,10 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
+        let polled = match this.is_refused_by_pingora() {
+            true => this.poll_refuse(cx).map_ok(|()| bytes.len()),
+            false => Pin::new(&mut this.io).poll_write(cx, bytes),
+        };
         this.written(cx, polled)
     }
 
@@ -294,7 +303,12 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        let polled = match this.is_refused_by_pingora() {
+            true => this
+                .poll_refuse(cx)
+                .map_ok(|()| slices.iter().map(|slice| slice.len()).sum()),
+            false => Pin::new(&mut this.io).poll_write_vectored(cx, slices),
+        };
         this.written(cx, polled)
     }
 
@@ -319,7 +333,10 @@ impl AsyncWrite for Connection {
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
         // A caller that is gone is told nothing.
-        let _ = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+        let told = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+        if self.refusal.is_some() && matches!(told, Ok(Ok(()))) {
+            refusal::drop_the_rest(&mut self.io).await;
+        }
     }
 }
 

@@ -22,8 +22,10 @@ use super::Listening;
 use super::caps::{Full, Place};
 use super::channel::Channel;
 use super::connection::Connection;
+use super::refusal;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::reply::Reply;
 use crate::gateway::{Gateway, Shared, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
@@ -36,6 +38,9 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes that tell a method from a TLS record: `PROPFIND` and a blank.
+const METHOD: usize = 9;
 
 type Proxy = HttpProxy<Gateway>;
 
@@ -65,6 +70,8 @@ impl Worker {
         let mut proxy = HttpProxy::new(Gateway::new(self.shared.clone()), self.conf.clone());
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(settings.keepalive);
+        // It is refused here, in our own words.
+        options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.h2_options = Some(http2(settings));
         proxy.handle_init_modules();
@@ -125,7 +132,7 @@ pub(super) struct Door {
 enum Refused {
     /// It is told nothing.
     Silent(Turned),
-    /// The caller has gone, or the like.
+    /// The caller has gone, or knows.
     Gone,
 }
 
@@ -224,6 +231,22 @@ impl Door {
         let tls = self.shared.certificates.as_ref().filter(|_| self.how.tls);
         let (io, http2) = match tls {
             Some(certificates) => {
+                let mut is_plain = false;
+                let look = wire.look(METHOD, |bytes| {
+                    is_plain = begins_with_a_method(bytes);
+                    let is_known = !is_plain || bytes.contains(&b' ') || bytes.len() == METHOD;
+                    Ok::<_, Refused>(is_known.then_some(0))
+                });
+                let looked = within(settings.header_timeout, Turned::Tls, look).await;
+                looked.map_err(|_| Refused::Silent(Turned::Tls))?;
+                if is_plain {
+                    let reply = Reply::plain_http();
+                    let why = Turned::PlainHttp.as_str();
+                    let refusal = refusal::of(&self.shared, peer, false, &reply, why);
+                    self.shared.metrics.turned_away(Turned::PlainHttp);
+                    refusal::send(&mut wire, &refusal).await;
+                    return Err(Refused::Gone);
+                }
                 let handshake = TlsAcceptor::from(certificates.config()).accept(wire);
                 let handshake = async {
                     let stream = handshake.await;
@@ -322,6 +345,13 @@ impl Door {
             () = told => {}
         }
     }
+}
+
+/// Whether these bytes, the first of a connection, can begin an HTTP request, and no TLS record.
+fn begins_with_a_method(bytes: &[u8]) -> bool {
+    let mut after = bytes.iter().skip_while(|b| b.is_ascii_uppercase());
+    let is_letter = bytes.first().is_some_and(u8::is_ascii_uppercase);
+    is_letter && after.next().is_none_or(|b| *b == b' ')
 }
 
 /// Whether accepting failed for one caller alone.
