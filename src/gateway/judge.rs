@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::auth::Token;
 use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
@@ -15,6 +17,7 @@ use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 use crate::route::canonical::{self, PathError};
 use crate::text;
 
@@ -201,13 +204,15 @@ impl Gateway {
         let call = match target {
             Ok(call) => call,
             // Boxed, as other rare turns are: each call pays for the size of its futures.
-            Err(reject) => return Err(Box::pin(self.reject(ctx, reject)).await.into()),
+            Err(reject) => {
+                self.count_token(request, &Err(&reject));
+                return Err(Box::pin(self.reject(ctx, reject)).await.into());
+            }
         };
         let auth = call.auth(&shared.rules, &shared.policy);
-        let looked = shared
-            .tokens
-            .look(&shared.rules, auth, &call, bearer, now)
-            .and_then(|token| self.kept(&call, &ctx.path, now).map(|()| token));
+        let looked = shared.tokens.look(&shared.rules, auth, &call, bearer, now);
+        self.count_token(request, &looked.as_ref().copied());
+        let looked = looked.and_then(|token| self.kept(&call, &ctx.path, now).map(|()| token));
         ctx.token = match looked {
             Ok(token) => token,
             Err(reject) => {
@@ -223,6 +228,14 @@ impl Gateway {
             return Err(Reply::expectation_failed().into());
         }
         Ok(call)
+    }
+
+    /// Counts what came of looking for a call's token.
+    fn count_token(&self, request: &RequestHeader, looked: &Result<Option<Token>, &Reject>) {
+        let has_field = request.headers.contains_key(header::AUTHORIZATION);
+        if let Some(result) = Token::result(looked, has_field) {
+            self.shared.metrics.tokens.count(result);
+        }
     }
 
     /// The answer to an address that has asked too often.
@@ -271,6 +284,7 @@ impl Gateway {
             }
             Err(denied) => {
                 ctx.error = "unproven";
+                shared.metrics.tokens.count(TokenResult::Unproven);
                 Err(Refused::Deny(denied))
             }
         };

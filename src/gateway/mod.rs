@@ -39,6 +39,7 @@ use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -353,6 +354,12 @@ impl ProxyHttp for Gateway {
         if let Some(token) = ctx.token {
             let now = self.shared.clock.since(ctx.started);
             self.shared.tokens.answered(token, status, now);
+            if status == 401 {
+                self.shared
+                    .metrics
+                    .tokens
+                    .count(TokenResult::RefusedUpstream);
+            }
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;

@@ -6,6 +6,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::tokens::TokenMetrics;
 use super::upstreams::UpstreamMetrics;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
@@ -98,6 +99,8 @@ pub struct Metrics {
     registry: Registry,
     /// Those of the way upstream.
     pub upstreams: UpstreamMetrics,
+    /// Those of callers' tokens.
+    pub tokens: TokenMetrics,
     decisions: IntCounterVec,
     shed: IntCounterVec,
     reported: IntCounterVec,
@@ -317,6 +320,7 @@ impl Metrics {
             admits_other: [admit("unmatched"), admit("options")],
             decisions,
             upstreams: UpstreamMetrics::new(&registry)?,
+            tokens: TokenMetrics::new(&registry)?,
             registry,
         })
     }

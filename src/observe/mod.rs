@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod tokens;
 pub mod top;
 pub mod upstreams;

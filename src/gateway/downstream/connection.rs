@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::caps::Place;
 use super::channel::Channel;
+use super::frames::Frames;
 use super::refusal;
 use super::state::{Phase, State};
 use crate::gateway::Shared;
@@ -55,6 +56,8 @@ pub(super) struct Connection {
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     http2: bool,
+    /// Of HTTP/2.
+    frames: Option<Frames>,
     pub(super) shared: Arc<Shared>,
     idle: Option<Idle>,
     /// The head that is coming in, and until when.
@@ -98,6 +101,7 @@ impl Connection {
             socket: Arc::new(socket),
             tls,
             http2,
+            frames: http2.then(Frames::new),
             shared,
             idle: None,
             head: None,
@@ -222,6 +226,9 @@ impl Connection {
         match polled {
             Poll::Pending => Poll::Ready(Err(ready!(self.hold(cx)))),
             Poll::Ready(Ok(n)) => {
+                if let Some(frames) = &mut self.frames {
+                    frames.went(n);
+                }
                 if let Some((_, gone)) = &mut self.held_up {
                     *gone = gone.saturating_add(n as u64);
                 }
@@ -269,6 +276,12 @@ impl AsyncRead for Connection {
         }
         let came = buf.filled().len() - before;
         this.received += came as u64;
+        if let Some(frames) = &mut this.frames
+            && !frames.came(buf.filled().get(before..).unwrap_or_default())
+        {
+            this.shared.metrics.turned_away(Turned::Frames);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if !this.http2 && came > 0 {
             match this.state.phase() {
                 Phase::Idle => {

@@ -8,6 +8,7 @@ mod ahead;
 pub(crate) mod caps;
 mod channel;
 mod connection;
+mod frames;
 mod refusal;
 pub(crate) mod state;
 pub(crate) mod tls;
