@@ -81,10 +81,11 @@ impl fmt::Display for Given {
 /// A mistake in the settings.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Mistake {
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {source}; correct the path, or leave {setting} out", .path.display())]
     Unreadable {
         path: PathBuf,
         source: std::io::Error,
+        setting: &'static str,
     },
     #[error("{}:{line}: {message}", .path.display())]
     Syntax {
@@ -259,6 +260,7 @@ impl Layers {
                 mistakes.push(Mistake::Unreadable {
                     path: path.to_owned(),
                     source,
+                    setting: "--config",
                 });
                 return;
             }

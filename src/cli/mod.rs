@@ -48,6 +48,9 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// An app that `routes` is asked for.
+    #[error(transparent)]
+    App(#[from] routes::AppError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -76,7 +79,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::joined(arguments);
     let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            args::help_with_files(&mut error);
             let is_clean = |argument: &OsString| {
                 let text = argument.to_string_lossy();
                 matches!(printable(&text), Cow::Borrowed(_))
