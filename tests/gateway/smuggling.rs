@@ -3,6 +3,7 @@
 
 mod backend;
 mod h2;
+mod mixed;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -29,6 +30,11 @@ calls = ["POST /s/counted"]
 cost = "to"
 max_recipients = 6
 v3 = { limits = ["1000000 messages/s"], ip_copy = false }
+
+[[route]]
+name = "s-once"
+calls = ["GET /s/once"]
+v3 = { limits = ["1/3600s"], ip_copy = false }
 
 [[route]]
 name = "s-next"
