@@ -11,6 +11,7 @@ use pingora::{Error, ErrorType};
 
 use super::headers::content_length;
 use super::reply::Reply;
+use super::unseen::Unseen;
 use crate::limit::Moment;
 use crate::route::pricing::MAX_COUNTED_BODY;
 use crate::settings::Settings;
@@ -104,7 +105,7 @@ pub(super) struct Room {
     most: u64,
     left: u64,
     /// The body that was priced, where pingora reads it only afterwards.
-    priced: Option<Bytes>,
+    priced: Option<Unseen>,
 }
 
 impl Room {
@@ -118,7 +119,7 @@ impl Room {
 
     /// No other body than this one goes on.
     pub(super) fn only(&mut self, priced: Bytes) {
-        self.priced = Some(priced);
+        self.priced = Some(Unseen(priced));
     }
 
     /// The body is sent from its beginning, for the first time or again.

@@ -16,6 +16,7 @@ mod shared;
 mod shield;
 mod strict;
 mod task;
+mod unseen;
 pub mod upstream;
 
 use std::sync::Arc;

@@ -27,6 +27,7 @@ use super::refusal;
 use super::state::{Phase, State};
 use crate::gateway::Shared;
 use crate::gateway::reply::Reply;
+use crate::gateway::unseen::Unseen;
 use crate::observe::metrics::Turned;
 
 /// How slowly a caller may read its answer, bytes a second, once it holds the answer up.
@@ -69,7 +70,7 @@ pub(super) struct Connection {
     /// Since a write could not go on: until when, and what has gone since.
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
     /// What has been read, and is read again.
-    ahead: Bytes,
+    ahead: Unseen,
     /// What is left to send of the refusal of a head, if one was refused.
     pub(super) refusal: Option<Bytes>,
     /// Its place among the connections; free again when it is dropped.
@@ -107,7 +108,7 @@ impl Connection {
             head: None,
             taken: 0,
             received: 0,
-            ahead: Bytes::new(),
+            ahead: Unseen::default(),
             refusal: None,
             held_up: None,
             _place: place,
@@ -130,10 +131,10 @@ impl Connection {
     /// These bytes, the last that were received, come again as if for the first time.
     pub(super) fn unread(&mut self, bytes: Bytes) {
         self.received -= bytes.len() as u64;
-        self.ahead = match self.ahead.is_empty() {
+        self.ahead = Unseen(match self.ahead.is_empty() {
             true => bytes,
-            false => [bytes, std::mem::take(&mut self.ahead)].concat().into(),
-        };
+            false => [&bytes[..], &self.ahead[..]].concat().into(),
+        });
         self.state.idle();
     }
 

@@ -12,6 +12,7 @@ use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
+use crate::gateway::unseen::Unseen;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct Admitted {
     ctx: Box<Context>,
-    request: Bytes,
+    request: Unseen,
     /// Bytes of its head.
     head: usize,
 }
@@ -143,6 +144,7 @@ impl State {
 
     /// This call is admitted: pingora is about to read it. `head`: bytes of its head.
     pub(super) fn admit(&self, ctx: Box<Context>, request: Bytes, head: usize) {
+        let request = Unseen(request);
         *self.admitted.lock() = Some(Admitted { ctx, request, head });
     }
 
@@ -150,9 +152,10 @@ impl State {
     pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
         let Admitted {
             mut ctx,
-            mut request,
+            request,
             head: length,
         } = self.admitted.lock().take()?;
+        let mut request = request.0;
         let body = request.split_off(length.min(request.len()));
         (*request == *head).then(|| {
             ctx.only(body);
