@@ -10,7 +10,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
+use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connection::Connection;
@@ -88,7 +88,7 @@ impl Door {
                 .note_end(&mut ctx, request.header.method.as_str(), status, None);
             drop(ctx);
             if !kept || sent.is_err() {
-                let _ = connection.shutdown().await;
+                Shutdown::shutdown(&mut *connection).await;
                 return None;
             }
         }

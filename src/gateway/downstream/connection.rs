@@ -2,7 +2,7 @@
 //! as a whole, for an idle connection, and for a caller that does not read its answer.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +18,7 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::caps::Place;
@@ -52,6 +53,7 @@ struct Idle {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) io: Channel,
+    fd: RawFd,
     state: Arc<State>,
     carried: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
@@ -74,7 +76,7 @@ pub(super) struct Connection {
     /// What is left to send of the refusal of a head, if one was refused.
     pub(super) refusal: Option<Bytes>,
     /// Its place among the connections; free again when it is dropped.
-    _place: Place,
+    place: Option<Place>,
 }
 
 impl Connection {
@@ -89,7 +91,8 @@ impl Connection {
         let tls = state
             .tls
             .then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())));
-        let socket = SocketDigest::from_raw_fd(io.tcp().as_raw_fd());
+        let fd = io.tcp().map_or(-1, |tcp| tcp.as_raw_fd());
+        let socket = SocketDigest::from_raw_fd(fd);
         // Asking the system for it would be a call for each request.
         let _ = socket.peer_addr.set(Some(state.peer.into()));
         // pingora hands this from the connection to its calls, untouched.
@@ -97,6 +100,7 @@ impl Connection {
         let carried = ProxyDigest::new(Box::new(nothing), Some(Box::new(state.clone())));
         Self {
             io,
+            fd,
             state,
             carried: Arc::new(carried),
             socket: Arc::new(socket),
@@ -111,7 +115,7 @@ impl Connection {
             ahead: Unseen::default(),
             refusal: None,
             held_up: None,
-            _place: place,
+            place: Some(place),
         }
     }
 
@@ -126,6 +130,15 @@ impl Connection {
     /// Whether nothing has been received but the requests that are over.
     pub(super) fn is_at_a_beginning(&self) -> bool {
         self.received == self.state.read()
+    }
+
+    /// Whether the caller has sent what nobody will read, or may have.
+    fn may_have_more(&self) -> bool {
+        let is_unread = |tcp: &TcpStream| tcp.try_read(&mut [0]).is_ok_and(|n| n > 0);
+        !self.http2
+            && (self.refusal.is_some()
+                || !self.is_at_a_beginning()
+                || self.io.tcp().is_some_and(is_unread))
     }
 
     /// These bytes, the last that were received, come again as if for the first time.
@@ -347,16 +360,32 @@ impl AsyncWrite for Connection {
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
         // A caller that is gone is told nothing.
-        let told = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
-        if self.refusal.is_some() && matches!(told, Ok(Ok(()))) {
-            refusal::drop_the_rest(&mut self.io).await;
+        let _ = tokio::time::timeout(GOODBYE, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.may_have_more() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if let Some(mut tcp) = self.io.take_tcp() {
+            let place = self.place.take();
+            runtime.spawn(async move {
+                let _ = tcp.shutdown().await;
+                refusal::drop_the_rest(&mut tcp).await;
+                drop(place);
+            });
         }
     }
 }
 
 impl UniqueID for Connection {
     fn id(&self) -> UniqueIDType {
-        self.io.tcp().as_raw_fd()
+        self.fd
     }
 }
 

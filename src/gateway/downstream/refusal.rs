@@ -20,11 +20,13 @@ use super::state::Phase;
 use crate::gateway::reply::Reply;
 use crate::gateway::{Context, Gateway, Shared, headers};
 
-/// How long a refusal may take to leave, and then, what still comes in is read for: over unread
-/// bytes a connection is reset, and the refusal with it.
+/// How long a refusal may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long what still comes in is read for when nothing goes out any more: over unread bytes the
+/// system resets a connection, and drops what the caller has not got yet.
+const LINGER: Duration = Duration::from_secs(5);
 /// How much of that.
-const MAX_UNREAD: u64 = 64 * 1024;
+const MAX_UNREAD: u64 = 1024 * 1024;
 
 /// What is sent to this peer, as HTTP/1.1 has it. It is counted and logged now.
 pub(super) fn of(
@@ -51,7 +53,7 @@ pub(super) fn of(
 /// Reads and drops what still comes, for a while.
 pub(super) async fn drop_the_rest(io: &mut (impl AsyncRead + Unpin)) {
     let mut io = io.take(MAX_UNREAD);
-    let _ = timeout(FAREWELL, tokio::io::copy(&mut io, &mut tokio::io::sink())).await;
+    let _ = timeout(LINGER, tokio::io::copy(&mut io, &mut tokio::io::sink())).await;
 }
 
 /// Sends a refusal, and ends the connection.

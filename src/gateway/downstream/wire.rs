@@ -33,6 +33,10 @@ impl Wire {
         self.tcp.get_ref()
     }
 
+    pub(super) fn into_tcp(self) -> TcpStream {
+        self.tcp.into_inner()
+    }
+
     /// Whether bytes have been looked at, and are still to be read.
     pub(super) fn has_ahead(&self) -> bool {
         !self.ahead.is_empty()
