@@ -146,9 +146,11 @@ fn is_token(token: &str) -> bool {
 /// Whether pingora may have escaped what the caller wrote in its target, so that the head is
 /// longer than what came in. It does so where it cannot read a target otherwise, which is for
 /// blanks and controls alone.
-pub(super) fn may_be_escaped(request: &RequestHeader) -> bool {
-    let target = request.raw_path();
-    target.windows(3).any(|escape| {
+pub(super) fn may_be_escaped(head: &[u8]) -> bool {
+    // Empty lines before a request are allowed.
+    let mut lines = head.split(|b| *b == b'\n');
+    let line = lines.find(|line| !matches!(line, [] | [b'\r']));
+    line.unwrap_or_default().windows(3).any(|escape| {
         matches!(
             escape,
             [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F' | b'f']

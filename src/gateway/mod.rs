@@ -197,7 +197,7 @@ impl ProxyHttp for Gateway {
         let head = head.map(|http1| http1.get_headers_raw_bytes());
         if let Some(head) = &head {
             let length = headers::plain_length(session.req_header())
-                .filter(|_| !headers::may_be_escaped(session.req_header()));
+                .filter(|_| !headers::may_be_escaped(head));
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
         let head = head.as_deref();
