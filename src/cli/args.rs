@@ -123,6 +123,7 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -133,6 +134,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(load)
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod explain;
 mod layers;
+mod load;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -51,6 +52,9 @@ pub enum CliError {
     /// An app that `routes` is asked for.
     #[error(transparent)]
     App(#[from] routes::AppError),
+    /// `load` cannot begin, or not end.
+    #[error(transparent)]
+    Load(#[from] load::ArgumentError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -113,6 +117,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
+        Some(("load", matches)) => load::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),
     }

@@ -20,6 +20,7 @@ mod harness;
 mod history;
 mod life;
 mod limits;
+mod load;
 mod overload;
 mod pools;
 mod proxying;
