@@ -13,6 +13,7 @@ use crate::admission::Policy;
 use crate::load::mix::{Mix, MixError, SHIPPED};
 use crate::load::pace::Pace;
 use crate::load::{LoadError, Options, Progress, run as put_load};
+use crate::serve::Files;
 use crate::text::printable;
 
 /// The most calls each second that can be asked for.
@@ -161,7 +162,8 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
-    rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
+    let files = Files::default();
+    rules::add_apps(apps, &settings.apps, Certificates::Leave, &files)?;
     let policy = Policy {
         editions,
         auth: settings.auth,

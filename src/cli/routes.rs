@@ -13,6 +13,7 @@ use crate::apps::App;
 use crate::identity::{self, fold_app};
 use crate::limit::LimitId;
 use crate::route::Form;
+use crate::serve::Files;
 use crate::spec::size;
 use crate::spec::{EditionId, Route, RouteLimits, Ruleset, Unmatched};
 
@@ -67,7 +68,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
-    rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
+    rules::add_apps(apps, &settings.apps, Certificates::Leave, &Files::default())?;
     let asked = matches.get_one::<String>("app");
     let app = asked.map(|name| find(&rules, name)).transpose()?;
     let of = Audience {

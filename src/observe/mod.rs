@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod reloads;
 pub mod tokens;
 pub mod top;
 pub mod upstreams;

@@ -24,6 +24,7 @@ mod load;
 mod overload;
 mod pools;
 mod proxying;
+mod reload;
 mod secrets;
 mod settling;
 mod sizes;

@@ -70,7 +70,7 @@ pub(super) fn secret_in(
     path: PathBuf,
     setting: &'static str,
 ) -> Option<Secret> {
-    match std::fs::read_to_string(&path) {
+    match reader.files.read_secret(&path) {
         Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
         Err(source) => {
             reader.mistakes.push(Mistake::Unreadable {

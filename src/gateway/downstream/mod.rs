@@ -9,6 +9,7 @@ pub(crate) mod caps;
 mod channel;
 mod connection;
 mod frames;
+mod http2;
 mod refusal;
 pub(crate) mod state;
 pub(crate) mod tls;

@@ -7,7 +7,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as Turn, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use super::state::Phase;
 use crate::gateway::reply::Reply;
-use crate::gateway::{Context, Gateway, Shared, headers};
+use crate::gateway::{Context, Gateway, Live, headers};
 
 /// How long a refusal may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -30,18 +29,19 @@ const MAX_UNREAD: u64 = 1024 * 1024;
 
 /// What is sent to this peer, as HTTP/1.1 has it. It is counted and logged now.
 pub(super) fn of(
-    shared: &Arc<Shared>,
+    live: &Live,
     peer: SocketAddr,
     tls: bool,
     reply: &Reply,
     why: &'static str,
 ) -> Bytes {
-    let gateway = Gateway::new(shared.clone());
+    let gateway = Gateway::new(live.clone());
+    let shared = live.now();
     let mut ctx = Context::refused(shared.clone(), peer.ip(), tls, why);
     // For whom a trusted proxy calls is not known.
     let shielded = match headers::is_trusted(&shared.settings, peer.ip()) {
         true => None,
-        false => gateway.shield(&mut ctx),
+        false => gateway.shield(&shared, &mut ctx),
     };
     let reply = shielded.as_ref().unwrap_or(reply);
     let wire = gateway.on_the_wire(&ctx, reply, false, false);
@@ -91,6 +91,6 @@ impl Connection {
     /// From now on, nothing but this is said on the connection.
     pub(super) fn refuse(&mut self, reply: &Reply, why: &'static str) {
         let state = self.state();
-        self.refusal = Some(of(&self.shared, state.peer, state.tls, reply, why));
+        self.refusal = Some(of(&self.live, state.peer, state.tls, reply, why));
     }
 }
