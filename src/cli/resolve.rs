@@ -398,7 +398,8 @@ fn admin_token(reader: &mut Reader) -> Option<Secret> {
         (None, Some(path)) => {
             // A mistake in the file names the file, and never what is in it.
             let given = reader.given("admin_token_file").pop()?;
-            (given, store::secret_in(reader, path)?.expose().to_owned())
+            let secret = store::secret_in(reader, path, "admin_token_file")?;
+            (given, secret.expose().to_owned())
         }
         (None, None) => return None,
     };

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use super::auth::{Held, Token};
@@ -106,6 +107,20 @@ impl Context {
             error: "",
             method: Method::GET,
         }
+    }
+
+    /// Of what was refused before a request had come of it.
+    pub(super) fn refused(shared: Arc<Shared>, peer: IpAddr, tls: bool, why: &'static str) -> Self {
+        let mut ctx = Self::new(shared);
+        ctx.id = ctx.shared.new_id();
+        (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
+        (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx
+    }
+
+    /// No other body than this one, which was priced, goes upstream.
+    pub(super) fn only(&mut self, body: Bytes) {
+        self.room.only(body);
     }
 
     /// Counts the call among those in flight. Whether there is room for it.

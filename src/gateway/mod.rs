@@ -18,6 +18,7 @@ mod shared;
 mod shield;
 mod strict;
 mod task;
+mod unseen;
 pub mod upstream;
 mod watch;
 
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, header};
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
@@ -42,6 +43,7 @@ use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -127,16 +129,16 @@ impl Gateway {
         // Its task may run all the same.
         let task = ctx.answer.take().map(|_| ctx.unnamed_task());
         let method = std::mem::take(&mut ctx.method);
-        Self::note(ctx, &method, status, task.as_deref());
+        Self::note(ctx, method.as_str(), status, task.as_deref());
     }
 
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
     /// went out, 0 if none did.
-    fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
+    fn note_end(&self, ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
         Self::note(ctx, method, status, task);
     }
 
-    fn note(ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
+    fn note(ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
             Verb::Admit => ctx.shared.clock.since(ctx.verdict),
@@ -163,7 +165,7 @@ impl Gateway {
                 unix_us: end.unix_us,
                 id: ctx.id.to_str().unwrap_or_default(),
                 ip: ctx.ip,
-                method: method.as_str(),
+                method,
                 path: &ctx.path,
                 route,
                 app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
@@ -242,7 +244,8 @@ impl ProxyHttp for Gateway {
         let head = session.as_downstream().as_http1();
         let head = head.map(|http1| http1.get_headers_raw_bytes());
         if let Some(head) = &head {
-            let length = headers::plain_length(session.req_header());
+            let length = headers::plain_length(session.req_header())
+                .filter(|_| !headers::may_be_escaped(head));
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
         let head = head.as_deref();
@@ -350,7 +353,7 @@ impl ProxyHttp for Gateway {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
-        ctx.room.take(bytes)?;
+        ctx.room.take(body.as_deref().unwrap_or_default())?;
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
@@ -409,6 +412,10 @@ impl ProxyHttp for Gateway {
             let now = ctx.shared.clock.since(ctx.started);
             let bad = ctx.shared.settings.bad_token_memory;
             ctx.shared.tokens.answered(token, status, bad, now);
+            if status == 401 {
+                let tokens = &ctx.shared.metrics.tokens;
+                tokens.count(TokenResult::RefusedUpstream);
+            }
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
@@ -560,7 +567,8 @@ impl ProxyHttp for Gateway {
         }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        self.note_end(ctx, &session.req_header().method, status, task.as_deref());
+        let method = session.req_header().method.as_str();
+        self.note_end(ctx, method, status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
 use crate::gateway::drain::Unheard;
+use crate::gateway::unseen::Unseen;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +55,13 @@ pub(crate) struct State {
     owes_timeout: AtomicBool,
 }
 
-/// A call that has been admitted before pingora has read it, and its head.
+/// A call that has been admitted before pingora has read it, as it was read then.
 #[derive(Debug)]
 struct Admitted {
     ctx: Box<Context>,
-    head: Box<[u8]>,
+    request: Unseen,
+    /// Bytes of its head.
+    head: usize,
 }
 
 impl State {
@@ -153,16 +157,25 @@ impl State {
         self.is_refused.swap(false, Ordering::Relaxed)
     }
 
-    /// The call with this head is admitted: pingora is about to read it.
-    pub(super) fn admit(&self, ctx: Box<Context>, head: &[u8]) {
-        let head = head.into();
-        *self.admitted.lock() = Some(Admitted { ctx, head });
+    /// This call is admitted: pingora is about to read it. `head`: bytes of its head.
+    pub(super) fn admit(&self, ctx: Box<Context>, request: Bytes, head: usize) {
+        let request = Unseen(request);
+        *self.admitted.lock() = Some(Admitted { ctx, request, head });
     }
 
-    /// The call with this head, if it has been admitted.
+    /// The call with this head, if it has been admitted. With no other body.
     pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
-        let admitted = self.admitted.lock().take()?;
-        (*admitted.head == *head).then_some(admitted.ctx)
+        let Admitted {
+            mut ctx,
+            request,
+            head: length,
+        } = self.admitted.lock().take()?;
+        let mut request = request.0;
+        let body = request.split_off(length.min(request.len()));
+        (*request == *head).then(|| {
+            ctx.only(body);
+            ctx
+        })
     }
 
     /// Nothing came of what was admitted.
