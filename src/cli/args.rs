@@ -12,6 +12,9 @@ const FOR_LOOKING: &[&str] = &["routes", "edition"];
 /// Settings that matter to `explain`.
 const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
 
+/// The setting that matters to `health`.
+const FOR_HEALTH: &[&str] = &["admin"];
+
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
 
@@ -125,6 +128,7 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let health = with_settings(super::health::command(), Some(FOR_HEALTH));
     let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
@@ -136,6 +140,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(health)
         .subcommand(load)
 }
 

@@ -71,6 +71,27 @@ impl SettingsError {
     }
 }
 
+/// Where the admin listener of a gateway with these settings is. Mistakes in others say nothing of
+/// it.
+pub(super) fn admin(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+) -> Result<SocketAddr, SettingsError> {
+    let files = Files::default();
+    let (layers, _) = Layers::collect(matches, env, &files);
+    let mut reader = Reader {
+        files,
+        known: Addresses::new(),
+        layers,
+        mistakes: Vec::new(),
+        seen: BTreeSet::new(),
+    };
+    let admin = reader.one("admin", value::listen);
+    admin.ok_or(SettingsError {
+        mistakes: reader.mistakes,
+    })
+}
+
 struct Reader {
     files: Files,
     /// Addresses of hosts that cannot be looked up now.
