@@ -196,6 +196,7 @@ calls = ["GET /t/leased"]
 v3 = { limits = ["1000/100s"], ip_copy = false }
 "#;
     let mut a = crate::gateways::with_routes(routes, &url, &[]);
+    crate::gateways::acquainted(&[&a]);
     // Many in a lease's life, so that as many are leased for the next one; then the end.
     let mut connection = a.connect();
     let mut admitted = 0;
