@@ -101,11 +101,13 @@ fn other(setting: &Setting) -> String {
         ("threads", _) => "1024".to_owned(),
         ("listen", _) => "127.0.0.1:1 tls".to_owned(),
         ("max_headers", _) => "200".to_owned(),
+        ("concurrency_min", _) => "7".to_owned(),
+        ("first_byte_timeout", _) => "2min".to_owned(),
         ("https_redirect", _) => "443".to_owned(),
         ("hsts", _) => "1h".to_owned(),
         ("admin_token", _) => "sixteen-of-these".to_owned(),
         ("admin", _) => "127.0.0.1:2".to_owned(),
-        ("upstream", _) => "http://127.0.0.1:1".to_owned(),
+        ("upstream", _) => "http://127.0.0.1:3".to_owned(),
         ("trusted_proxies", _) => "10.0.0.0/8".to_owned(),
         ("dns_servers", _) => "10.0.0.53".to_owned(),
         ("health_check", _) => "/health".to_owned(),
@@ -176,6 +178,7 @@ fn a_reload_takes_what_it_can_and_names_what_waits_for_a_restart() {
         "--store=redis://h",
         "--apps=/base.toml",
         "--admin-token=sixteen-of-others",
+        "--concurrency=adaptive",
     ];
     let running = settings(&base, &[], None);
     for setting in SETTINGS {
@@ -183,6 +186,7 @@ fn a_reload_takes_what_it_can_and_names_what_waits_for_a_restart() {
         let value = match key {
             "listen" => "127.0.0.1:7 tls".to_owned(),
             "store" => "redis://other".to_owned(),
+            "concurrency" => "off".to_owned(),
             _ if key.ends_with("_file") => secret.to_owned(),
             _ => other(setting),
         };

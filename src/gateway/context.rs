@@ -3,15 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, Method};
 
-use super::Shared;
 use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
 use super::totals::Followed;
 use super::upstream::Way;
+use super::{Gateway, Shared, watch};
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
 use crate::observe::metrics::Verb;
@@ -73,6 +74,8 @@ pub struct Context {
     /// The answer's body, while a task ID is looked for.
     pub(super) answer: Option<Vec<u8>>,
     pub(super) error: &'static str,
+    /// Of a call that is forwarded.
+    pub(super) method: Method,
 }
 
 impl Context {
@@ -109,7 +112,22 @@ impl Context {
             upstream_status: None,
             answer: None,
             error: "",
+            method: Method::GET,
         }
+    }
+
+    /// Of what was refused before a request had come of it.
+    pub(super) fn refused(shared: Arc<Shared>, peer: IpAddr, tls: bool, why: &'static str) -> Self {
+        let mut ctx = Self::new(shared);
+        ctx.id = ctx.shared.new_id();
+        (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
+        (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx
+    }
+
+    /// No other body than this one, which was priced, goes upstream.
+    pub(super) fn only(&mut self, body: Bytes) {
+        self.room.only(body);
     }
 
     /// Counts the call among those in flight. Whether there is room for it.
@@ -188,11 +206,16 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
+        if watch::is_late() {
+            Gateway::end_late(self);
+        }
         if self.admitted.is_some() {
             let now = self.shared.clock.now();
             self.settle(None, now);
         }
         self.let_go();
+        self.way
+            .give_place_up(self.shared.clock.since(self.started));
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();

@@ -19,13 +19,15 @@ mod shield;
 mod strict;
 mod task;
 mod totals;
+mod unseen;
 pub mod upstream;
+mod watch;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, header};
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
@@ -39,9 +41,10 @@ pub use self::live::Live;
 use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
-use crate::limit::{Hold, Limit, Unit};
+use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -89,9 +92,54 @@ impl Gateway {
         }
     }
 
+    /// Bounds the waits for the rest of an answer.
+    fn watch_body(session: &Session, ctx: &Context, now: Moment) {
+        let most = ctx
+            .way
+            .piece_timeout()
+            .map(|most| match session.is_http2() {
+                // There it cannot be told whether the caller holds it up.
+                true => most.saturating_add(ctx.shared.settings.send_timeout),
+                false => most,
+            });
+        let left = ctx.way.time_left(now);
+        if most.is_some() || left.is_some() {
+            let caller = ctx.connection.clone().filter(|_| !session.is_http2());
+            watch::awaits_body(most, left, caller);
+        } else {
+            watch::ends();
+        }
+    }
+
+    /// A call that is dropped because it has had its time.
+    fn end_late(ctx: &mut Context) {
+        let now = ctx.shared.clock.since(ctx.started);
+        ctx.error = ErrorType::ReadTimedout.as_str();
+        ctx.way.timed_out(now);
+        ctx.way.place_failed(&upstream::out_of_time(), now);
+        let status = match (ctx.upstream_status, &ctx.connection) {
+            (Some(status), _) => status,
+            (None, connection) => {
+                ctx.shared.metrics.upstream_error();
+                let is_told = connection
+                    .as_ref()
+                    .is_some_and(|connection| connection.owe_timeout());
+                if is_told { 504 } else { 0 }
+            }
+        };
+        // Its task may run all the same.
+        let task = ctx.answer.take().map(|_| ctx.unnamed_task());
+        let method = std::mem::take(&mut ctx.method);
+        Self::note(ctx, method.as_str(), status, task.as_deref());
+    }
+
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
     /// went out, 0 if none did.
-    fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
+    fn note_end(&self, ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
+        Self::note(ctx, method, status, task);
+    }
+
+    fn note(ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
         let verb = ctx.verb.unwrap_or(Verb::Reject);
         let end = match verb {
             Verb::Admit => ctx.shared.clock.since(ctx.verdict),
@@ -119,7 +167,7 @@ impl Gateway {
                 unix_us: end.unix_us,
                 id: ctx.id.to_str().unwrap_or_default(),
                 ip: ctx.ip,
-                method: method.as_str(),
+                method,
                 path: &ctx.path,
                 route,
                 app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
@@ -201,7 +249,8 @@ impl ProxyHttp for Gateway {
         let head = session.as_downstream().as_http1();
         let head = head.map(|http1| http1.get_headers_raw_bytes());
         if let Some(head) = &head {
-            let length = headers::plain_length(session.req_header());
+            let length = headers::plain_length(session.req_header())
+                .filter(|_| !headers::may_be_escaped(head));
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
         let head = head.as_deref();
@@ -224,6 +273,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         let Some(reply) = verdict else {
+            ctx.method.clone_from(&session.req_header().method);
             return Ok(false);
         };
         if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
@@ -239,6 +289,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
+        watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
@@ -308,12 +359,15 @@ impl ProxyHttp for Gateway {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
-        ctx.room.take(bytes)?;
+        ctx.room.take(body.as_deref().unwrap_or_default())?;
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.sent(now);
+            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -357,10 +411,17 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
+        let now = ctx.shared.clock.since(ctx.started);
+        ctx.way.place_answered(status, now);
+        Self::watch_body(session, ctx, now);
         if let Some(token) = ctx.token {
             let now = ctx.shared.clock.since(ctx.started);
             let bad = ctx.shared.settings.bad_token_memory;
             ctx.shared.tokens.answered(token, status, bad, now);
+            if status == 401 {
+                let tokens = &ctx.shared.metrics.tokens;
+                tokens.count(TokenResult::RefusedUpstream);
+            }
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
@@ -388,6 +449,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
         ctx.totals.note(body.as_ref(), end_of_stream);
+        match end_of_stream {
+            true => watch::ends(),
+            false => watch::step(),
+        }
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -465,6 +530,8 @@ impl ProxyHttp for Gateway {
         };
         ctx.error = error.etype().as_str();
         ctx.waits_no_more();
+        ctx.way
+            .place_failed(error, ctx.shared.clock.since(ctx.started));
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             ctx.shared.metrics.upstream_error();
@@ -508,7 +575,8 @@ impl ProxyHttp for Gateway {
         }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        self.note_end(ctx, &session.req_header().method, status, task.as_deref());
+        let method = session.req_header().method.as_str();
+        self.note_end(ctx, method, status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

@@ -4,5 +4,6 @@ pub mod admin;
 pub mod log;
 pub mod metrics;
 pub mod reloads;
+pub mod tokens;
 pub mod top;
 pub mod upstreams;

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod adaptive;
 mod admin;
 mod ahead;
 mod answers;
@@ -22,6 +23,7 @@ mod life;
 mod limits;
 mod load;
 mod overload;
+mod patience;
 mod plans;
 mod pools;
 mod proxying;

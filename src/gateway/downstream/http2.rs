@@ -9,6 +9,7 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use super::worker::Proxy;
+use crate::gateway::watch;
 use crate::settings::Settings;
 
 /// One connection's way into the proxy.
@@ -36,7 +37,8 @@ impl HttpServerApp for Http2 {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.proxy.process_new_http(session, shutdown).await
+        let doing = self.proxy.process_new_http(session, shutdown);
+        watch::over(doing, &mut None).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {

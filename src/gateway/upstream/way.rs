@@ -9,6 +9,7 @@ use pingora::prelude::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 use smallvec::SmallVec;
 
+use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
@@ -35,6 +36,8 @@ pub(in crate::gateway) struct Way {
     repeats: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
+    /// Its place among the calls that the pool may have at once, where that is limited.
+    pub(super) held: Option<Held>,
     /// When the latest attempt began.
     connecting: Moment,
     /// What is left of the time to connect.
@@ -72,6 +75,7 @@ impl Way {
             attempts: 0,
             repeats: 0,
             at: None,
+            held: None,
             connecting: started,
             connect_left: None,
             ends_us: None,
@@ -82,6 +86,13 @@ impl Way {
 
     fn pool(&self) -> Option<&Pool> {
         self.upstreams.pools.get(self.pool?)
+    }
+
+    /// The guard of the call's pool, if it has one.
+    pub(super) fn guard_of(&mut self, call: &Call) -> Option<Arc<Adaptive>> {
+        let index = self.upstreams.pool_of(Some(call));
+        self.pool = Some(index);
+        self.pool()?.adaptive.clone()
     }
 
     /// How many attempts there were.
@@ -99,7 +110,32 @@ impl Way {
         let Some(pool) = self.pool() else {
             return Duration::ZERO;
         };
-        pool.times.read.min(self.left(now))
+        pool.times.head().min(self.left(now))
+    }
+
+    /// The longest wait for the head of the answer.
+    pub(in crate::gateway) fn head_timeout(&self) -> Duration {
+        self.pool().map_or(Duration::ZERO, |pool| pool.times.head())
+    }
+
+    /// The longest wait for the next piece of an answer, where it is not that for its head.
+    pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
+        let times = self.pool()?.times;
+        (times.read < times.head()).then_some(times.read)
+    }
+
+    /// What is left of the time for the whole call, if it has one.
+    pub(in crate::gateway) fn time_left(&self, now: Moment) -> Option<Duration> {
+        self.ends_us.map(|_| self.left(now))
+    }
+
+    /// Nothing has come for too long.
+    pub(in crate::gateway) fn timed_out(&self, now: Moment) {
+        if let (Some(pool), Some(endpoint)) = (self.pool(), &self.at)
+            && !self.is_over(now)
+        {
+            pool.failed(endpoint, Failure::Timeout, now.mono_us);
+        }
     }
 
     /// What is left of the time for the whole call.
@@ -166,7 +202,7 @@ impl Way {
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
-        peer.options.read_timeout = Some(pool.times.read.min(self.left(now)));
+        peer.options.read_timeout = Some(pool.times.head().min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         endpoint.enter();
         self.tried.push(endpoint.addr);
