@@ -16,6 +16,7 @@ use super::{Gateway, headers};
 use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 use crate::settings::RateLimitHeaders;
 
@@ -102,6 +103,7 @@ impl Gateway {
             Refused::Store(_) => {
                 ctx.verb = Some(Verb::Shed);
                 ctx.error = "store";
+                ctx.cause = Some(Cause::Store);
                 Reply::shed("The limits cannot be checked at the moment.")
             }
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
 use super::Shared;
 use super::auth::{Held, Token};
@@ -13,6 +13,7 @@ use super::load::Part;
 use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 
 /// An admitted call's charges, until they are settled.
@@ -37,7 +38,10 @@ pub struct Context {
     pub(super) verdict: Moment,
     /// Spent waiting for the body: not our own part.
     pub(super) body_us: u64,
+    /// Of that part, spent waiting for the shared store.
+    pub(super) store_us: u64,
     pub(super) id: HeaderValue,
+    pub(super) method: Method,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
     /// Whether the caller speaks HTTPS, to us or to a trusted proxy.
@@ -67,7 +71,12 @@ pub struct Context {
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
     pub(super) answer: Option<Vec<u8>>,
+    /// Why it failed, if it did.
+    pub(super) cause: Option<Cause>,
+    /// The same in more words.
     pub(super) error: &'static str,
+    /// Whether its end has been counted and logged.
+    pub(super) is_noted: bool,
 }
 
 impl Context {
@@ -81,7 +90,9 @@ impl Context {
             started,
             verdict: started,
             body_us: 0,
+            store_us: 0,
             id: HeaderValue::from_static(""),
+            method: Method::GET,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             https: false,
@@ -101,7 +112,9 @@ impl Context {
             room: Room::default(),
             upstream_status: None,
             answer: None,
+            cause: None,
             error: "",
+            is_noted: false,
         }
     }
 
@@ -177,6 +190,7 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
+        self.note_lost();
         if self.admitted.is_some() {
             let now = self.shared.clock.now();
             self.settle(None, now);

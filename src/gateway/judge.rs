@@ -14,6 +14,7 @@ use crate::admission::{self, Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 use crate::route::canonical::{self, PathError};
 use crate::text;
@@ -92,10 +93,14 @@ impl Gateway {
             false => Ok(1),
             true => match Box::pin(reading).await {
                 Ok(body) => counted.map_or(Ok(1), |route| admission::recipients(route, &body)),
-                Err(body::BodyError::Gone(error)) => return Err(error),
+                Err(body::BodyError::Gone(error)) => {
+                    ctx.call = Some(call);
+                    return Err(error);
+                }
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
                     ctx.verb = Some(Verb::Reject);
+                    (ctx.cause, ctx.error) = body::why(&reply);
                     return Ok(Some(reply));
                 }
             },
@@ -134,6 +139,7 @@ impl Gateway {
             };
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
+            (ctx.cause, ctx.error) = body::why(&reply);
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
@@ -159,6 +165,7 @@ impl Gateway {
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());
+        ctx.method.clone_from(&request.method);
         ctx.peer = peer;
         ctx.ip = headers::client_ip(request, &shared.settings, peer);
         let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
@@ -166,6 +173,7 @@ impl Gateway {
         if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
             ctx.error = if crowded { "streams" } else { "in-flight" };
+            ctx.cause = Some(Cause::Shed);
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
@@ -175,6 +183,7 @@ impl Gateway {
         {
             ctx.verb = Some(Verb::Shed);
             ctx.error = "shield";
+            ctx.cause = Some(Cause::Shed);
             return Err(Reply::shielded().into());
         }
 
@@ -255,13 +264,20 @@ impl Gateway {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Shed);
             ctx.error = "upstream";
+            ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared.tokens.hold(ctx.token, &plan) {
             Ok(held) => {
                 ctx.held = held;
-                shared.admission.decide(plan, now).await
+                let asked = shared.is_store_shared().then(|| shared.clock.since(now));
+                let verdict = shared.admission.decide(plan, now).await;
+                if let Some(asked) = asked {
+                    let told = shared.clock.since(now);
+                    ctx.store_us = told.mono_us.saturating_sub(asked.mono_us);
+                }
+                verdict
             }
             Err(denied) => {
                 ctx.error = "unproven";
@@ -356,6 +372,7 @@ impl Gateway {
 fn too_large(ctx: &mut Context) -> Reply {
     ctx.verb = Some(Verb::Reject);
     ctx.error = "max-body";
+    ctx.cause = Some(Cause::ClientTooLarge);
     Reply::file_too_large()
 }
 

@@ -5,12 +5,15 @@
 mod answer;
 mod auth;
 mod body;
+mod cause;
 mod context;
 pub(crate) mod downstream;
+mod ending;
 mod headers;
 mod judge;
 mod leaver;
 mod load;
+mod patience;
 pub mod reply;
 mod shared;
 mod shield;
@@ -23,10 +26,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, header};
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -37,7 +41,6 @@ use self::reply::Reply;
 pub use self::shared::{Shared, SharedError};
 use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Unit};
-use crate::observe::log;
 use crate::observe::metrics::Verb;
 
 /// The adapter.
@@ -83,53 +86,6 @@ impl Gateway {
                 .into_iter()
                 .for_each(|limit| self.shared.metrics.charge(limit, 1)),
             Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
-        }
-    }
-
-    /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
-    /// went out, 0 if none did.
-    fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
-        let shared = &self.shared;
-        let verb = ctx.verb.unwrap_or(Verb::Reject);
-        let end = match verb {
-            Verb::Admit => shared.clock.since(ctx.verdict),
-            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
-        };
-        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        ctx.settle(task, end);
-        let route = ctx
-            .call
-            .as_ref()
-            .map_or("none", |call| call.route_name(&shared.rules));
-        let limit = ctx.limit.map_or("", |id| &*shared.rules.limit(id).name);
-        if verb == Verb::Admit {
-            shared.metrics.upstream(upstream_us);
-        } else {
-            shared.metrics.refuse(route, limit, verb);
-            if verb == Verb::Shed {
-                shared.metrics.shed(ctx.error);
-            }
-        }
-        if shared.settings.access_log {
-            let line = log::Line {
-                unix_us: end.unix_us,
-                id: ctx.id.to_str().unwrap_or_default(),
-                ip: ctx.ip,
-                method: method.as_str(),
-                path: &ctx.path,
-                route,
-                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
-                verb: verb.as_str(),
-                limit,
-                cost: ctx.cost,
-                status,
-                own_us: ctx.own_us(),
-                upstream_us,
-                upstream: ctx.way.address(),
-                attempts: ctx.way.attempts(),
-                error: ctx.error,
-            };
-            log::access(&line, shared.settings.log);
         }
     }
 
@@ -236,6 +192,23 @@ impl ProxyHttp for Gateway {
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
 
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        // One that was idle has cost no time to connect, and is not worth a look at the clock.
+        if !reused {
+            let now = self.shared.clock.since(ctx.started);
+            ctx.way.connected(now);
+        }
+        Ok(())
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -267,6 +240,8 @@ impl ProxyHttp for Gateway {
         }
         ctx.pace = None;
         ctx.room.restart();
+        let is_whole = session.as_downstream_mut().is_body_done();
+        ctx.expect_head(is_whole);
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
@@ -301,6 +276,7 @@ impl ProxyHttp for Gateway {
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
         ctx.room.take(bytes)?;
+        ctx.expect_head(end_of_stream);
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
@@ -325,8 +301,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
-            return Ok(());
+            ctx.expect_head(false);
+            return ctx.way.interim();
         }
+        patience::expect_nothing();
         leaver::end_with_caller(session);
         let now = self.shared.clock.since(ctx.started);
         let is_kept = !session.as_ref().retry_buffer_truncated();
@@ -413,6 +391,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         is_reused: bool,
     ) -> Box<Error> {
+        patience::expect_nothing();
         let broken = Broken {
             method: &session.req_header().method,
             is_kept: !session.as_ref().retry_buffer_truncated(),
@@ -452,7 +431,7 @@ impl ProxyHttp for Gateway {
                 _ => Reply::internal(),
             },
         };
-        ctx.error = error.etype().as_str();
+        ctx.failed(error);
         ctx.waits_no_more();
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
@@ -489,15 +468,15 @@ impl ProxyHttp for Gateway {
             // Half an answer names no task, and one may run all the same.
             task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
         });
-        if let (Some(error), "") = (error, ctx.error) {
-            ctx.error = error.etype().as_str();
+        if let (Some(error), None) = (error, ctx.cause) {
+            ctx.failed(error);
         }
         if ctx.is_incomplete() {
             self.charge_unauthorized(ctx).await;
         }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        self.note_end(ctx, &session.req_header().method, status, task.as_deref());
+        ctx.note_end(status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

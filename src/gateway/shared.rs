@@ -152,6 +152,11 @@ impl Shared {
         reply.whole(self.settings.answers, self.clock.now().unix_us / 1000)
     }
 
+    /// Whether decisions may wait for a store elsewhere.
+    pub(super) fn is_store_shared(&self) -> bool {
+        self.admission.store().shared().is_some()
+    }
+
     /// Requests being handled.
     pub fn in_flight(&self) -> usize {
         self.load.here()

@@ -6,6 +6,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::failures::FailureMetrics;
 use super::upstreams::UpstreamMetrics;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
@@ -84,6 +85,8 @@ pub struct Metrics {
     registry: Registry,
     /// Those of the way upstream.
     pub upstreams: UpstreamMetrics,
+    /// Of calls that fail, and where time goes.
+    pub failures: FailureMetrics,
     decisions: IntCounterVec,
     shed: IntCounterVec,
     reported: IntCounterVec,
@@ -303,6 +306,7 @@ impl Metrics {
             admits_other: [admit("unmatched"), admit("options")],
             decisions,
             upstreams: UpstreamMetrics::new(&registry)?,
+            failures: FailureMetrics::new(&registry)?,
             registry,
         })
     }

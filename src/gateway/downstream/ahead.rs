@@ -71,8 +71,7 @@ impl Door {
             state.reads(Some(bytes.len() as u64));
             let most = self.shared.settings.max_requests_per_connection;
             let kept = !is_last && !state.has_had(most) && !self.shared.is_draining();
-            let method = request.header.method.clone();
-            let head_only = method == Method::HEAD;
+            let head_only = request.header.method == Method::HEAD;
             let wire = self
                 .gateway
                 .on_the_wire(&ctx, &reply, head_only, kept)
@@ -82,7 +81,7 @@ impl Door {
                 failed => failed,
             };
             let status = if sent.is_ok() { reply.status } else { 0 };
-            self.gateway.note_end(&mut ctx, &method, status, None);
+            ctx.note_end(status, None);
             drop(ctx);
             if !kept || sent.is_err() {
                 let _ = connection.shutdown().await;

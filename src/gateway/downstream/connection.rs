@@ -277,6 +277,20 @@ impl AsyncRead for Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(words) = self.state.take_last_words() {
+            // Nothing else of an answer is on its way: there is room in the socket.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut io = Pin::new(&mut self.io);
+            if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(&mut cx, &words) {
+                let _ = io.as_mut().poll_flush(&mut cx);
+                let _ = io.as_mut().poll_shutdown(&mut cx);
+            }
+        }
+    }
+}
+
 impl AsyncWrite for Connection {
     fn poll_write(
         self: Pin<&mut Self>,

@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) peer: SocketAddr,
     /// Whether it came in over TLS.
     pub(crate) tls: bool,
+    /// Whether it speaks HTTP/2.
+    pub(crate) http2: bool,
     phase: AtomicU8,
     /// Counts heads, so that a time limit is never that of an earlier one.
     heads: AtomicU32,
@@ -42,6 +44,7 @@ pub(crate) struct State {
     /// Whether the last request was refused.
     is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
+    last_words: Mutex<Option<Vec<u8>>>,
 }
 
 /// A call that has been admitted before pingora has read it, and its head.
@@ -52,10 +55,11 @@ struct Admitted {
 }
 
 impl State {
-    pub(crate) fn new(peer: SocketAddr, tls: bool) -> Self {
+    pub(crate) fn new(peer: SocketAddr, tls: bool, http2: bool) -> Self {
         Self {
             peer,
             tls,
+            http2,
             phase: AtomicU8::new(Phase::Idle as u8),
             heads: AtomicU32::new(0),
             calls: AtomicU32::new(0),
@@ -64,6 +68,7 @@ impl State {
             read: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
+            last_words: Mutex::new(None),
         }
     }
 
@@ -148,6 +153,15 @@ impl State {
     pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
         let admitted = self.admitted.lock().take()?;
         (*admitted.head == *head).then_some(admitted.ctx)
+    }
+
+    /// What is written to the connection when it is dropped, if it can be at once.
+    pub(crate) fn say_last(&self, words: Vec<u8>) {
+        *self.last_words.lock() = Some(words);
+    }
+
+    pub(super) fn take_last_words(&self) -> Option<Vec<u8>> {
+        self.last_words.lock().take()
     }
 
     /// Nothing came of what was admitted.

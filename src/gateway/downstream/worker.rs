@@ -24,6 +24,7 @@ use super::channel::Channel;
 use super::connection::Connection;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::patience::{Patience, Patient};
 use crate::gateway::{Gateway, Shared, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
@@ -250,7 +251,7 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls));
+        let state = Arc::new(State::new(peer, self.how.tls, http2));
         Ok(Connection::new(
             io,
             http2,
@@ -275,9 +276,11 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
+        let mut patience = Patience::default();
         loop {
             state.idle();
-            let next = self.proxy.process_new_http(session, &self.shutdown).await;
+            let serving = self.proxy.process_new_http(session, &self.shutdown);
+            let next = patience.serve(serving).await.flatten();
             state.drop_admitted();
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
@@ -301,7 +304,8 @@ impl Door {
         let mut shutdown = self.shutdown.clone();
         let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
         let most = self.shared.settings.max_requests_per_connection;
-        let serving = self.proxy.process_new(stream, &stopped);
+        let proxy = Arc::new(Patient(self.proxy.clone()));
+        let serving = proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);

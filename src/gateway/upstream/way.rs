@@ -21,6 +21,9 @@ use crate::settings::Balance;
 /// A call that got out is sent again this often at most.
 const MAX_REPEATS: u8 = 2;
 
+/// Interim answers to one attempt; an upstream could go on with them for ever.
+const MAX_INTERIM: u32 = 32;
+
 /// What is known of a call's way.
 #[derive(Debug)]
 pub(in crate::gateway) struct Way {
@@ -37,10 +40,18 @@ pub(in crate::gateway) struct Way {
     at: Option<Arc<Endpoint>>,
     /// When the latest attempt began.
     connecting: Moment,
+    /// When it had its connection, µs: from then on the head of an answer is waited for.
+    asked_us: u64,
+    /// Spent connecting, µs.
+    connect_us: u64,
+    /// Until the head of the latest answer, µs.
+    first_byte_us: u64,
     /// What is left of the time to connect.
     connect_left: Option<Duration>,
     /// When the call must be over, µs.
     ends_us: Option<u64>,
+    /// Interim answers (1xx) of the latest attempt.
+    interims: u32,
     /// Whether any attempt has got out.
     pub(in crate::gateway) was_sent: bool,
     /// Whether the attempt that ends now is followed by another.
@@ -73,8 +84,12 @@ impl Way {
             repeats: 0,
             at: None,
             connecting: started,
+            asked_us: started.mono_us,
+            connect_us: 0,
+            first_byte_us: 0,
             connect_left: None,
             ends_us: None,
+            interims: 0,
             was_sent: false,
             repeat: false,
         }
@@ -94,12 +109,56 @@ impl Way {
         self.tried.last().copied()
     }
 
+    /// The name of its pool; empty before there is one.
+    pub(in crate::gateway) fn pool_name(&self) -> &str {
+        self.pool().map_or("", |pool| &*pool.name)
+    }
+
+    /// Spent connecting, over all attempts.
+    pub(in crate::gateway) fn connect_us(&self) -> u64 {
+        self.connect_us
+    }
+
+    /// From the connection of the attempt that was answered to the head of the answer.
+    pub(in crate::gateway) fn first_byte_us(&self) -> u64 {
+        self.first_byte_us
+    }
+
+    /// The attempt has a new connection.
+    pub(in crate::gateway) fn connected(&mut self, now: Moment) {
+        self.asked_us = now.mono_us;
+        let took = now.mono_us.saturating_sub(self.connecting.mono_us);
+        self.connect_us = self.connect_us.saturating_add(took);
+    }
+
     /// The longest wait for something from upstream.
     pub(in crate::gateway) fn read_timeout(&self, now: Moment) -> Duration {
         let Some(pool) = self.pool() else {
             return Duration::ZERO;
         };
         pool.times.read.min(self.left(now))
+    }
+
+    /// How long the head of an answer may take as a whole. `body`: how long the next of the
+    /// request's body may take, if it is not out.
+    pub(in crate::gateway) fn head_timeout(&self, body: Option<Duration>, now: Moment) -> Duration {
+        let Some(pool) = self.pool() else {
+            return Duration::ZERO;
+        };
+        // Once for its first byte, and once for the rest.
+        let head = pool.times.read.saturating_mul(2);
+        let body = body.map_or(Duration::ZERO, |body| body.saturating_add(pool.times.write));
+        head.saturating_add(body).min(self.left(now))
+    }
+
+    /// An interim answer: an error where there are too many.
+    pub(in crate::gateway) fn interim(&mut self) -> pingora::Result<()> {
+        self.interims += 1;
+        if self.interims > MAX_INTERIM {
+            let why = "interim answers, and no answer";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
+        Ok(())
     }
 
     /// What is left of the time for the whole call.
@@ -163,6 +222,8 @@ impl Way {
         // An attempt that got out has not used its time up by connecting.
         let patience = patience.min(self.left(now));
         self.connecting = now;
+        self.asked_us = now.mono_us;
+        self.interims = 0;
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
@@ -180,6 +241,7 @@ impl Way {
         let waited = Duration::from_micros(now.mono_us.saturating_sub(self.connecting.mono_us));
         let left = self.connect_left.unwrap_or_default().saturating_sub(waited);
         self.connect_left = Some(left);
+        self.connected(now);
         let Some(pool) = self.pool() else {
             return false;
         };
@@ -208,6 +270,7 @@ impl Way {
         is_kept: bool,
         now: Moment,
     ) -> pingora::Result<()> {
+        self.first_byte_us = now.mono_us.saturating_sub(self.asked_us).max(1);
         if let Some(endpoint) = &self.at {
             endpoint.answered();
         }
@@ -301,8 +364,11 @@ impl Way {
     }
 }
 
+/// What ends a call whose pool has no address.
+pub(in crate::gateway) const NOWHERE: ErrorType = ErrorType::Custom("NoUpstream");
+
 fn nowhere() -> Box<Error> {
-    Error::explain(ErrorType::ConnectError, "no upstream address").into_up()
+    Error::explain(NOWHERE, "no upstream address").into_up()
 }
 
 impl Drop for Way {

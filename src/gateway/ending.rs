@@ -1,0 +1,134 @@
+//! The end of a call: settled, counted, and written to the access log, once.
+
+use pingora::Error;
+
+use super::cause::{self, Seen};
+use super::context::Context;
+use super::patience;
+use super::reply::Reply;
+use crate::limit::Moment;
+use crate::observe::failures::{Cause, Times};
+use crate::observe::log;
+use crate::observe::metrics::Verb;
+
+impl Context {
+    /// Notes why the call fails.
+    pub(super) fn failed(&mut self, error: &Error) {
+        let now = self.shared.clock.since(self.started);
+        let seen = Seen {
+            is_answered: self.upstream_status.is_some(),
+            is_over: self.way.is_over(now),
+        };
+        self.cause = Some(cause::of(error, seen));
+        self.error = error.etype().as_str();
+    }
+
+    /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
+    /// went out, 0 if none did.
+    pub(super) fn note_end(&mut self, status: u16, task: Option<&str>) {
+        let shared = self.shared.clone();
+        self.is_noted = true;
+        let verb = self.verb.unwrap_or(Verb::Reject);
+        let end = match verb {
+            Verb::Admit => shared.clock.since(self.verdict),
+            Verb::Deny | Verb::Shed | Verb::Reject => self.verdict,
+        };
+        let times = self.times(end);
+        self.settle(task, end);
+        let route = self
+            .call
+            .as_ref()
+            .map_or("none", |call| call.route_name(&shared.rules));
+        let limit = self.limit.map_or("", |id| &*shared.rules.limit(id).name);
+        if verb == Verb::Admit {
+            shared.metrics.upstream(times.upstream_us);
+        } else {
+            shared.metrics.refuse(route, limit, verb);
+            if verb == Verb::Shed {
+                shared.metrics.shed(self.error);
+            }
+        }
+        shared.metrics.failures.took(&times);
+        if let Some(cause) = self.cause {
+            shared.metrics.failures.failed(self.way.pool_name(), cause);
+        }
+        if shared.settings.access_log {
+            let line = log::Line {
+                unix_us: end.unix_us,
+                id: self.id.to_str().unwrap_or_default(),
+                ip: self.ip,
+                method: self.method.as_str(),
+                path: &self.path,
+                route,
+                app: self.call.as_ref().map_or("", |call| &call.caller.app),
+                verb: verb.as_str(),
+                limit,
+                cost: self.cost,
+                status,
+                times,
+                pool: self.way.pool_name(),
+                upstream: self.way.address(),
+                attempts: self.way.attempts(),
+                cause: self.cause.map_or("", Cause::as_str),
+                error: self.error,
+            };
+            log::access(&line, shared.settings.log);
+        }
+    }
+
+    /// The head of an answer is due. `is_whole`: the upstream has the whole request.
+    pub(super) fn expect_head(&self, is_whole: bool) {
+        if self.upstream_status.is_none() {
+            let body = (!is_whole).then_some(self.shared.settings.body_timeout);
+            let now = self.shared.clock.since(self.started);
+            patience::expect_within(self.way.head_timeout(body, now));
+        }
+    }
+
+    fn times(&self, end: Moment) -> Times {
+        Times {
+            own_us: self.own_us(),
+            body_us: self.body_us,
+            store_us: self.store_us,
+            upstream_us: end.mono_us.saturating_sub(self.verdict.mono_us),
+            connect_us: self.way.connect_us(),
+            first_byte_us: self.way.first_byte_us(),
+        }
+    }
+
+    /// The end of a call that nobody has noted: it was cut off, or a hook has panicked.
+    pub(super) fn note_lost(&mut self) {
+        if self.is_noted || self.verb.is_none() {
+            return;
+        }
+        let now = self.shared.clock.since(self.started);
+        let cause = match (patience::is_over(), self.shared.is_draining()) {
+            (true, _) if self.way.is_over(now) => Cause::RequestTimeout,
+            (true, _) => Cause::HeaderTimeout,
+            (false, true) => Cause::Draining,
+            (false, false) => Cause::Internal,
+        };
+        self.cause.get_or_insert(cause);
+        if self.error.is_empty() {
+            self.error = "cut-off";
+        }
+        let status = match patience::is_over() {
+            true => self.say_last(&Reply::gateway_timeout()),
+            false => 0,
+        };
+        let task = (self.answer.take().is_some()).then(|| self.unnamed_task());
+        self.note_end(status, task.as_deref());
+    }
+
+    /// Leaves an answer to the connection, which is about to be dropped. Its status; 0 where a
+    /// connection cannot end with one.
+    fn say_last(&self, reply: &Reply) -> u16 {
+        match &self.connection {
+            Some(connection) if !connection.http2 => {
+                connection.say_last(self.shared.whole(reply));
+                reply.status
+            }
+            _ => 0,
+        }
+    }
+}
