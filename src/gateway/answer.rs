@@ -198,6 +198,9 @@ impl Gateway {
             .await?;
         if !head_only {
             session.write_response_body(Some(body), true).await?;
+        } else if session.is_http2() {
+            // pingora ends the stream of a call that has failed with a reset.
+            session.as_downstream_mut().finish_body().await?;
         }
         if lingers && !waits_for_continue {
             // It is closed after this, and over unread bytes a connection may lose the answer.

@@ -300,6 +300,11 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // `Upgrade` does not go upstream.
+            let why = "101, for which nobody has asked";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         if response.status.is_informational() {
             ctx.expect_head(false);
             return ctx.way.interim();

@@ -140,7 +140,9 @@ fn due(fault: Fault, kind: Kind, http2: bool) -> Vec<Due> {
         F::DripHead => vec![(504, true, "header-timeout")],
         F::HalfHeadClose | F::Close | F::Reset | F::CloseAtHead => vec![RESET],
         F::SlowBody => vec![(200, false, "body-timeout")],
-        F::BodyReset | F::TooShort | F::ChunksCut => vec![(200, false, "reset-in-body")],
+        // A busy machine may not have read the beginning when the reset comes.
+        F::BodyReset => vec![(200, false, "reset-in-body"), RESET],
+        F::TooShort | F::ChunksCut => vec![(200, false, "reset-in-body")],
         F::BadChunk => vec![(200, false, "malformed")],
         F::Endless => vec![(200, false, "request-timeout")],
         F::EndlessHints | F::Garbage | F::BadStatus | F::TwoLengths | F::Switch => bad("malformed"),
@@ -268,7 +270,9 @@ impl Bench {
 
     /// What is left of a route's limit, by the answer to one more call.
     fn left(&self, kind: Kind) -> u64 {
-        let ask = kind.ask(Fault::None, "left");
+        let mut ask = kind.ask(Fault::None, "left");
+        // Uploads that were cut off have been charged to the other address.
+        ask.fields.push(("x-forwarded-for", "10.1.2.3".to_owned()));
         let got = self.runtime.block_on(self.wires[0].1.call(&ask));
         let left = got.ratelimit.split(';').find_map(|p| p.strip_prefix("r="));
         left.and_then(|left| left.parse().ok())
@@ -300,11 +304,15 @@ fn whatever_the_upstream_does_each_call_ends_as_it_should_and_nothing_is_left() 
                 .iter()
                 .any(|(status, is_whole, _)| (*status, *is_whole) == (got.status, got.is_whole));
             let beginning = String::from_utf8_lossy(&got.body[..got.body.len().min(200)]);
-            assert!(
-                is_due,
-                "{id}: {due:?}, not {got:?} {beginning}",
-                got = (got.status, got.is_whole)
-            );
+            if !is_due {
+                std::thread::sleep(std::time::Duration::from_millis(500));
+                let lines = lines(gateway);
+                panic!(
+                    "{id}: {due:?}, not {:?} {beginning}: {:?}",
+                    (got.status, got.is_whole),
+                    lines.get(&id)
+                );
+            }
             if got.status == 200 && got.is_whole && kind != Kind::Head {
                 let own = format!("{{\"id\":\"{id}\"}}");
                 assert!(
@@ -316,7 +324,10 @@ fn whatever_the_upstream_does_each_call_ends_as_it_should_and_nothing_is_left() 
         }
         bench.is_in_step(fault);
         upstream.close_all();
-        soon("its connections are closed", || upstream.open() == 0);
+        // On this side too, so that the next call does not meet one that is about to be.
+        soon("its connections are closed", || {
+            upstream.open() == 0 && descriptors(gateway) <= before
+        });
     }
 
     // Each has one line, which says what came of it.

@@ -138,7 +138,7 @@ pub(crate) fn nothing_taken(runtime: &Runtime, gateways: &[Gateway; 2], wires: &
     }
     // As many as there are slots, two at each gateway, at once; and then no more.
     for (route, slots) in [("slot", 4), ("task", 6)] {
-        let held = ask("POST", route, 1500, Sends::Whole(b"{}".to_vec().into()));
+        let held = ask("POST", route, 700, Sends::Whole(b"{}".to_vec().into()));
         let (wires, held) = (wires.clone(), held.clone());
         let statuses = runtime.block_on(async move {
             let calls = (0..slots).map(|n| {

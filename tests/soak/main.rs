@@ -105,6 +105,8 @@ struct Done {
     status: u16,
     is_whole: bool,
     took: Duration,
+    /// The path, and the beginning of an answer that was none of the upstream's.
+    what: String,
 }
 
 /// What all callers share.
@@ -217,6 +219,13 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
             status: got.status,
             is_whole: got.is_whole,
             took: begun.elapsed(),
+            what: match got.status {
+                200 => String::new(),
+                _ => {
+                    let beginning = &got.body[..got.body.len().min(200)];
+                    format!("{} {}", ask.path, String::from_utf8_lossy(beginning))
+                }
+            },
         });
         let rest = Duration::from_millis(10 + dice.below(80) as u64);
         tokio::time::sleep(rest).await;

@@ -33,12 +33,14 @@ async fn call(run: &Run, mut stream: TcpStream, dice: &mut Dice) -> std::io::Res
     };
     let wait_ms = dice.below(300);
     let id = run.next.fetch_add(1, Relaxed);
+    // What they break is not to be held against those that behave.
+    let ip = format!("10.0.{}.{}", dice.below(256), dice.below(256));
     let head = |method: &str, route: &str, more: &str| {
         let units = if route == "messages" { 3 } else { 1 };
         let sent = run.upstream.clock.now().mono_us;
         format!(
             "{method} /o/a/s/{route} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer YWMtgood\r\n\
-             X-Request-Id: r-{id}\r\nx-units: {units}\r\nx-sent: {sent}\r\nx-fault: {}\r\n\
+             X-Forwarded-For: {ip}\r\nX-Request-Id: r-{id}\r\nx-units: {units}\r\nx-sent: {sent}\r\nx-fault: {}\r\n\
              x-wait-ms: {wait_ms}\r\n{more}\r\n",
             fault.name()
         )

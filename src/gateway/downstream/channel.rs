@@ -24,6 +24,17 @@ impl Channel {
             Self::Tls(stream) => stream.get_ref().0.tcp(),
         }
     }
+
+    /// Whether something has been written that is still to be sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Plain(wire) => wire.has_unsent(),
+            Self::Tls(stream) => {
+                let (wire, tls) = stream.get_ref();
+                wire.has_unsent() || tls.wants_write()
+            }
+        }
+    }
 }
 
 impl AsyncRead for Channel {

@@ -259,6 +259,14 @@ impl AsyncRead for Connection {
             Poll::Ready(Ok(()))
         };
         if polled.is_pending() {
+            // pingora writes out an answer when it is whole: who waits for the rest of a slow one
+            // is to have its beginning. h2 does so by itself.
+            if !this.http2
+                && this.io.has_unsent()
+                && let Poll::Ready(Err(error)) = Pin::new(&mut *this).poll_flush(cx)
+            {
+                return Poll::Ready(Err(error));
+            }
             return this.wait(cx);
         }
         let came = buf.filled().len() - before;
@@ -279,14 +287,18 @@ impl AsyncRead for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(words) = self.state.take_last_words() {
-            // Nothing else of an answer is on its way: there is room in the socket.
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            let mut io = Pin::new(&mut self.io);
-            if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(&mut cx, &words) {
-                let _ = io.as_mut().poll_flush(&mut cx);
-                let _ = io.as_mut().poll_shutdown(&mut cx);
-            }
+        // What there is of an answer that is broken off, as far as there is room in the socket.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut io = Pin::new(&mut self.io);
+        let words = self.state.take_last_words();
+        let is_said = words.is_some_and(|words| {
+            matches!(io.as_mut().poll_write(&mut cx, &words), Poll::Ready(Ok(_)))
+        });
+        if is_said || io.has_unsent() {
+            let _ = io.as_mut().poll_flush(&mut cx);
+        }
+        if is_said {
+            let _ = io.as_mut().poll_shutdown(&mut cx);
         }
     }
 }

@@ -36,6 +36,11 @@ impl Wire {
         !self.ahead.is_empty()
     }
 
+    /// Whether something has been written that is still to be sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.tcp.buffer().is_empty()
+    }
+
     /// Looks at the first bytes until `enough` has seen what it needs: the number of bytes to
     /// drop. The rest is read again. `most`: how many it may look at.
     ///

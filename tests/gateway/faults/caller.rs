@@ -94,7 +94,12 @@ impl Wire {
         let request = self.request(ask);
         let io = TokioIo::new(io);
         if self.http2 {
-            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
+            let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+                // As large as HTTP/1.1 has them.
+                .max_header_list_size(1024 * 1024)
+                .handshake(io)
+                .await
+                .ok()?;
             let running = tokio::spawn(connection);
             let got = read(sender.send_request(request).await.ok()?).await;
             running.abort();
