@@ -123,6 +123,8 @@ pub(crate) fn nothing_taken(runtime: &Runtime, gateways: &[Gateway; 2], wires: &
         fields: vec![
             ("x-wait-ms", wait_ms.to_string()),
             ("x-units", "1".to_owned()),
+            // What callers have left undone is held against their addresses.
+            ("x-forwarded-for", "10.255.0.1".to_owned()),
         ],
         body,
     };

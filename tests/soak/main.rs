@@ -202,6 +202,7 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
             path: format!("/o/a/s/{route}"),
             fields: vec![
                 ("x-fault", fault.name()),
+                ("x-forwarded-for", format!("10.1.0.{}", dice.below(256))),
                 ("x-request-id", id.clone()),
                 ("x-wait-ms", dice.below(30).to_string()),
                 (

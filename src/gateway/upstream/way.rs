@@ -21,6 +21,12 @@ use crate::settings::Balance;
 /// A call that got out is sent again this often at most.
 const MAX_REPEATS: u8 = 2;
 
+/// Idle connections in a row that turned out to have been closed, before the next attempt makes a
+/// new one: where one upstream has closed all of them, there may be more than attempts.
+const MAX_STALE: u8 = 2;
+/// Marks connections for one attempt alone.
+const FRESH: u64 = 0x8000_0000_0000_0000;
+
 /// Interim answers to one attempt; an upstream could go on with them for ever.
 const MAX_INTERIM: u32 = 32;
 
@@ -36,6 +42,8 @@ pub(in crate::gateway) struct Way {
     tried: SmallVec<[SocketAddr; 1]>,
     attempts: usize,
     repeats: u8,
+    /// Attempts on idle connections that had been closed.
+    stale: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
     /// When the latest attempt began.
@@ -82,6 +90,7 @@ impl Way {
             tried: SmallVec::new(),
             attempts: 0,
             repeats: 0,
+            stale: 0,
             at: None,
             connecting: started,
             asked_us: started.mono_us,
@@ -229,6 +238,11 @@ impl Way {
         peer.options.total_connection_timeout = Some(patience);
         peer.options.read_timeout = Some(pool.times.read.min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
+        if self.stale >= MAX_STALE {
+            // In no pool, and not kept either.
+            peer.group_key ^= FRESH;
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         endpoint.enter();
         self.tried.push(endpoint.addr);
         self.at = Some(endpoint.clone());
@@ -346,6 +360,7 @@ impl Way {
         match again {
             // The address has done no wrong.
             Again::Stale => {
+                self.stale = self.stale.saturating_add(1);
                 self.tried.pop();
             }
             _ => {
