@@ -29,6 +29,8 @@ use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How long calls that are cut off may take to give back what they hold.
+const CUT_OFF: Duration = Duration::from_millis(500);
 /// How often the files of certificates are looked at.
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
 
@@ -316,6 +318,12 @@ impl Prepared {
                 grace_s = settings.grace.as_secs(),
                 "grace is over; cutting off"
             ),
+        }
+        shared.cut_off();
+        let mut waited = Duration::ZERO;
+        while shared.in_flight() > 0 && waited < CUT_OFF {
+            std::thread::sleep(Duration::from_millis(5));
+            waited += Duration::from_millis(5);
         }
         Ok(())
     }

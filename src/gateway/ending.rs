@@ -4,7 +4,7 @@ use pingora::Error;
 
 use super::cause::{self, Seen};
 use super::context::Context;
-use super::patience;
+use super::patience::{self, GivenUp};
 use super::reply::Reply;
 use crate::limit::Moment;
 use crate::observe::failures::{Cause, Times};
@@ -98,23 +98,27 @@ impl Context {
 
     /// The end of a call that nobody has noted: it was cut off, or a hook has panicked.
     pub(super) fn note_lost(&mut self) {
-        if self.is_noted || self.verb.is_none() {
+        if self.is_noted || self.connection.is_none() {
             return;
         }
         let now = self.shared.clock.since(self.started);
-        let cause = match (patience::is_over(), self.shared.is_draining()) {
-            (true, _) if self.way.is_over(now) => Cause::RequestTimeout,
-            (true, _) => Cause::HeaderTimeout,
-            (false, true) => Cause::Draining,
-            (false, false) => Cause::Internal,
+        let given_up = patience::given_up();
+        let cause = match given_up {
+            Some(GivenUp::Late) if self.way.is_over(now) => Cause::RequestTimeout,
+            Some(GivenUp::Late) => Cause::HeaderTimeout,
+            Some(GivenUp::CutOff) => Cause::Draining,
+            None => Cause::Internal,
         };
+        // An answer of our own may be on its way already.
+        let is_unanswered = self.cause.is_none() && matches!(self.verb, None | Some(Verb::Admit));
         self.cause.get_or_insert(cause);
         if self.error.is_empty() {
             self.error = "cut-off";
         }
-        let status = match patience::is_over() {
-            true => self.say_last(&Reply::gateway_timeout()),
-            false => 0,
+        let status = match given_up.filter(|_| is_unanswered) {
+            Some(GivenUp::Late) => self.say_last(&Reply::gateway_timeout()),
+            Some(GivenUp::CutOff) => self.say_last(&Reply::shed("The gateway is shutting down.")),
+            None => 0,
         };
         let task = (self.answer.take().is_some()).then(|| self.unnamed_task());
         self.note_end(status, task.as_deref());
@@ -124,11 +128,12 @@ impl Context {
     /// connection cannot end with one.
     fn say_last(&self, reply: &Reply) -> u16 {
         match &self.connection {
-            Some(connection) if !connection.http2 => {
+            Some(connection) if !connection.http2 && self.upstream_status.is_none() => {
                 connection.say_last(self.shared.whole(reply));
                 reply.status
             }
-            _ => 0,
+            // What has begun to go out is broken off.
+            _ => self.upstream_status.unwrap_or(0),
         }
     }
 }

@@ -1,18 +1,23 @@
-//! Until when the head of an answer is waited for, as a whole. pingora's own time is for each read:
-//! an upstream that drips a byte at a time would hold a call, its slot and its connection for ever.
+//! Until when a call is served at all: until the head of an answer is late as a whole, and until the
+//! gateway's grace is over. pingora's own time is for each read: an upstream that drips a byte at a
+//! time would hold a call, its slot and its connection for ever.
 //!
-//! The task that serves a call is given up when its time is over: the context settles as it is
-//! dropped, an HTTP/1.1 caller gets its 504 as the connection's last words, an HTTP/2 stream is
-//! reset. That is the second line: what pingora's times can tell, they tell before.
+//! The task that serves a call is given up: the context settles and writes its line as it is dropped,
+//! an HTTP/1.1 caller gets its answer as the connection's last words, an HTTP/2 stream is reset. For
+//! answers that are late, that is the second line: what pingora's times can tell, they tell before.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::task::AtomicWaker;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -29,6 +34,17 @@ enum Until {
     At(Instant),
     /// It was, and nothing came.
     Over,
+    /// The gateway ends.
+    CutOff,
+}
+
+/// Why a call is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// For want of a head of an answer.
+    Late,
+    /// The gateway ends.
+    CutOff,
 }
 
 tokio::task_local! {
@@ -46,10 +62,13 @@ pub(super) fn expect_nothing() {
     set(Until::Open);
 }
 
-/// Whether the call is given up for want of it.
-pub(super) fn is_over() -> bool {
-    let until = UNTIL.try_with(Cell::get);
-    matches!(until, Ok(Until::Over))
+/// Why the call in whose task this is asked is given up, if it is.
+pub(super) fn given_up() -> Option<GivenUp> {
+    match UNTIL.try_with(Cell::get) {
+        Ok(Until::Over) => Some(GivenUp::Late),
+        Ok(Until::CutOff) => Some(GivenUp::CutOff),
+        _ => None,
+    }
 }
 
 fn set(until: Until) {
@@ -57,19 +76,72 @@ fn set(until: Until) {
     let _ = UNTIL.try_with(|cell| cell.set(until));
 }
 
-/// The timer of a task. A connection keeps it for all its calls: to put it off costs little.
+/// All that can be cut off. A call that waits is woken without having asked for it each time.
 #[derive(Debug, Default)]
-pub(super) struct Patience(Option<Pin<Box<Sleep>>>);
+pub(super) struct Serving {
+    is_over: AtomicBool,
+    next: AtomicU64,
+    all: Mutex<HashMap<u64, Arc<AtomicWaker>>>,
+}
+
+impl Serving {
+    /// Gives all calls up.
+    pub(super) fn cut_off(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        for waker in self.all.lock().values() {
+            waker.wake();
+        }
+    }
+}
+
+/// What a task that serves calls needs to give them up. A connection keeps it for all its calls: to
+/// put its timer off costs little.
+#[derive(Debug)]
+pub(super) struct Patience {
+    timer: Option<Pin<Box<Sleep>>>,
+    serving: Arc<Serving>,
+    number: u64,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.serving.all.lock().remove(&self.number);
+    }
+}
 
 impl Patience {
+    pub(super) fn new(serving: &Arc<Serving>) -> Self {
+        let number = serving.next.fetch_add(1, Ordering::Relaxed);
+        let waker = Arc::new(AtomicWaker::new());
+        serving.all.lock().insert(number, waker.clone());
+        Self {
+            timer: None,
+            serving: serving.clone(),
+            number,
+            waker,
+        }
+    }
+
     /// Serves, unless it is given up.
     pub(super) async fn serve<T>(&mut self, serving: impl Future<Output = T>) -> Option<T> {
-        let timer = &mut self.0;
+        let Self {
+            timer,
+            serving: all,
+            waker,
+            ..
+        } = self;
         let limited = async {
             let mut serving = pin!(serving);
             poll_fn(|cx| {
                 if let Poll::Ready(served) = serving.as_mut().poll(cx) {
                     return Poll::Ready(Some(served));
+                }
+                waker.register(cx.waker());
+                // After that: one that is cut off from now on is woken.
+                if all.is_over.load(Ordering::SeqCst) {
+                    set(Until::CutOff);
+                    return Poll::Ready(None);
                 }
                 let Ok(Until::At(at)) = UNTIL.try_with(Cell::get) else {
                     return Poll::Pending;
@@ -94,7 +166,10 @@ impl Patience {
 }
 
 /// An app whose calls are given up so, each by itself.
-pub(super) struct Patient<A>(pub(super) Arc<A>);
+pub(super) struct Patient<A> {
+    pub(super) app: Arc<A>,
+    pub(super) serving: Arc<Serving>,
+}
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Patient<A> {
@@ -103,23 +178,23 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Patient<A> {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(&self.serving);
         patience
-            .serve(self.0.process_new_http(session, shutdown))
+            .serve(self.app.process_new_http(session, shutdown))
             .await
             .flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.0.h2_options()
+        self.app.h2_options()
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.0.server_options()
+        self.app.server_options()
     }
 
     async fn http_cleanup(&self) {
-        self.0.http_cleanup().await;
+        self.app.http_cleanup().await;
     }
 }
 
@@ -129,7 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_expected_and_does_not_come_ends_the_task() {
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(&Arc::default());
         let over = patience.serve(async {
             expect_within(Duration::from_secs(1));
             std::future::pending::<()>().await;
@@ -152,7 +227,10 @@ mod tests {
         struct Seen(Arc<std::sync::atomic::AtomicBool>);
         impl Drop for Seen {
             fn drop(&mut self) {
-                self.0.store(is_over(), std::sync::atomic::Ordering::SeqCst);
+                self.0.store(
+                    given_up() == Some(GivenUp::Late),
+                    std::sync::atomic::Ordering::SeqCst,
+                );
             }
         }
         let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -162,7 +240,28 @@ mod tests {
             expect_within(Duration::from_secs(1));
             std::future::pending::<()>().await;
         };
-        assert_eq!(Patience::default().serve(serving).await, None);
+        let mut patience = Patience::new(&Arc::default());
+        assert_eq!(patience.serve(serving).await, None);
         assert!(seen.load(std::sync::atomic::Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn all_that_waits_is_cut_off_and_nothing_begins_after() {
+        let all = Arc::new(Serving::default());
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let mut patience = Patience::new(&all);
+                tokio::spawn(async move { patience.serve(std::future::pending::<()>()).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        all.cut_off();
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap(), None);
+        }
+        assert!(all.all.lock().is_empty());
+        let mut late = Patience::new(&all);
+        assert_eq!(late.serve(std::future::pending::<()>()).await, None);
+        assert_eq!(late.serve(async { 5 }).await, Some(5));
     }
 }

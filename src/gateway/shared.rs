@@ -9,6 +9,7 @@ use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::load::Load;
+use super::patience::Serving;
 use super::reply::{self, Reply};
 use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
@@ -64,6 +65,7 @@ pub struct Shared {
     hsts: Option<HeaderValue>,
     pub(super) load: Load,
     draining: AtomicBool,
+    pub(super) serving: Arc<Serving>,
     next_id: AtomicU64,
 }
 
@@ -118,6 +120,7 @@ impl Shared {
             hsts,
             load: Load::default(),
             draining: AtomicBool::new(false),
+            serving: Arc::default(),
             next_id: AtomicU64::new(id_seed),
         };
         gateway.note_expiry();
@@ -175,6 +178,11 @@ impl Shared {
     /// From now on `/ready` fails and connections are not kept.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives up all calls that still run: what they hold goes back, and their lines are written.
+    pub fn cut_off(&self) {
+        self.serving.cut_off();
     }
 
     /// The store's gauges.

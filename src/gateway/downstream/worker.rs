@@ -276,7 +276,7 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(&self.shared.serving);
         loop {
             state.idle();
             let serving = self.proxy.process_new_http(session, &self.shutdown);
@@ -304,7 +304,10 @@ impl Door {
         let mut shutdown = self.shutdown.clone();
         let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
         let most = self.shared.settings.max_requests_per_connection;
-        let proxy = Arc::new(Patient(self.proxy.clone()));
+        let proxy = Arc::new(Patient {
+            app: self.proxy.clone(),
+            serving: self.shared.serving.clone(),
+        });
         let serving = proxy.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
