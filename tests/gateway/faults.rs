@@ -205,9 +205,9 @@ impl Bench {
                 "100",
                 // Long enough for a machine that stands still now and then.
                 "--read-timeout",
-                "2s",
+                "3s",
                 "--request-timeout",
-                "10s",
+                "12s",
             ],
             ..Start::default()
         }

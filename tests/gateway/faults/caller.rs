@@ -83,6 +83,7 @@ impl Wire {
 
     async fn try_call(&self, ask: &Ask) -> Option<Got> {
         let tcp = TcpStream::connect(self.addr).await.ok()?;
+        tcp.set_nodelay(true).ok()?;
         let io: Box<dyn Io> = match &self.tls {
             None => Box::new(tcp),
             Some(config) => {
