@@ -31,6 +31,8 @@ pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]
+pub mod load;
+#[cfg(feature = "gateway")]
 pub mod observe;
 #[cfg(feature = "gateway")]
 pub mod serve;

@@ -1,8 +1,10 @@
-//! Composition root: builds a gateway from settings and rules, starts it, drains it.
+//! Composition root: builds a gateway from settings and rules, starts it, reloads it, drains it.
+
+mod reload;
+mod seen;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +12,16 @@ use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::tls::{RootCertStore, load_ca_file_into_store};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::reload::{Loaded, Running, Source};
+pub use self::seen::Files;
 use crate::admission::Policy;
 use crate::clock::Clock;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
 use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
 use crate::gateway::upstream::{MAX_ATTEMPTS, UpstreamError};
-use crate::gateway::{Shared, SharedError};
+use crate::gateway::{Lasting, Live, Shared, SharedError};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
@@ -31,6 +34,11 @@ use crate::store::redis::{RedisStore, TimeSource};
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// How long calls that are cut off may take to give back what they hold.
 const CUT_OFF: Duration = Duration::from_millis(500);
+/// How often series of routes and limits that have gone are looked for, in sweeps: they stay for
+/// one such time at least, and two at most.
+const GONE_FOR: u64 = 3000;
+/// pingora's own limit of a drain; ours is `grace`.
+const LONGEST_GRACE_S: u64 = 30 * 86_400;
 /// How often the files of certificates are looked at.
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
 
@@ -56,14 +64,6 @@ pub enum ServeError {
         name: String,
         /// What there is.
         known: String,
-    },
-    /// The certificates for `https` upstreams cannot be used.
-    #[error("--upstream-ca {path}: {reason}; write the path of a PEM file of certificates")]
-    UpstreamCa {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
     },
     /// The certificates of the TLS listeners cannot be used.
     #[error("certificates: {0}")]
@@ -97,7 +97,9 @@ impl From<SharedError> for ServeError {
 /// A gateway that is ready to run: its sockets are known to be free.
 #[derive(Debug)]
 pub struct Prepared {
-    shared: Arc<Shared>,
+    live: Live,
+    /// What is read again, if anything is.
+    reloading: Option<reload::Prepared>,
     /// Where it will listen, ports resolved.
     pub listen: Vec<Listen>,
     /// The sockets, by worker.
@@ -117,20 +119,7 @@ pub fn prepare(
     rules: Arc<Ruleset>,
     id_seed: u64,
 ) -> Result<Prepared, ServeError> {
-    let editions = rules
-        .selection(&settings.edition)
-        .ok_or_else(|| ServeError::Edition {
-            name: settings.edition.clone(),
-            known: rules
-                .selections
-                .iter()
-                .map(|(name, ..)| &**name)
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
-    if let Some(path) = &settings.upstream_ca {
-        check_certificates(path)?;
-    }
+    let policy = policy(&settings, &rules)?;
     raise_file_limit(&settings);
     let mut listen = Vec::new();
     let mut listening: Vec<Vec<Listening>> = (0..settings.threads).map(|_| Vec::new()).collect();
@@ -155,22 +144,38 @@ pub fn prepare(
     let admin = TcpListener::bind(settings.admin).map_err(admin_error)?;
     admin.set_nonblocking(true).map_err(admin_error)?;
     let admin_addr = admin.local_addr().map_err(admin_error)?;
-    let policy = Policy {
-        editions,
-        auth: settings.auth,
-        ipv6_prefix: settings.ipv6_prefix,
-        unknown_apps: settings.unknown_apps,
-    };
-    let metrics = Metrics::new(&rules)?;
+    let metrics = Metrics::new()?;
     let clock = Clock::start();
     let store = store(&settings, clock)?;
-    let shared = Shared::new(settings, rules, policy, store, metrics, clock, id_seed)?;
+    let lasting = Arc::new(Lasting::new(&settings, store, metrics, clock, id_seed));
+    let shared = Shared::new(settings, rules, policy, lasting, None)?;
     Ok(Prepared {
-        shared: Arc::new(shared),
+        live: Live::new(shared),
+        reloading: None,
         listen,
         listening,
         admin,
         admin_addr,
+    })
+}
+
+/// What of the settings the spine needs.
+fn policy(settings: &Settings, rules: &Ruleset) -> Result<Policy, ServeError> {
+    let editions = rules.selection(&settings.edition);
+    let editions = editions.ok_or_else(|| ServeError::Edition {
+        name: settings.edition.clone(),
+        known: rules
+            .selections
+            .iter()
+            .map(|(name, ..)| &**name)
+            .collect::<Vec<_>>()
+            .join(", "),
+    })?;
+    Ok(Policy {
+        editions,
+        auth: settings.auth,
+        ipv6_prefix: settings.ipv6_prefix,
+        unknown_apps: settings.unknown_apps,
     })
 }
 
@@ -189,53 +194,38 @@ fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
     })
 }
 
-/// pingora panics over a file that it cannot use: look first.
-fn check_certificates(path: &Path) -> Result<(), ServeError> {
-    let failed = |reason: String| ServeError::UpstreamCa {
-        path: path.display().to_string(),
-        reason,
-    };
-    if path.to_str().is_none() {
-        return Err(failed("the path is no UTF-8".to_owned()));
-    }
-    std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut store = RootCertStore::empty();
-    load_ca_file_into_store(path, &mut store)
-        .map_err(|_| failed("not a list of certificates".to_owned()))?;
-    match store.is_empty() {
-        true => Err(failed("there is no certificate in it".to_owned())),
-        false => Ok(()),
-    }
-}
-
-/// The certificates for all pools that have none of their own.
-fn shared_ca(settings: &Settings) -> Option<String> {
-    let path = settings.upstream_ca.as_ref()?;
-    path.to_str().map(str::to_owned)
-}
-
 /// Whether these certificates can be used.
 ///
 /// # Errors
 /// The first that cannot.
 pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
-    Certificates::load(settings.clone()).map(|_| ())
+    Certificates::load(settings.clone(), None).map(|_| ())
 }
 
-/// Runs a gateway until SIGTERM or Ctrl-C, and drains it.
+/// Runs a gateway until SIGTERM or Ctrl-C, and drains it. Meanwhile, `source` is read again when
+/// it changes, and when somebody asks for that. `loaded`: what it gave first, from `files`.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn run(settings: Settings, rules: Arc<Ruleset>, id_seed: u64) -> Result<(), ServeError> {
+pub fn run(
+    source: Box<dyn Source>,
+    loaded: Loaded,
+    files: &Files,
+    id_seed: u64,
+) -> Result<(), ServeError> {
+    let Loaded { settings, rules } = loaded;
     let _log = log::start(settings.log).map_err(ServeError::Start)?;
-    prepare(settings, rules, id_seed)?.run(None)
+    let mut prepared = prepare(settings, Arc::new(rules), id_seed)?;
+    let reloading = reload::Prepared::new(prepared.live.clone(), source, files);
+    prepared.reloading = Some(reloading.map_err(ServeError::Start)?);
+    prepared.run(None)
 }
 
 impl Prepared {
-    /// What the workers share.
+    /// What calls go by.
     #[must_use]
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    pub fn live(&self) -> Live {
+        self.live.clone()
     }
 
     /// Runs until SIGTERM or Ctrl-C, or until `stop` says so, then drains: no new connections,
@@ -244,17 +234,17 @@ impl Prepared {
     /// # Errors
     /// [`ServeError`].
     pub fn run(self, stop: Option<tokio::sync::watch::Receiver<bool>>) -> Result<(), ServeError> {
-        let shared = self.shared.clone();
+        let shared = self.live.now();
         let settings = &shared.settings;
         let conf = ServerConf {
             threads: 1,
             work_stealing: false,
-            // pingora would sleep this long in any case; we end as soon as nothing runs.
-            grace_period_seconds: Some(settings.grace.as_secs().saturating_add(1)),
+            // pingora would sleep this long in any case; we end as soon as nothing runs, and when
+            // `grace` as it is by then is over.
+            grace_period_seconds: Some(LONGEST_GRACE_S),
             graceful_shutdown_timeout_seconds: Some(0),
             upstream_keepalive_pool_size: 1024,
             max_retries: MAX_ATTEMPTS,
-            ca_file: shared_ca(settings),
             ..ServerConf::default()
         };
         if let Some(store) = shared.admission.store().shared() {
@@ -269,12 +259,12 @@ impl Prepared {
         server.bootstrap();
         for (worker, listening) in self.listening.into_iter().enumerate() {
             let conf = server.configuration.clone();
-            let worker_of_its_own = Worker::new(shared.clone(), conf, listening);
+            let worker_of_its_own = Worker::new(self.live.clone(), conf, listening);
             let name = format!("gateway-{worker}");
             server.add_service(background_service(&name, worker_of_its_own));
         }
         let housekeeping = Housekeeping {
-            shared: shared.clone(),
+            live: self.live.clone(),
             admin: parking_lot::Mutex::new(Some(self.admin)),
         };
         server.add_service(background_service("admin", housekeeping));
@@ -289,9 +279,15 @@ impl Prepared {
         tracing::info!(admin = %self.admin_addr, "admin");
         admin::warn_if_open(settings);
 
+        if let Some(reloading) = self.reloading {
+            reloading.start().map_err(ServeError::Start)?;
+        }
+        // Rules that have been replaced are held by the calls that began with them alone.
+        drop(shared);
+
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
-            shared: shared.clone(),
+            live: self.live.clone(),
             stop,
             stopping,
         };
@@ -304,6 +300,8 @@ impl Prepared {
             })
             .map_err(ServeError::Start)?;
         stopped.recv().map_err(|_| ServeError::Stopped)?;
+        let shared = self.live.now();
+        let settings = &shared.settings;
 
         std::thread::sleep(SETTLE.min(settings.grace));
         let mut waited = SETTLE;
@@ -353,7 +351,7 @@ fn raise_file_limit(settings: &Settings) {
 }
 
 struct Signals {
-    shared: Arc<Shared>,
+    live: Live,
     stop: Option<tokio::sync::watch::Receiver<bool>>,
     stopping: std::sync::mpsc::Sender<()>,
 }
@@ -385,9 +383,10 @@ impl ShutdownSignalWatch for Signals {
                 tracing::error!(%error, "cannot watch signals; stopping");
             }
         }
-        let delay = self.shared.settings.drain_delay;
+        let shared = self.live.now();
+        let delay = shared.settings.drain_delay;
         tracing::info!(drain_delay_ms = delay.as_millis(), "draining");
-        self.shared.begin_drain();
+        shared.begin_drain();
         tokio::time::sleep(delay).await;
         let _ = self.stopping.send(());
         ShutdownSignal::GracefulTerminate
@@ -396,36 +395,41 @@ impl ShutdownSignalWatch for Signals {
 
 /// The admin listener and the sweeping of idle counters.
 struct Housekeeping {
-    shared: Arc<Shared>,
+    live: Live,
     admin: parking_lot::Mutex<Option<TcpListener>>,
 }
 
 #[async_trait]
 impl BackgroundService for Housekeeping {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let shared = self.shared.clone();
+        let live = self.live.clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(SWEEP_EVERY);
             every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut ticks = 0_u64;
             loop {
                 every.tick().await;
+                let shared = live.now();
                 shared.sweep();
                 ticks += 1;
                 if ticks.is_multiple_of(10) {
                     shared.sweep_shield();
                 }
+                if ticks.is_multiple_of(GONE_FOR) {
+                    shared.metrics.sweep(&shared.rules);
+                }
             }
         });
-        let shared = self.shared.clone();
-        tokio::spawn(async move { watch_certificates(shared).await });
-        let ca_file = shared_ca(&self.shared.settings);
-        let upstreams = self.shared.upstreams.clone();
-        tokio::spawn(upstreams.tend(self.shared.clock, ca_file));
-        let shared = self.shared.clone();
+        tokio::spawn(watch_certificates(self.live.clone()));
+        tokio::spawn(tend(self.live.clone()));
+        let live = self.live.clone();
         tokio::spawn(async move {
-            if let Some(store) = shared.admission.store().shared() {
-                let news = || shared.top.told(&shared.rules, shared.clock.now());
+            let lasting = live.now().lasting().clone();
+            if let Some(store) = lasting.admission.store().shared() {
+                let news = || {
+                    let shared = live.now();
+                    shared.top.told(&shared.rules, shared.clock.now())
+                };
                 tokio::join!(store.watch(), store.exchange_news(&news));
             }
         });
@@ -433,21 +437,41 @@ impl BackgroundService for Housekeeping {
         let Some(listener) = listener else {
             return;
         };
-        let served = admin::serve(listener, admin::router(self.shared.clone())).await;
+        let served = admin::serve(listener, admin::router(self.live.clone())).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
         }
     }
 }
 
+/// Looks after the upstreams, after a change of settings after the new ones.
+async fn tend(live: Live) {
+    let mut changes = live.changes();
+    loop {
+        changes.mark_unchanged();
+        let shared = live.now();
+        let (upstreams, clock) = (shared.upstreams.clone(), shared.clock);
+        drop(shared);
+        tokio::select! {
+            // What is being looked up or checked is given up: the new ones do that anew.
+            biased;
+            changed = changes.changed() => if changed.is_err() { return },
+            () = upstreams.tend(clock) => return,
+        }
+    }
+}
+
 /// Takes new certificates when their files have changed. Bad ones are reported once.
-async fn watch_certificates(shared: Arc<Shared>) {
+async fn watch_certificates(live: Live) {
     let mut every = tokio::time::interval(LOOK_AT_CERTIFICATES);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reported = String::new();
     loop {
         every.tick().await;
-        let reader = shared.clone();
+        let reader = live.now();
+        if !reader.settings.watch {
+            continue;
+        }
         let looked = tokio::task::spawn_blocking(move || reader.reload_certificates()).await;
         match looked {
             Ok(Ok(false)) => reported.clear(),

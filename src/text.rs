@@ -13,11 +13,15 @@ pub fn push_number(out: &mut Vec<u8>, number: u64) {
 
 /// Appends a number, with zeros before it up to this many digits (at most 20).
 pub fn push_digits(out: &mut Vec<u8>, number: u64, least: usize) {
+    if number < 10 && least <= 1 {
+        out.push(digit(number));
+        return;
+    }
     let mut buffer = [b'0'; 20];
     let mut rest = number;
     let mut first = buffer.len();
-    for (at, digit) in buffer.iter_mut().enumerate().rev() {
-        *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+    for (at, place) in buffer.iter_mut().enumerate().rev() {
+        *place = digit(rest % 10);
         rest /= 10;
         first = at;
         if rest == 0 {
@@ -28,16 +32,37 @@ pub fn push_digits(out: &mut Vec<u8>, number: u64, least: usize) {
     out.extend_from_slice(buffer.get(first..).unwrap_or_default());
 }
 
+fn digit(number: u64) -> u8 {
+    b'0' + u8::try_from(number).unwrap_or_default()
+}
+
 /// Appends an address.
 pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(v4) => {
-            let [first, rest @ ..] = v4.octets();
-            push_number(out, u64::from(first));
-            for part in rest {
-                out.push(b'.');
-                push_number(out, u64::from(part));
+            // Gathered first: a vector looks for room at each push.
+            let mut text = [0; "255.255.255.255".len()];
+            let mut places = text.iter_mut();
+            let mut length = 0;
+            let mut push = |b| {
+                if let Some(place) = places.next() {
+                    *place = b;
+                    length += 1;
+                }
+            };
+            for (at, part) in v4.octets().into_iter().enumerate() {
+                if at > 0 {
+                    push(b'.');
+                }
+                if part >= 100 {
+                    push(b'0' + part / 100);
+                }
+                if part >= 10 {
+                    push(b'0' + part / 10 % 10);
+                }
+                push(b'0' + part % 10);
             }
+            out.extend_from_slice(text.get(..length).unwrap_or_default());
         }
         IpAddr::V6(v6) => {
             // Writing to a vector does not fail.
@@ -46,22 +71,13 @@ pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-/// Bytes that may not stand in a JSON string as they are.
-static SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut b = 0;
-    while b < 0x20 {
-        special[b] = true;
-        b += 1;
-    }
-    special[b'"' as usize] = true;
-    special[b'\\' as usize] = true;
-    special
-};
-
 /// Appends what stands between the quotes of a JSON string.
 pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
-    if !text.bytes().any(|b| SPECIAL[usize::from(b)]) {
+    // To the end, without branches: the compiler makes vectors of it.
+    let special = text.bytes().fold(false, |found, b| {
+        found | (b < 0x20) | (b == b'"') | (b == b'\\')
+    });
+    if !special {
         out.extend_from_slice(text.as_bytes());
         return;
     }

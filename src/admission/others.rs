@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::call::{counted, named};
 use super::{Admission, Admitted, Call, Policy, Refused, Target};
 use crate::identity::{self, Caller, address};
-use crate::limit::{Charge, Decision, LimitId, Moment, Plan, Scope, Span, Unit};
+use crate::limit::{Charge, Decision, LimitId, Moment, Plan, Scope, Span};
 use crate::spec::check::suggestion;
 use crate::spec::{RouteId, Ruleset, Unmatched};
 use crate::store::{Store, StoreError};
@@ -206,17 +206,13 @@ impl<S: Store> Admission<S> {
 
     /// Gives back what such a charge took. Called again it does nothing more. Returns the units
     /// given back.
-    pub fn give_back_foreign(
-        &self,
-        rules: &Ruleset,
-        plan: &mut Plan,
-        now: Moment,
-    ) -> Vec<(LimitId, u32)> {
+    pub fn give_back_foreign(&self, plan: &mut Plan, now: Moment) -> Vec<(LimitId, u32)> {
         let given_back = plan
             .charges
             .iter()
             .filter(|charge| charge.taken.is_some())
-            .filter(|charge| rules.limit(charge.limit).unit != Unit::Tasks)
+            // Slots are no units. By the charge itself: its rules may have gone since.
+            .filter(|charge| charge.span != Span::Running)
             .map(|charge| (charge.limit, charge.cost))
             .collect();
         self.store.give_back(plan, now, &|_| true);

@@ -126,13 +126,15 @@ impl<S: Store> Admission<S> {
         Ok(charged)
     }
 
-    /// Reports a task done: frees its slot. Whether there was one.
+    /// Reports a task done: frees its slot. Whether there was one. `former`: salts of limits that
+    /// were in these rules once, of which it may hold one.
     ///
     /// # Errors
     /// [`StoreError`]; the task may then still hold slots.
     pub async fn finish_task(
         &self,
         rules: &Ruleset,
+        former: &[CounterKey],
         app: &str,
         task: &str,
         now: Moment,
@@ -142,7 +144,9 @@ impl<S: Store> Admission<S> {
             .limits
             .iter()
             .filter(|limit| limit.unit == Unit::Tasks && limit.scope == Scope::App)
-            .map(|limit| limit.salt.with(app_key))
+            .map(|limit| limit.salt)
+            .chain(former.iter().copied())
+            .map(|salt| salt.with(app_key))
             // One name may stand for several figures: each counter is asked once.
             .collect();
         let mut held = false;

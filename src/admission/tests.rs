@@ -103,7 +103,11 @@ impl World {
     }
 
     fn finish(&self, app: &str) -> bool {
-        ready(self.spine.finish_task(&self.rules, app, "t1", self.now)).unwrap()
+        ready(
+            self.spine
+                .finish_task(&self.rules, &[], app, "t1", self.now),
+        )
+        .unwrap()
     }
 
     fn denied_by(&self, method: &str, path: &str, recipients: u32) -> String {

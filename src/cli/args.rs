@@ -27,7 +27,9 @@ pub fn command() -> Command {
             "Run the gateway until SIGTERM or Ctrl-C.\n\nEvery setting is a flag, an \
                  environment variable, or a key in the file that --config names; a flag goes over \
                  the environment, and that over the file. A list replaces the list below it; in \
-                 the environment its entries are separated by commas.",
+                 the environment its entries are separated by commas.\n\nThe files are read again when \
+                 they change (--watch), at SIGHUP, and at POST /reload of the admin listener: all \
+                 or nothing. A change of a setting that is marked [restart] waits for a restart.",
         ),
         None,
     );
@@ -112,6 +114,7 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A rate-limiting reverse proxy for instant-messaging REST backends")
@@ -122,6 +125,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(load)
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.
@@ -183,13 +187,17 @@ fn argument(setting: &Setting) -> Arg {
         long = format!("{long}.\n\n{}", setting.more);
     }
     let many = if setting.many { ", a list" } else { "" };
+    let restart = match setting.needs_restart() {
+        true => " [restart]",
+        false => "",
+    };
     let arg = Arg::new(setting.key)
         .long(setting.flag)
         .value_name(setting.value)
         .help_heading(setting.group)
         .help(format!("{}{notes}", setting.help))
         .long_help(format!(
-            "{long}\n\n[env: {}] [key: {}{many}]{notes}",
+            "{long}\n\n[env: {}] [key: {}{many}]{notes}{restart}",
             setting.env(),
             setting.key
         ));

@@ -49,9 +49,12 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         }
     }
     let good = rules.as_ref().map(summary);
-    if let Err(error) =
-        rules::add_apps(rules.as_mut().zip(editions), &apps, Certificates::Read(env))
-    {
+    if let Err(error) = rules::add_apps(
+        rules.as_mut().zip(editions),
+        &apps,
+        Certificates::Read(env),
+        &serve::Files::default(),
+    ) {
         report.add_rules(&error);
     } else if let (Some(rules), Some((_, auth))) = (&rules, &of_all)
         && let Err(error) = rules::check_auth(rules, *auth)

@@ -129,7 +129,13 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
     let certificates = Certificates::Read(env);
-    rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;
+    let files = serve::Files::default();
+    rules::add_apps(
+        Some((&mut rules, editions)),
+        &settings.apps,
+        certificates,
+        &files,
+    )?;
     let backend = StandIn::start(StandInOptions {
         remember: 0,
         ..StandInOptions::default()
@@ -187,12 +193,12 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
             .map_err(serve::ServeError::Start)
     };
     for nth in 0..SCRIPTS.len() {
-        let (tallies, stop, shared) = (tallies.clone(), stop.clone(), prepared.shared());
+        let (tallies, stop, live) = (tallies.clone(), stop.clone(), prepared.live());
         threads.push(spawn(
             "caller",
             Box::new(move || {
                 call(nth, gateway, &tallies, &|| {
-                    stop.load(Ordering::SeqCst) || shared.is_draining()
+                    stop.load(Ordering::SeqCst) || live.look().is_draining()
                 })
             }),
         )?);

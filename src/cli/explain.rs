@@ -24,6 +24,7 @@ use crate::identity;
 use crate::limit::{Limit, LimitId, Moment, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
+use crate::serve::Files;
 use crate::spec::{Ruleset, size};
 
 /// An argument that cannot be used.
@@ -157,7 +158,8 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
-    rules::add_apps(apps, &settings.apps, Certificates::Leave)?;
+    let files = Files::default();
+    rules::add_apps(apps, &settings.apps, Certificates::Leave, &files)?;
     let policy = Policy {
         editions,
         auth: settings.auth,

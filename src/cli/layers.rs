@@ -15,6 +15,7 @@ use toml::de::DeTable;
 use self::file::FileReader;
 use super::table::{SETTINGS, Setting, env_name};
 use super::value::{ValueError, nearest};
+use crate::serve::Files;
 
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +161,7 @@ impl Layers {
     pub(super) fn collect(
         matches: &ArgMatches,
         env: &[(OsString, OsString)],
+        files: &Files,
     ) -> (Self, Vec<Mistake>) {
         let mut layers = Self::default();
         let mut mistakes = Vec::new();
@@ -171,7 +173,7 @@ impl Layers {
             .flatten()
             .cloned();
         if let Some(path) = config_flag.or(config_env) {
-            layers.read_file(Path::new(&path), &mut mistakes);
+            layers.read_file(Path::new(&path), files, &mut mistakes);
         }
         (layers, mistakes)
     }
@@ -252,8 +254,8 @@ impl Layers {
         file
     }
 
-    fn read_file(&mut self, path: &Path, mistakes: &mut Vec<Mistake>) {
-        let text = match std::fs::read_to_string(path) {
+    fn read_file(&mut self, path: &Path, files: &Files, mistakes: &mut Vec<Mistake>) {
+        let text = match files.read(path) {
             Ok(text) => text,
             Err(source) => {
                 mistakes.push(Mistake::Unreadable {

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod explain;
 mod layers;
+mod load;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -48,6 +49,9 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// `load` cannot begin, or not end.
+    #[error(transparent)]
+    Load(#[from] load::ArgumentError),
     /// Nowhere to print to.
     #[error("cannot print: {0}")]
     Print(#[source] io::Error),
@@ -109,6 +113,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
+        Some(("load", matches)) => load::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),
     }

@@ -18,7 +18,8 @@ fn reference() -> String {
          environment over the file, the file over the default. A list replaces the list below \
          it; flags give one entry each, a variable separates its entries by commas, a key takes \
          an array. A variable that is empty is not set. Times are written with their unit: \
-         `500ms`, `2s`, `5min`, `1h`.",
+         `500ms`, `2s`, `5min`, `1h`. A reload takes every change but those of settings that are \
+         marked *(restart)*: these wait for one, and the reload says so.",
         env_name("config")
     );
     let mut group = "";
@@ -40,9 +41,13 @@ fn reference() -> String {
             "" => String::new(),
             more => format!(". {more}"),
         };
+        let restart = match setting.needs_restart() {
+            true => " *(restart)*",
+            false => "",
+        };
         let _ = writeln!(
             text,
-            "| `--{} {value}`{many} | `{}` | `{}` | {default} | {}{more} |",
+            "| `--{} {value}`{many} | `{}` | `{}` | {default} | {}{more}{restart} |",
             setting.flag,
             setting.env(),
             setting.key,

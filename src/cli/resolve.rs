@@ -18,8 +18,10 @@ use super::layers::{Given, Layers, Mistake, Origin};
 use super::table::{self, SETTINGS};
 use super::value::{self, ValueError};
 use crate::apps::UnknownApps;
+use crate::gateway::upstream::Addresses;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
+use crate::serve::Files;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield};
 use crate::store::redis::connect::Secret;
 
@@ -70,6 +72,9 @@ impl SettingsError {
 }
 
 struct Reader {
+    files: Files,
+    /// Addresses of hosts that cannot be looked up now.
+    known: Addresses,
     layers: Layers,
     mistakes: Vec<Mistake>,
     seen: BTreeSet<&'static str>,
@@ -162,8 +167,25 @@ pub fn load(
     env: &[(OsString, OsString)],
     purpose: Purpose,
 ) -> Result<Settings, SettingsError> {
-    let (layers, mistakes) = Layers::collect(matches, env);
+    load_again(matches, env, purpose, &Files::default(), Addresses::new())
+}
+
+/// The same through `files`. Upstreams of `known` keep their addresses while they cannot be
+/// looked up.
+///
+/// # Errors
+/// Every mistake in them.
+pub(super) fn load_again(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+    purpose: Purpose,
+    files: &Files,
+    known: Addresses,
+) -> Result<Settings, SettingsError> {
+    let (layers, mistakes) = Layers::collect(matches, env, files);
     let mut reader = Reader {
+        files: files.clone(),
+        known,
         layers,
         mistakes,
         seen: BTreeSet::new(),
@@ -207,6 +229,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let admin_hosts = reader.many("admin_hosts", |given| value::host(&given.text));
     let routes = reader.many("routes", |given| Ok(route_file(given)));
     let apps = reader.many("apps", |given| Ok(beside(given)));
+    let watch = reader.switch("watch");
     let unknown_apps = reader.one("unknown_apps", |text| {
         let known = [
             ("allow", UnknownApps::Allow),
@@ -301,6 +324,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         admin_token_for_all: admin_token_for_all?,
         admin_hosts,
         routes,
+        watch: watch?,
         apps,
         unknown_apps: unknown_apps?,
         edition: edition?,

@@ -11,6 +11,7 @@ use super::resolve::SHIPPED;
 use super::value::nearest;
 use crate::identity::Auth;
 use crate::limit::KeyHasher;
+use crate::serve::Files;
 use crate::spec::apps::{SecretPlace, mistakes_alone};
 use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
 use crate::spec::{self, EditionId, Ruleset};
@@ -130,22 +131,28 @@ pub(super) fn random() -> u64 {
 
 /// Reads and compiles route files, in order; `shipped` is the compiled-in table.
 pub(super) fn load(files: &[PathBuf]) -> Result<Ruleset, RulesError> {
-    load_with(files, KeyHasher::new((random(), random())))
+    let keys = KeyHasher::new((random(), random()));
+    load_with(files, keys, &Files::default())
 }
 
-/// The same, with counter keys of this hasher.
-pub(super) fn load_with(files: &[PathBuf], keys: KeyHasher) -> Result<Ruleset, RulesError> {
+/// The same, with counter keys of this hasher, and through `reading`.
+pub(super) fn load_with(
+    files: &[PathBuf],
+    keys: KeyHasher,
+    reading: &Files,
+) -> Result<Ruleset, RulesError> {
     let mut unreadable = Vec::new();
     let mut layers = Vec::with_capacity(files.len());
     for path in files {
         if path == Path::new(SHIPPED) {
+            reading.note_text(spec::SHIPPED);
             layers.push(Layer {
                 name: "routes.toml".to_owned(),
                 text: spec::SHIPPED.to_owned(),
             });
             continue;
         }
-        match std::fs::read_to_string(path) {
+        match reading.read(path) {
             Ok(text) => layers.push(Layer {
                 name: path.display().to_string(),
                 text,
@@ -184,11 +191,12 @@ pub(super) fn add_apps(
     rules: Option<(&mut Ruleset, (EditionId, EditionId))>,
     files: &[PathBuf],
     certificates: Certificates<'_>,
+    reading: &Files,
 ) -> Result<(), RulesError> {
     let mut unreadable = Vec::new();
     let (mut layers, mut paths) = (Vec::new(), Vec::new());
     for path in files {
-        match std::fs::read_to_string(path) {
+        match reading.read(path) {
             Ok(text) => {
                 paths.push(path.as_path());
                 layers.push(Layer {
@@ -208,7 +216,7 @@ pub(super) fn add_apps(
             SecretPlace::File { layer, path } => {
                 let beside = paths.get(layer).and_then(|file| file.parent());
                 let path = beside.map_or_else(|| PathBuf::from(path), |dir| dir.join(path));
-                std::fs::read_to_string(&path).map(Some).map_err(|error| {
+                reading.read_secret(&path).map(Some).map_err(|error| {
                     lacks_file.set(true);
                     format!("cannot read {}: {error}", path.display())
                 })

@@ -1,26 +1,62 @@
 //! `floodgate run`.
 
 use std::ffi::OsString;
-use std::sync::Arc;
 
 use clap::ArgMatches;
 
+use super::resolve::load_again;
 use super::rules::Certificates;
-use super::{CliError, Ended, Purpose, load, rules};
+use super::{CliError, Ended, Purpose, rules};
+use crate::gateway::upstream::Addresses;
 use crate::limit::KeyHasher;
-use crate::serve;
+use crate::serve::{self, Files, Loaded, Running, Source};
 use crate::settings::StoreSettings;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
-    let settings = load(matches, env, Purpose::Run)?;
-    let mut rules = match settings.store {
-        StoreSettings::Memory => rules::load(&settings.routes)?,
-        StoreSettings::Redis(_) => rules::load_with(&settings.routes, KeyHasher::shared())?,
+    let given = Given {
+        matches: matches.clone(),
+        env: env.to_vec(),
     };
-    let editions = rules::selection(&rules, &settings.edition)?;
-    let certificates = Certificates::Read(env);
-    rules::add_apps(Some((&mut rules, editions)), &settings.apps, certificates)?;
-    rules::check_auth(&rules, settings.auth)?;
-    serve::run(settings, Arc::new(rules), rules::random())?;
+    let files = Files::default();
+    let loaded = given.load(None, &files)?;
+    serve::run(Box::new(given), loaded, &files, rules::random())?;
     Ok(Ended::Good)
+}
+
+/// What the process was started with. The files that it names are read again; flags and
+/// environment stay what they were.
+struct Given {
+    matches: ArgMatches,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Given {
+    fn load(&self, running: Option<&Running>, files: &Files) -> Result<Loaded, CliError> {
+        let known = running.map_or_else(Addresses::new, |running| running.addresses.clone());
+        let settings = load_again(&self.matches, &self.env, Purpose::Run, files, known)?;
+        let keys = match (running, &settings.store) {
+            // Whatever the settings say now: the store is the one that it was.
+            (Some(running), _) => running.keys,
+            (None, StoreSettings::Memory) => KeyHasher::new((rules::random(), rules::random())),
+            (None, StoreSettings::Redis(_)) => KeyHasher::shared(),
+        };
+        let mut rules = rules::load_with(&settings.routes, keys, files)?;
+        let editions = rules::selection(&rules, &settings.edition)?;
+        let certificates = Certificates::Read(&self.env);
+        rules::add_apps(
+            Some((&mut rules, editions)),
+            &settings.apps,
+            certificates,
+            files,
+        )?;
+        rules::check_auth(&rules, settings.auth)?;
+        Ok(Loaded { settings, rules })
+    }
+}
+
+impl Source for Given {
+    fn read(&self, running: &Running, files: &Files) -> Result<Loaded, String> {
+        self.load(Some(running), files)
+            .map_err(|error| error.to_string())
+    }
 }

@@ -7,6 +7,8 @@ mod pools;
 pub(super) use entries::SETTINGS;
 pub(super) use pools::POOL;
 
+use crate::settings::RESTART;
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
@@ -47,6 +49,11 @@ impl Setting {
     /// The environment variable.
     pub(super) fn env(&self) -> String {
         env_name(self.flag)
+    }
+
+    /// Whether a change waits for a restart.
+    pub(super) fn needs_restart(&self) -> bool {
+        RESTART.contains(&self.key)
     }
 
     /// Whether the flag alone means `true`.

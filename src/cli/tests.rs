@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
-use super::table::SETTINGS;
+use super::table::{SETTINGS, Setting};
 use super::{Purpose, SettingsError, command, load};
-use crate::settings::{AnswerForm, Settings};
+use crate::settings::{AnswerForm, Settings, StoreSettings};
+use crate::store::redis::connect::Secret;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     pairs
@@ -93,9 +94,11 @@ fn a_flag_goes_over_the_environment_and_that_over_the_file() {
     assert_eq!(settings(&["--edition", "v3"], &[], file).edition, "v3");
 }
 
-#[test]
-fn every_setting_can_be_given_in_every_layer() {
-    let other = |key: &str, default: Option<&str>, value: &str| match (key, default) {
+/// A value that is not the default.
+fn other(setting: &Setting) -> String {
+    let value = setting.value;
+    match (setting.key, setting.default) {
+        ("threads", _) => "1024".to_owned(),
         ("listen", _) => "127.0.0.1:1 tls".to_owned(),
         ("max_headers", _) => "200".to_owned(),
         ("https_redirect", _) => "443".to_owned(),
@@ -121,15 +124,16 @@ fn every_setting_can_be_given_in_every_layer() {
         _ if value == "BITS" => "48".to_owned(),
         _ if value == "PERCENT" => "50".to_owned(),
         _ => value.rsplit('|').next().unwrap().to_owned(),
-    };
+    }
+}
+
+#[test]
+fn every_setting_can_be_given_in_every_layer() {
     let mut flags = Vec::new();
     let mut vars = Vec::new();
     let mut file = String::new();
     for s in SETTINGS {
-        let value = match s.key {
-            "threads" => "2".to_owned(),
-            _ => other(s.key, s.default, s.value),
-        };
+        let value = other(s);
         flags.push(format!("--{}={value}", s.flag));
         vars.push((s.env(), value.clone()));
         file.push_str(&match s.many {
@@ -147,6 +151,82 @@ fn every_setting_can_be_given_in_every_layer() {
     assert_eq!(format!("{:?}", settings(&flags, &[], None)), expected);
     assert_eq!(format!("{:?}", settings(&[], &vars, None)), expected);
     assert_ne!(format!("{:?}", settings(&[], &[], None)), expected);
+}
+
+/// All of them, secrets too.
+fn shown(settings: &Settings) -> String {
+    let expose = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let store = match &settings.store {
+        StoreSettings::Memory => [None, None],
+        StoreSettings::Redis(store) => [&store.password, &store.sentinel_password].map(expose),
+    };
+    format!("{settings:?} {:?} {store:?}", expose(&settings.admin_token))
+}
+
+#[test]
+fn a_reload_takes_what_it_can_and_names_what_waits_for_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "sixteen-of-these-and-more").unwrap();
+    let secret = secret.to_str().unwrap();
+    let base = [
+        "--listen=127.0.0.1:1 tls",
+        "--tls-cert=/base.pem",
+        "--tls-client-ca=/base.pem",
+        "--store=redis://h",
+        "--apps=/base.toml",
+        "--admin-token=sixteen-of-others",
+    ];
+    let running = settings(&base, &[], None);
+    for setting in SETTINGS {
+        let key = setting.key;
+        let value = match key {
+            "listen" => "127.0.0.1:7 tls".to_owned(),
+            "store" => "redis://other".to_owned(),
+            _ if key.ends_with("_file") => secret.to_owned(),
+            _ => other(setting),
+        };
+        let flag = format!("--{}={value}", setting.flag);
+        // The token goes over its file.
+        let same = |other: &&&str| key != "admin_token_file" || !other.starts_with("--admin-token");
+        let is_list = |other: &&&str| !other.starts_with(&format!("--{}=", setting.flag));
+        let flags = base.iter().filter(same).filter(is_list).copied();
+        let flags: Vec<&str> = flags.chain([&*flag]).collect();
+        let mut read = settings(&flags, &[], None);
+        assert_ne!(shown(&read), shown(&running), "{key}");
+        let waiting = read.keep_what_cannot_change(&running);
+        let is_kept = shown(&read) == shown(&running);
+        match key {
+            "store_password_file" => assert_eq!(waiting, ["store_password"]),
+            _ if setting.needs_restart() => assert_eq!(waiting, [key]),
+            _ => assert!(waiting.is_empty(), "{key}: {waiting:?}"),
+        }
+        assert_eq!(is_kept, setting.needs_restart(), "{key}");
+    }
+    let known = |key: &&str| SETTINGS.iter().any(|setting| setting.key == *key);
+    assert!(crate::settings::RESTART.iter().all(known));
+}
+
+#[test]
+fn a_listener_that_stays_keeps_what_goes_with_it() {
+    let proxied = [
+        "--listen=127.0.0.1:1 tls",
+        "--listen=127.0.0.1:2 proxy-protocol",
+        "--tls-cert=/a.pem",
+        "--trusted-proxy=10.0.0.1",
+    ];
+    let running = settings(&proxied, &[], None);
+    let mut read = settings(&["--listen=127.0.0.1:1", "--max-url=300"], &[], None);
+    assert!(!read.https.only);
+    assert_eq!(read.keep_what_cannot_change(&running), ["listen"]);
+    assert_eq!(read.max_url, 300);
+    assert!(read.https.only && read.tls == running.tls);
+    assert_eq!(read.trusted_proxies, running.trusted_proxies);
+    // The other way round: nobody is sent to a listener that is not there.
+    let plain = settings(&[], &[], None);
+    let mut read = settings(&proxied, &[], None);
+    assert_eq!(read.keep_what_cannot_change(&plain), ["listen"]);
+    assert!(!read.https.only && read.tls.is_none());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use pingora::proxy::Session;
 
 use super::context::Context;
 use super::reply::{self, Reply};
-use super::{Gateway, headers};
+use super::{Gateway, Shared, headers};
 use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
@@ -27,8 +27,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Gateway {
     /// Answers a bad call, unless its address has had too many such answers.
-    pub(super) async fn reject(&self, ctx: &mut Context, reject: Reject) -> Reply {
-        let shared = &self.shared;
+    pub(super) async fn reject(&self, shared: &Shared, ctx: &mut Context, reject: Reject) -> Reply {
         let now = ctx.started;
         ctx.error = reject.why();
         let charged = shared
@@ -38,7 +37,7 @@ impl Gateway {
         match charged {
             Ok(admitted) => {
                 for charge in admitted.plan.charges.iter().filter(|c| c.taken.is_some()) {
-                    shared.metrics.charge(charge.limit, charge.cost);
+                    shared.counts.charge(charge.limit, charge.cost);
                     let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
                     shared.top.address(charge.limit, ip, false, now);
                 }
@@ -48,13 +47,18 @@ impl Gateway {
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(&reject, &ctx.path)
             }
-            Err(refused) => self.refuse(ctx, &refused, now),
+            Err(refused) => self.refuse(shared, ctx, &refused, now),
         }
     }
 
     /// Whether the hour of the message history that a call may ask for is kept.
-    pub(super) fn kept(&self, call: &Call, path: &str, now: Moment) -> Result<(), Reject> {
-        let shared = &self.shared;
+    pub(super) fn kept(
+        &self,
+        shared: &Shared,
+        call: &Call,
+        path: &str,
+        now: Moment,
+    ) -> Result<(), Reject> {
         match history::expired(&shared.rules, call, path, now) {
             None => Ok(()),
             Some(expired) if expired.report => {
@@ -66,8 +70,13 @@ impl Gateway {
         }
     }
 
-    pub(super) fn refuse(&self, ctx: &mut Context, refused: &Refused, now: Moment) -> Reply {
-        let shared = &self.shared;
+    pub(super) fn refuse(
+        &self,
+        shared: &Shared,
+        ctx: &mut Context,
+        refused: &Refused,
+        now: Moment,
+    ) -> Reply {
         match refused {
             Refused::Deny(denied) => {
                 ctx.verb = Some(Verb::Deny);
@@ -115,7 +124,7 @@ impl Gateway {
         reply: &Reply,
         now: Moment,
     ) -> pingora::Result<(Parts, Vec<u8>)> {
-        let form = self.shared.settings.answers;
+        let form = ctx.shared.settings.answers;
         let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
         let body = reply.body(form, now.unix_us / 1000, took_ms);
         let mut parts = reply.head(form, body.len())?;
@@ -216,16 +225,16 @@ impl Gateway {
         fields: &mut HeaderMap,
     ) -> pingora::Result<()> {
         fields.insert(headers::X_REQUEST_ID, ctx.id.clone());
-        if let Some(hsts) = self.shared.hsts().filter(|_| ctx.https) {
+        if let Some(hsts) = ctx.shared.hsts().filter(|_| ctx.https) {
             fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
         let Some(nearest) = ctx.nearest else {
             return Ok(());
         };
-        let limit = self.shared.rules.limit(nearest.limit);
-        match self.shared.settings.ratelimit_headers {
+        let limit = ctx.shared.rules.limit(nearest.limit);
+        match ctx.shared.settings.ratelimit_headers {
             RateLimitHeaders::Draft11 => {
-                let (policy, name) = self.shared.limit_fields(nearest.limit);
+                let (policy, name) = ctx.shared.limit_fields(nearest.limit);
                 fields.insert(headers::RATELIMIT_POLICY, policy.clone());
                 let value = reply::limit_field(name, nearest.left, nearest.resets_in)?;
                 fields.insert(headers::RATELIMIT, value);

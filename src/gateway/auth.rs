@@ -13,6 +13,7 @@ use self::memory::Memory;
 pub(super) use self::unproven::Held;
 use self::unproven::Unproven;
 use crate::admission::{Call, Denied, Reject, Target};
+use crate::apps::App;
 use crate::identity::{Auth, token};
 use crate::limit::{Moment, Plan};
 use crate::spec::Ruleset;
@@ -59,35 +60,45 @@ pub(super) struct Tokens {
     secret: (u64, u64),
     good: Memory<Proof>,
     bad: Memory<()>,
-    /// How long a bad one is remembered; 0: not at all.
-    bad_us: u64,
     unproven: Unproven,
 }
 
-impl Tokens {
-    pub(super) fn new(bad: Option<Duration>, unproven_share: u8) -> Self {
+impl Default for Tokens {
+    fn default() -> Self {
         // std draws its keys from the system.
         let random = || RandomState::new().hash_one(0_u8);
-        let bad = bad.unwrap_or_default().as_micros();
         Self {
             secret: (random(), random()),
             good: Memory::new(GOOD),
             bad: Memory::new(BAD),
-            bad_us: u64::try_from(bad).unwrap_or(u64::MAX),
-            unproven: Unproven::new(unproven_share),
+            unproven: Unproven::default(),
         }
     }
+}
 
-    /// The hash of an app's token. An app's names are one.
-    fn key(&self, app: &str, token: &str) -> u128 {
+impl Tokens {
+    /// The hash of an app's token. An app's names are one. `checked`: the entry by which it can
+    /// be verified; what was known by another entry, with other certificates, is nothing known.
+    fn key(&self, app: &str, token: &str, checked: Option<&App>) -> u128 {
         let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
         hasher.write_usize(app.len());
         hasher.write(app.as_bytes());
+        hasher.write_usize(token.len());
         hasher.write(token.as_bytes());
+        if let Some(checked) = checked {
+            for certificate in &checked.certificates {
+                hasher.write(certificate.expose().as_bytes());
+            }
+            for id in app_ids(checked) {
+                hasher.write(id.as_bytes());
+                hasher.write_u8(0);
+            }
+        }
         hasher.finish128().as_u128()
     }
 
-    /// Looks at a call's token. `None`: the call needs none.
+    /// Looks at a call's token. `None`: the call needs none. `bad`: for how long bad ones are
+    /// remembered, if they are.
     ///
     /// # Errors
     /// The token is not accepted.
@@ -97,37 +108,35 @@ impl Tokens {
         auth: Auth,
         call: &Call,
         token: Option<&str>,
+        bad: Option<Duration>,
         now: Moment,
     ) -> Result<Option<Token>, Reject> {
         if auth == Auth::Off {
             return Ok(None);
         }
         let token = token.ok_or(Reject::Unauthenticated)?;
-        let key = self.key(&call.caller.app, token);
+        let is_checked = auth == Auth::Verify && token::is_access_token(token);
+        let app = call.app(rules).filter(|_| token::is_access_token(token));
+        let app = app.filter(|app| !app.certificates.is_empty());
+        let key = self.key(&call.caller.app, token, app);
         let seen = |is_good| Token {
             key,
             is_good,
             proves: matches!(call.target, Target::Route(_)),
         };
-        let is_checked = auth == Auth::Verify && token::is_access_token(token);
         let known = self.good.get(key, now.mono_us).map(|(proof, _)| proof);
         if known.is_some_and(|proof| proof.verified || !is_checked) {
             return Ok(Some(seen(true)));
         }
         // It may have been signed well, and have been withdrawn.
-        if self.bad_us > 0 && self.bad.get(key, now.mono_us).is_some() {
+        if bad.is_some() && self.bad.get(key, now.mono_us).is_some() {
             return Err(Reject::TokenRefused);
         }
-        let app = call.app(rules).filter(|_| is_checked);
-        let Some(app) = app.filter(|app| !app.certificates.is_empty()) else {
+        let Some(app) = app.filter(|_| is_checked) else {
             // Opaque, as far as can be told here.
             return Ok(Some(seen(known.is_some())));
         };
-        let is_app = |id: &str| {
-            // A token names an App ID, never an App Key.
-            let mut ids = app.names.iter().filter(|name| !name.contains('#'));
-            ids.any(|name| name.eq_ignore_ascii_case(id))
-        };
+        let is_app = |id: &str| app_ids(app).any(|name| name.eq_ignore_ascii_case(id));
         let certificates = app
             .certificates
             .iter()
@@ -148,7 +157,7 @@ impl Tokens {
     }
 
     /// Learns from the backend's answer to a call with this token.
-    pub(super) fn answered(&self, token: Token, status: u16, now: Moment) {
+    pub(super) fn answered(&self, token: Token, status: u16, bad: Option<Duration>, now: Moment) {
         let known = self.good.get(token.key, now.mono_us);
         match (status, known) {
             (200..=299, _) if !token.proves => {}
@@ -174,8 +183,9 @@ impl Tokens {
                 if known.is_some() {
                     self.good.remove(token.key);
                 }
-                if self.bad_us > 0 {
-                    let until_us = now.mono_us.saturating_add(self.bad_us);
+                if let Some(bad) = bad {
+                    let bad_us = u64::try_from(bad.as_micros()).unwrap_or(u64::MAX);
+                    let until_us = now.mono_us.saturating_add(bad_us);
                     self.bad.put(token.key, (), until_us);
                 }
             }
@@ -184,18 +194,26 @@ impl Tokens {
         }
     }
 
-    /// Takes the call's share of what its address may hold with tokens that are not known.
+    /// Takes the call's share (percent) of what its address may hold with tokens that are not
+    /// known.
     ///
     /// # Errors
     /// The limit of which it holds its share.
-    pub(super) fn hold(&self, token: Option<Token>, plan: &Plan) -> Result<Held, Denied> {
+    pub(super) fn hold(
+        &self,
+        token: Option<Token>,
+        plan: &Plan,
+        share: u8,
+    ) -> Result<Held, Denied> {
         match token {
-            Some(token) if !token.is_good => self.unproven.hold(plan).map_err(|limit| Denied {
-                limit,
-                left: 0,
-                // Nobody knows when the backend answers.
-                retry_after: Some(Duration::from_secs(1)),
-            }),
+            Some(token) if !token.is_good => {
+                self.unproven.hold(plan, share).map_err(|limit| Denied {
+                    limit,
+                    left: 0,
+                    // Nobody knows when the backend answers.
+                    retry_after: Some(Duration::from_secs(1)),
+                })
+            }
             _ => Ok(Held::default()),
         }
     }
@@ -204,6 +222,11 @@ impl Tokens {
     pub(super) fn let_go(&self, held: &mut Held) {
         self.unproven.let_go(held);
     }
+}
+
+/// A token names an App ID, never an App Key.
+fn app_ids(app: &App) -> impl Iterator<Item = &String> {
+    app.names.iter().filter(|name| !name.contains('#'))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
-use super::{Gateway, body, headers, strict};
+use super::{Gateway, Shared, body, headers, strict};
 use crate::admission::{self, Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
@@ -57,12 +57,12 @@ impl Gateway {
         connection: &Arc<State>,
         ctx: &mut Context,
     ) -> pingora::Result<Option<Reply>> {
-        let shared = &self.shared;
+        let shared = &*ctx.shared.clone();
         if strict::ends_its_connection(session.req_header()) {
             session.set_keepalive(None);
         }
         let request = session.req_header();
-        let identified = self.identify(request, head, connection, ctx);
+        let identified = self.identify(shared, request, head, connection, ctx);
         let call = match identified.await {
             Ok(call) => call,
             Err(Stop { reply, is_last }) => {
@@ -112,7 +112,8 @@ impl Gateway {
             ctx.started
         };
         ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
-        Ok(self.decide(call, recipients, is_whole, now, ctx).await)
+        let decided = self.decide(shared, call, recipients, is_whole, now, ctx);
+        Ok(decided.await)
     }
 
     /// The same for a request whose body is here as a whole.
@@ -124,16 +125,18 @@ impl Gateway {
         connection: &Arc<State>,
         ctx: &mut Context,
     ) -> Option<Stop> {
-        let call = match self.identify(request, Some(head), connection, ctx).await {
+        let shared = &*ctx.shared.clone();
+        let identified = self.identify(shared, request, Some(head), connection, ctx);
+        let call = match identified.await {
             Ok(call) => call,
             Err(stop) => return Some(stop),
         };
         let counted = call
-            .route(&self.shared.rules)
+            .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        let most = call.max_body(&self.shared.rules, self.shared.settings.max_body);
+        let most = call.max_body(&shared.rules, shared.settings.max_body);
         if body.len() as u64 > most {
-            let reply = match counted.is_some() || call.holds_others_up(&self.shared.rules) {
+            let reply = match counted.is_some() || call.holds_others_up(&shared.rules) {
                 true => Reply::body_too_large(),
                 false => too_large(ctx),
             };
@@ -145,20 +148,20 @@ impl Gateway {
         ctx.room = Room::new(most);
         let recipients = counted.map_or(Ok(1), |route| admission::recipients(route, body));
         let now = ctx.started;
-        let verdict = self.decide(call, recipients, true, now, ctx).await;
-        verdict.map(Stop::from)
+        let decided = self.decide(shared, call, recipients, true, now, ctx);
+        decided.await.map(Stop::from)
     }
 
     /// Who calls, and what; all that can be said of a call by its head. `head`: as HTTP/1 has it
     /// on the wire.
     async fn identify(
         &self,
+        shared: &Shared,
         request: &RequestHeader,
         head: Option<&[u8]>,
         connection: &Arc<State>,
         ctx: &mut Context,
     ) -> Result<Call, Stop> {
-        let shared = &self.shared;
         let peer = connection.peer.ip();
         let trusted = headers::is_trusted(&shared.settings, peer);
         ctx.https = headers::is_https(request, &shared.settings, peer, connection.tls);
@@ -215,17 +218,24 @@ impl Gateway {
         let call = match target {
             Ok(call) => call,
             // Boxed, as other rare turns are: each call pays for the size of its futures.
-            Err(reject) => return Err(Box::pin(self.reject(ctx, reject)).await.into()),
+            Err(reject) => return Err(Box::pin(self.reject(shared, ctx, reject)).await.into()),
         };
         let auth = call.auth(&shared.rules, &shared.policy);
         let looked = shared
             .tokens
-            .look(&shared.rules, auth, &call, bearer, now)
-            .and_then(|token| self.kept(&call, &ctx.path, now).map(|()| token));
+            .look(
+                &shared.rules,
+                auth,
+                &call,
+                bearer,
+                shared.settings.bad_token_memory,
+                now,
+            )
+            .and_then(|token| self.kept(shared, &call, &ctx.path, now).map(|()| token));
         ctx.token = match looked {
             Ok(token) => token,
             Err(reject) => {
-                let reply = Box::pin(self.reject(ctx, reject)).await;
+                let reply = Box::pin(self.reject(shared, ctx, reject)).await;
                 // Only now: its address was charged, and not its app.
                 ctx.call = Some(call);
                 return Err(reply.into());
@@ -240,15 +250,19 @@ impl Gateway {
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is known of the call so far"
+    )]
     async fn decide(
         &self,
+        shared: &Shared,
         call: Call,
         recipients: Result<u32, Reject>,
         is_whole: bool,
         now: Moment,
         ctx: &mut Context,
     ) -> Option<Reply> {
-        let shared = &self.shared;
         let recipients = match recipients {
             Ok(recipients) => recipients,
             Err(reject) => {
@@ -268,7 +282,10 @@ impl Gateway {
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
-        let verdict = match shared.tokens.hold(ctx.token, &plan) {
+        let verdict = match shared
+            .tokens
+            .hold(ctx.token, &plan, shared.settings.unproven_share)
+        {
             Ok(held) => {
                 ctx.held = held;
                 let asked = shared.is_store_shared().then(|| shared.clock.since(now));
@@ -289,13 +306,13 @@ impl Gateway {
             Ok(admitted) => {
                 ctx.verb = Some(Verb::Admit);
                 ctx.nearest = admitted.nearest;
-                shared.metrics.admit(call.target);
+                shared.counts.admit(call.target);
                 shared
                     .top
                     .admitted(call, &admitted.plan, admitted.reported, now);
                 for (i, charge) in admitted.plan.charges.iter().enumerate() {
                     if charge.taken.is_some() {
-                        shared.metrics.charge(charge.limit, charge.cost);
+                        shared.counts.charge(charge.limit, charge.cost);
                     }
                     if i < 64 && admitted.reported >> i & 1 == 1 {
                         shared.metrics.report(
@@ -315,14 +332,14 @@ impl Gateway {
             Err(refused) => {
                 ctx.let_go();
                 ctx.waits_no_more();
-                Some(self.refuse(ctx, &refused, now))
+                Some(self.refuse(shared, ctx, &refused, now))
             }
         }
     }
 
     /// Heads that are too large, and plain HTTP where HTTPS is asked for.
     fn door(&self, request: &RequestHeader, head: Option<&[u8]>, ctx: &Context) -> Option<Reply> {
-        let settings = &self.shared.settings;
+        let settings = &ctx.shared.settings;
         let bytes = head.map_or(0, <[u8]>::len);
         Some(if request.raw_path().len() > settings.max_url {
             Reply::target_too_long()

@@ -12,6 +12,7 @@ mod ending;
 mod headers;
 mod judge;
 mod leaver;
+mod live;
 mod load;
 mod patience;
 pub mod reply;
@@ -21,7 +22,6 @@ mod strict;
 mod task;
 pub mod upstream;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,8 +37,9 @@ use pingora::{Error, ErrorSource, ErrorType};
 use self::body::Pace;
 pub use self::context::Context;
 use self::downstream::state::State;
+pub use self::live::Live;
 use self::reply::Reply;
-pub use self::shared::{Shared, SharedError};
+pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Unit};
 use crate::observe::metrics::Verb;
@@ -46,14 +47,14 @@ use crate::observe::metrics::Verb;
 /// The adapter.
 #[derive(Debug)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    live: Live,
 }
 
 impl Gateway {
     /// An adapter over this gateway.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub fn new(live: Live) -> Self {
+        Self { live }
     }
 
     /// Lets a body that is being forwarded go on, unless it takes too long.
@@ -63,9 +64,9 @@ impl Gateway {
         ctx: &mut Context,
         arrived: usize,
     ) -> pingora::Result<()> {
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         let pace = ctx.pace.get_or_insert_with(|| Pace::new(now));
-        match pace.note(arrived, now, self.shared.settings.body_timeout) {
+        match pace.note(arrived, now, ctx.shared.settings.body_timeout) {
             // A chunk that never comes does not get here.
             Some(left) => session.as_downstream_mut().set_read_timeout(Some(left)),
             None => {
@@ -79,12 +80,12 @@ impl Gateway {
     /// Charges the call's address for a token that is none, or for leaving the call incomplete.
     async fn charge_unauthorized(&self, ctx: &Context) {
         let Some(call) = &ctx.call else { return };
-        let (admission, now) = (&self.shared.admission, self.shared.clock.now());
-        let charging = admission.charge_unauthorized(&self.shared.rules, call, now);
+        let (admission, now) = (&ctx.shared.admission, ctx.shared.clock.now());
+        let charging = admission.charge_unauthorized(&ctx.shared.rules, call, now);
         match Box::pin(charging).await {
             Ok(charged) => charged
                 .into_iter()
-                .for_each(|limit| self.shared.metrics.charge(limit, 1)),
+                .for_each(|limit| ctx.shared.counts.charge(limit, 1)),
             Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
         }
     }
@@ -109,7 +110,7 @@ impl Gateway {
             let charges = admitted.plan.charges.iter();
             charges
                 .filter(|charge| charge.taken.is_some())
-                .any(|charge| such(self.shared.rules.limit(charge.limit)))
+                .any(|charge| such(ctx.shared.rules.limit(charge.limit)))
         })
     }
 }
@@ -120,7 +121,7 @@ impl ProxyHttp for Gateway {
     type CTX = Box<Context>;
 
     fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(self.shared.clone()))
+        Box::new(Context::new(self.live.now()))
     }
 
     /// No downstream modules: answers go as the upstream coded them.
@@ -134,7 +135,7 @@ impl ProxyHttp for Gateway {
         // pingora resets it with every request; where it has refused to keep, so do we.
         if session.get_keepalive().is_some() {
             // 0: without a limit of pingora's. An idle connection has ours.
-            session.set_keepalive((!self.shared.is_draining()).then_some(0));
+            session.set_keepalive((!ctx.shared.is_draining()).then_some(0));
         }
         let Some(connection) = State::of(session.as_downstream().digest()).cloned() else {
             return Error::e_explain(ErrorType::InternalError, "a connection of nobody's");
@@ -142,7 +143,7 @@ impl ProxyHttp for Gateway {
         connection.busy();
         if session.is_http2() {
             // One stream that is not read does not stop the connection's writes.
-            let limit = self.shared.settings.send_timeout;
+            let limit = ctx.shared.settings.send_timeout;
             session.as_downstream_mut().set_write_timeout(Some(limit));
         }
         // Otherwise pingora drops what a caller has sent after its request, and closes.
@@ -162,12 +163,12 @@ impl ProxyHttp for Gateway {
             }
             None => {
                 let verdict = self.judge(session, head, &connection, ctx).await?;
-                ctx.verdict = self.shared.clock.since(ctx.started);
-                self.shared.metrics.own(ctx.own_us());
+                ctx.verdict = ctx.shared.clock.since(ctx.started);
+                ctx.shared.metrics.own(ctx.own_us());
                 verdict
             }
         };
-        let most = self.shared.settings.max_requests_per_connection;
+        let most = ctx.shared.settings.max_requests_per_connection;
         // Of HTTP/2, the caller is told in another way.
         if !session.is_http2() && connection.has_had(most) {
             session.set_keepalive(None);
@@ -188,7 +189,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
 
@@ -203,7 +204,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         // One that was idle has cost no time to connect, and is not worth a look at the clock.
         if !reused {
-            let now = self.shared.clock.since(ctx.started);
+            let now = ctx.shared.clock.since(ctx.started);
             ctx.way.connected(now);
         }
         Ok(())
@@ -222,7 +223,7 @@ impl ProxyHttp for Gateway {
         ctx.way.was_sent = true;
         headers::prepare_upstream(
             request,
-            &self.shared.settings,
+            &ctx.shared.settings,
             ctx.peer,
             ctx.ip,
             ctx.https,
@@ -248,7 +249,7 @@ impl ProxyHttp for Gateway {
         }
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body.
-            let wait = ctx.way.read_timeout(self.shared.clock.since(ctx.started));
+            let wait = ctx.way.read_timeout(ctx.shared.clock.since(ctx.started));
             session.as_downstream_mut().set_read_timeout(Some(wait));
         } else if !session.as_downstream_mut().is_body_done() {
             self.pace(session, ctx, 0)?;
@@ -271,7 +272,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
@@ -311,7 +312,7 @@ impl ProxyHttp for Gateway {
         }
         patience::expect_nothing();
         leaver::end_with_caller(session);
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         let is_kept = !session.as_ref().retry_buffer_truncated();
         let method = &session.req_header().method;
         ctx.way
@@ -333,13 +334,14 @@ impl ProxyHttp for Gateway {
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
         if let Some(token) = ctx.token {
-            let now = self.shared.clock.since(ctx.started);
-            self.shared.tokens.answered(token, status, now);
+            let now = ctx.shared.clock.since(ctx.started);
+            let bad = ctx.shared.settings.bad_token_memory;
+            ctx.shared.tokens.answered(token, status, bad, now);
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
             // Nothing waits for the rest of its body, or for its caller to read.
-            ctx.settle(None, self.shared.clock.now());
+            ctx.settle(None, ctx.shared.clock.now());
         }
         ctx.let_go();
         if self.holds_task(ctx) {
@@ -364,7 +366,7 @@ impl ProxyHttp for Gateway {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
-        if ctx.way.has_limit() && ctx.way.is_over(self.shared.clock.since(ctx.started)) {
+        if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
         Ok(None)
@@ -383,7 +385,7 @@ impl ProxyHttp for Gateway {
         {
             admitted.forwarded = false;
         }
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.not_connected(now));
         error
     }
@@ -404,7 +406,7 @@ impl ProxyHttp for Gateway {
             is_answered: ctx.upstream_status.is_some(),
             is_reused,
         };
-        let now = self.shared.clock.since(ctx.started);
+        let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.broke(&error, broken, now));
         error
     }
@@ -440,7 +442,7 @@ impl ProxyHttp for Gateway {
         ctx.waits_no_more();
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
-            self.shared.metrics.upstream_error();
+            ctx.shared.metrics.upstream_error();
         }
         let gone = *error.esource() == ErrorSource::Downstream
             && matches!(
@@ -458,7 +460,7 @@ impl ProxyHttp for Gateway {
         }
         // What is left of the request on this connection cannot be told from the next one.
         session.set_keepalive(None);
-        let now = self.shared.clock.now();
+        let now = ctx.shared.clock.now();
         if let Err(error) = self.answer(session, ctx, &reply, now).await {
             tracing::debug!(%error, "downstream went away before the answer");
         }

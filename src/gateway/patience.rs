@@ -14,14 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::task::AtomicWaker;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::H2Options;
-use pingora::server::ShutdownWatch;
 use tokio::time::{Instant, Sleep};
 
 /// What pingora's times are given on top, so that they are the first.
@@ -162,39 +157,6 @@ impl Patience {
             .await
         };
         UNTIL.scope(Cell::new(Until::Open), limited).await
-    }
-}
-
-/// An app whose calls are given up so, each by itself.
-pub(super) struct Patient<A> {
-    pub(super) app: Arc<A>,
-    pub(super) serving: Arc<Serving>,
-}
-
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Patient<A> {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let mut patience = Patience::new(&self.serving);
-        patience
-            .serve(self.app.process_new_http(session, shutdown))
-            .await
-            .flatten()
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        self.app.h2_options()
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.app.server_options()
-    }
-
-    async fn http_cleanup(&self) {
-        self.app.http_cleanup().await;
     }
 }
 

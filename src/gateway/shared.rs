@@ -1,9 +1,13 @@
-//! What every worker of a gateway shares.
+//! What the calls of a gateway share: what they go by, which a reload replaces as a whole, over
+//! what lasts. A call holds the one that it began with, and so it ends under the same rules.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use super::auth::Tokens;
 use super::downstream::caps::Caps;
@@ -15,9 +19,10 @@ use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
 use crate::admission::{Admission, Call, Outcome, Policy};
 use crate::clock::Clock;
-use crate::limit::{LimitId, Moment, Plan};
+use crate::limit::{CounterKey, LimitId, Moment, Plan, Scope, Unit};
 use crate::observe::admin::Receipts;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, RuleMetrics};
+use crate::observe::reloads::Reloads;
 use crate::observe::top::Top;
 use crate::settings::Settings;
 use crate::spec::Ruleset;
@@ -34,54 +39,109 @@ pub enum SharedError {
     Upstream(#[from] UpstreamError),
 }
 
-/// One gateway: rules, counters, metrics.
+/// How long a call that takes a slot may run when its limit has gone.
+const LONGEST_CALL: Duration = Duration::from_secs(3600);
+
+/// What lasts as long as the process: counters, metrics, connections.
+#[derive(Debug)]
+pub struct Lasting {
+    /// The spine.
+    pub admission: Admission<AnyStore>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The clock.
+    pub clock: Clock,
+    /// What others have charged and may give back.
+    pub receipts: Receipts,
+    /// What has become of reloads.
+    pub reloads: Reloads,
+    pub(super) caps: Arc<Caps>,
+    pub(super) tokens: Tokens,
+    pub(super) load: Load,
+    draining: AtomicBool,
+    pub(super) serving: Arc<Serving>,
+    next_id: AtomicU64,
+    former_slots: Mutex<FormerSlots>,
+}
+
+/// Salts of limits on tasks that have gone, and until when a task may hold a slot of theirs, µs.
+type FormerSlots = Vec<(CounterKey, u64)>;
+
+impl Lasting {
+    /// What a gateway with these settings begins with.
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        store: AnyStore,
+        metrics: Metrics,
+        clock: Clock,
+        id_seed: u64,
+    ) -> Self {
+        Self {
+            admission: Admission::new(store),
+            reloads: Reloads::new(metrics.reloads.clone()),
+            metrics,
+            clock,
+            receipts: Receipts::default(),
+            caps: Arc::new(Caps::new(
+                settings.max_connections,
+                settings.max_connections_per_ip,
+            )),
+            tokens: Tokens::default(),
+            load: Load::default(),
+            draining: AtomicBool::new(false),
+            serving: Arc::default(),
+            next_id: AtomicU64::new(id_seed),
+            former_slots: Mutex::default(),
+        }
+    }
+}
+
+/// What calls go by, over what lasts.
 #[derive(Debug)]
 pub struct Shared {
     /// Process settings.
     pub settings: Settings,
     /// Compiled routes and limits.
     pub rules: Arc<Ruleset>,
-    /// The spine.
-    pub admission: Admission<AnyStore>,
     /// What of the settings the spine needs.
     pub policy: Policy,
-    /// Metrics.
-    pub metrics: Metrics,
-    /// The clock.
-    pub clock: Clock,
+    /// Metrics of these rules.
+    pub counts: Arc<RuleMetrics>,
     /// Who hits which limit.
     pub top: Top,
-    /// What others have charged and may give back.
-    pub receipts: Receipts,
     /// Where admitted calls go.
     pub upstreams: Arc<Upstreams>,
-    pub(super) shield: Shield,
-    pub(super) caps: Arc<Caps>,
+    pub(super) shield: Arc<Shield>,
     /// Of the TLS listeners, if there are any.
-    pub(super) certificates: Option<Certificates>,
-    pub(super) tokens: Tokens,
+    pub(super) certificates: Option<Arc<Certificates>>,
     /// `RateLimit-Policy`, and the name in `RateLimit`, by limit.
     limit_fields: Vec<(HeaderValue, String)>,
     hsts: Option<HeaderValue>,
-    pub(super) load: Load,
-    draining: AtomicBool,
-    pub(super) serving: Arc<Serving>,
-    next_id: AtomicU64,
+    lasting: Arc<Lasting>,
+}
+
+/// A call asks one thing for all that it shares with others.
+impl Deref for Shared {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
 }
 
 impl Shared {
-    /// Puts a gateway together.
+    /// Puts together what calls go by from now on. What of `previous` is still true is taken
+    /// over: health of upstreams, who hits which limit, tickets of TLS.
     ///
     /// # Errors
-    /// When its certificates or its pools cannot be used.
+    /// When its certificates or its pools cannot be used: nothing has changed then.
     pub fn new(
         settings: Settings,
         rules: Arc<Ruleset>,
         policy: Policy,
-        store: AnyStore,
-        metrics: Metrics,
-        clock: Clock,
-        id_seed: u64,
+        lasting: Arc<Lasting>,
+        previous: Option<&Self>,
     ) -> Result<Self, SharedError> {
         let limit_fields = rules
             .limits
@@ -92,39 +152,98 @@ impl Shared {
                 (policy, reply::sf_string(&limit.name))
             })
             .collect();
-        let limits = rules.limits.len();
         let hsts = settings
             .https
             .hsts
             .and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
-        let certificates = settings.tls.clone().map(Certificates::load).transpose()?;
-        let upstreams = Upstreams::new(&settings, &rules, &metrics.upstreams, None)?;
-        let gateway = Self {
+        let known = previous.and_then(|previous| previous.certificates.as_deref());
+        let certificates = settings
+            .tls
+            .clone()
+            .map(|tls| Certificates::load(tls, known).map(Arc::new))
+            .transpose()?;
+        // Last: from here on nothing fails.
+        let upstreams = Upstreams::new(
+            &settings,
+            &rules,
+            &lasting.metrics.upstreams,
+            previous.map(|previous| &*previous.upstreams),
+        )?;
+        let shield = match previous.filter(|p| p.settings.shield == settings.shield) {
+            Some(previous) => previous.shield.clone(),
+            None => Arc::new(Shield::new(&settings.shield)),
+        };
+        let top = match previous {
+            Some(previous) => Top::after(&previous.top, &previous.rules, &rules),
+            None => Top::new(rules.limits.len()),
+        };
+        Ok(Self {
+            counts: Arc::new(lasting.metrics.of(&rules)),
             upstreams: Arc::new(upstreams),
-            shield: Shield::new(&settings.shield),
-            caps: Arc::new(Caps::new(
-                settings.max_connections,
-                settings.max_connections_per_ip,
-            )),
+            shield,
             certificates,
-            tokens: Tokens::new(settings.bad_token_memory, settings.unproven_share),
+            top,
             settings,
             rules,
-            admission: Admission::new(store),
             policy,
-            metrics,
-            clock,
-            top: Top::new(limits),
-            receipts: Receipts::default(),
             limit_fields,
             hsts,
-            load: Load::default(),
-            draining: AtomicBool::new(false),
-            serving: Arc::default(),
-            next_id: AtomicU64::new(id_seed),
+            lasting,
+        })
+    }
+
+    /// What outlives a reload.
+    #[must_use]
+    pub fn lasting(&self) -> &Arc<Lasting> {
+        &self.lasting
+    }
+
+    /// Calls go by this from now on, instead of by `previous`.
+    pub(super) fn begin(&self, previous: Option<&Self>) {
+        self.caps.set(
+            self.settings.max_connections,
+            self.settings.max_connections_per_ip,
+        );
+        self.note_expiry();
+        let Some(previous) = previous else { return };
+        let files = |shared: &Self| {
+            let certificates = shared.certificates.iter();
+            let expiry = certificates.flat_map(|certificates| certificates.expiry());
+            expiry.map(|(file, _)| file).collect::<Vec<_>>()
         };
-        gateway.note_expiry();
-        Ok(gateway)
+        let kept = files(self);
+        for gone in files(previous).iter().filter(|file| !kept.contains(file)) {
+            self.metrics.certificate_gone(gone);
+        }
+        self.keep_former_slots(&previous.rules);
+        previous.upstreams.retire(&self.upstreams);
+    }
+
+    /// Tasks that run on may be reported done though their limit has gone: it may come back.
+    fn keep_former_slots(&self, previous: &Ruleset) {
+        let now_us = self.clock.now().mono_us;
+        let slots = |rules: &Ruleset| {
+            let limits = rules.limits.iter();
+            let slots = limits.filter(|l| l.unit == Unit::Tasks && l.scope == Scope::App);
+            slots
+                .map(|limit| (limit.salt, limit.max_hold))
+                .collect::<Vec<_>>()
+        };
+        let current = slots(&self.rules);
+        let mut former = self.former_slots.lock();
+        former.retain(|(salt, until_us)| {
+            *until_us > now_us && current.iter().all(|(other, _)| other != salt)
+        });
+        for (salt, longest) in slots(previous) {
+            let is_known = current.iter().any(|(other, _)| *other == salt)
+                || former.iter().any(|(other, _)| *other == salt);
+            if !is_known {
+                // And the call that began it may run on for a while.
+                let longest = longest.saturating_add(LONGEST_CALL);
+                let longest_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+                former.push((salt, now_us.saturating_add(longest_us)));
+            }
+        }
     }
 
     /// Connections of callers that are open.
@@ -145,7 +264,8 @@ impl Shared {
     }
 
     fn note_expiry(&self) {
-        for (file, until) in self.certificates.iter().flat_map(Certificates::expiry) {
+        let certificates = self.certificates.iter();
+        for (file, until) in certificates.flat_map(|certificates| certificates.expiry()) {
             self.metrics.certificate_expiry(&file, until);
         }
     }
@@ -196,8 +316,14 @@ impl Shared {
     /// When the store cannot be asked.
     pub async fn finish_task(&self, app: &str, task: &str) -> Result<bool, StoreError> {
         let now = self.clock.now();
+        let former: Vec<_> = self
+            .former_slots
+            .lock()
+            .iter()
+            .map(|(salt, _)| *salt)
+            .collect();
         self.admission
-            .finish_task(&self.rules, app, task, now)
+            .finish_task(&self.rules, &former, app, task, now)
             .await
     }
 
@@ -249,7 +375,7 @@ impl Shared {
     /// Gives back what bought nothing. The refunds are counted.
     pub(super) fn settle(&self, call: &Call, plan: &mut Plan, outcome: Outcome<'_>, now: Moment) {
         for (limit, units) in self.admission.settle(&self.rules, call, plan, outcome, now) {
-            self.metrics.refund(limit, units);
+            self.counts.refund(limit, units);
         }
     }
 }

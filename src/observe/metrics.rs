@@ -1,13 +1,19 @@
 //! Prometheus metrics. No label has values that callers choose: routes, limits and verbs come
 //! from the ruleset.
 
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
+use prometheus::core::Collector as _;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
 use super::failures::FailureMetrics;
+use super::reloads::ReloadMetrics;
 use super::upstreams::UpstreamMetrics;
+use crate::admission::Target;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
 use crate::store::StoreGauges;
@@ -21,6 +27,10 @@ const OWN_BUCKETS: &[f64] = &[
 const UPSTREAM_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
+
+/// What series say of calls of no route, and of no limit.
+const OTHER_ROUTES: [&str; 3] = ["unmatched", "options", "none"];
+const OTHER_LIMITS: [&str; 2] = ["", "history"];
 
 /// What the gateway did with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +97,14 @@ pub struct Metrics {
     pub upstreams: UpstreamMetrics,
     /// Of calls that fail, and where time goes.
     pub failures: FailureMetrics,
+    /// Those of reloads.
+    pub reloads: ReloadMetrics,
     decisions: IntCounterVec,
     shed: IntCounterVec,
     reported: IntCounterVec,
     expired: IntCounterVec,
-    charged: Vec<IntCounter>,
-    refunded: Vec<IntCounter>,
+    charged: IntCounterVec,
+    refunded: IntCounterVec,
     own: Histogram,
     upstream: Histogram,
     upstream_errors: IntCounter,
@@ -106,8 +118,47 @@ pub struct Metrics {
     slots: IntGauge,
     overflowed: IntGauge,
     shared: SharedMetrics,
+    /// Series whose route or limit was gone when they were last looked at.
+    gone: Mutex<HashSet<Vec<String>>>,
+}
+
+/// Metrics that are counted by the number of a route or limit: those of one ruleset.
+#[derive(Debug, Default)]
+pub struct RuleMetrics {
+    charged: Vec<IntCounter>,
+    refunded: Vec<IntCounter>,
     admits: Vec<IntCounter>,
-    admits_other: [IntCounter; 2],
+    /// Of no route.
+    unmatched: Option<IntCounter>,
+    options: Option<IntCounter>,
+}
+
+impl RuleMetrics {
+    /// Counts an admitted call.
+    pub fn admit(&self, target: Target) {
+        let counter = match target {
+            Target::Route(id) => self.admits.get(id.0),
+            Target::Unmatched => self.unmatched.as_ref(),
+            Target::Options => self.options.as_ref(),
+        };
+        if let Some(counter) = counter {
+            counter.inc();
+        }
+    }
+
+    /// Counts charged units.
+    pub fn charge(&self, limit: LimitId, units: u32) {
+        if let Some(counter) = self.charged.get(limit.0 as usize) {
+            counter.inc_by(u64::from(units));
+        }
+    }
+
+    /// Counts units given back.
+    pub fn refund(&self, limit: LimitId, units: u32) {
+        if let Some(counter) = self.refunded.get(limit.0 as usize) {
+            counter.inc_by(u64::from(units));
+        }
+    }
 }
 
 /// Of a store that gateways share.
@@ -145,11 +196,11 @@ impl SharedMetrics {
 }
 
 impl Metrics {
-    /// Registers the metrics of a ruleset.
+    /// Registers them.
     ///
     /// # Errors
     /// When a metric is described wrongly; never with the names below.
-    pub fn new(rules: &Ruleset) -> prometheus::Result<Self> {
+    pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counters =
             |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
@@ -189,14 +240,6 @@ impl Metrics {
             "Units given back, by limit.",
             &["limit", "unit"],
         )?;
-        let by_limit = |vec: &IntCounterVec| -> Vec<IntCounter> {
-            rules
-                .limits
-                .iter()
-                .map(|l| vec.with_label_values(&[&*l.name, l.unit.as_str()]))
-                .collect()
-        };
-        let admit = |route: &str| decisions.with_label_values(&[route, "", "admit"]);
         let live = IntGaugeVec::new(
             Opts::new(
                 "floodgate_counters",
@@ -229,8 +272,8 @@ impl Metrics {
                 "Calls for an hour of the message history that is not kept, answered here, by the app's plan.",
                 &["plan"],
             )?,
-            charged: by_limit(&charged),
-            refunded: by_limit(&refunded),
+            charged,
+            refunded,
             own: histogram(
                 "floodgate_own_seconds",
                 "Time from the request's head to the verdict, without waiting for a body.",
@@ -298,31 +341,80 @@ impl Metrics {
                     "Decisions made without the counter store.",
                 )?,
             },
-            admits: rules
-                .routes
-                .iter()
-                .map(|route| admit(&route.name))
-                .collect(),
-            admits_other: [admit("unmatched"), admit("options")],
             decisions,
             upstreams: UpstreamMetrics::new(&registry)?,
             failures: FailureMetrics::new(&registry)?,
+            reloads: ReloadMetrics::new(&registry)?,
+            gone: Mutex::default(),
             registry,
         })
     }
 
-    /// Counts an admitted call of a documented route.
-    pub fn admit(&self, target: crate::admission::Target) {
-        use crate::admission::Target;
-        match target {
-            Target::Route(id) => {
-                if let Some(counter) = self.admits.get(id.0) {
-                    counter.inc();
+    /// Those that are counted by the numbers of these rules. A name that was there before goes on.
+    #[must_use]
+    pub fn of(&self, rules: &Ruleset) -> RuleMetrics {
+        let by_limit = |vec: &IntCounterVec| -> Vec<IntCounter> {
+            let limits = rules.limits.iter();
+            limits
+                .map(|l| vec.with_label_values(&[&*l.name, l.unit.as_str()]))
+                .collect()
+        };
+        let admit = |route: &str| self.decisions.with_label_values(&[route, "", "admit"]);
+        let routes = rules.routes.iter();
+        RuleMetrics {
+            charged: by_limit(&self.charged),
+            refunded: by_limit(&self.refunded),
+            admits: routes.map(|route| admit(&route.name)).collect(),
+            unmatched: Some(admit("unmatched")),
+            options: Some(admit("options")),
+        }
+    }
+
+    /// Drops series whose route or limit these rules do not have. Those that were not yet gone
+    /// at the last look stay until the next: they may be scraped, or come back.
+    pub fn sweep(&self, rules: &Ruleset) {
+        let routes: HashSet<&str> = rules.routes.iter().map(|route| &*route.name).collect();
+        let limits: HashSet<&str> = rules.limits.iter().map(|limit| &*limit.name).collect();
+        let is_known = |name: &str, value: &str| match name {
+            "route" => OTHER_ROUTES.contains(&value) || routes.contains(value),
+            "limit" => OTHER_LIMITS.contains(&value) || limits.contains(value),
+            _ => true,
+        };
+        let mut before = self.gone.lock();
+        let mut gone = HashSet::new();
+        for (name, vec, labels) in [
+            (
+                "decisions",
+                &self.decisions,
+                &["route", "limit", "verb"][..],
+            ),
+            ("reported", &self.reported, &["route", "limit"]),
+            ("charged", &self.charged, &["limit", "unit"]),
+            ("refunded", &self.refunded, &["limit", "unit"]),
+        ] {
+            for metric in vec.collect().iter().flat_map(|family| family.get_metric()) {
+                let values = metric.get_label();
+                if values.iter().all(|l| is_known(l.name(), l.value())) {
+                    continue;
+                }
+                let value = |label: &&str| {
+                    let found = values.iter().find(|value| value.name() == *label);
+                    found.map_or("", |value| value.value())
+                };
+                let values: Vec<&str> = labels.iter().map(value).collect();
+                let series: Vec<String> = std::iter::once(&name)
+                    .chain(&values)
+                    .map(|word| (*word).to_owned())
+                    .collect();
+                if before.contains(&series) {
+                    // One that is not there has gone.
+                    let _ = vec.remove_label_values(&values);
+                } else {
+                    gone.insert(series);
                 }
             }
-            Target::Unmatched => self.admits_other[0].inc(),
-            Target::Options => self.admits_other[1].inc(),
         }
+        *before = gone;
     }
 
     /// Counts a call that was not admitted. `limit` is empty unless one denied.
@@ -345,20 +437,6 @@ impl Metrics {
     /// Counts a call for an hour of the message history that is not kept.
     pub fn not_kept(&self, plan: &'static str) {
         self.expired.with_label_values(&[plan]).inc();
-    }
-
-    /// Counts charged units.
-    pub fn charge(&self, limit: LimitId, units: u32) {
-        if let Some(counter) = self.charged.get(limit.0 as usize) {
-            counter.inc_by(u64::from(units));
-        }
-    }
-
-    /// Counts units given back.
-    pub fn refund(&self, limit: LimitId, units: u32) {
-        if let Some(counter) = self.refunded.get(limit.0 as usize) {
-            counter.inc_by(u64::from(units));
-        }
     }
 
     /// Observes our own part, in microseconds.
@@ -390,6 +468,12 @@ impl Metrics {
         if let Some(counter) = at.and_then(|at| self.turned_away.get(at)) {
             counter.inc();
         }
+    }
+
+    /// A certificate's file is no more one of the listeners'.
+    pub fn certificate_gone(&self, file: &str) {
+        // One that is not there has gone.
+        let _ = self.expiry.remove_label_values(&[file]);
     }
 
     /// Notes when a certificate ends. Its file is the operator's word.
@@ -426,5 +510,52 @@ impl Metrics {
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::KeyHasher;
+
+    #[test]
+    fn series_of_what_has_gone_stay_for_a_while_and_then_go() {
+        let all = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+        let mut fewer = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+        let gone = fewer.routes[0].name.clone();
+        fewer.routes = fewer.routes.into_iter().skip(1).collect();
+        let is_of_it = |name: &str| name.starts_with(&format!("{gone}:"));
+        fewer.limits = fewer
+            .limits
+            .into_iter()
+            .filter(|limit| !is_of_it(&limit.name))
+            .collect();
+        let limit = all.limits.iter().position(|limit| is_of_it(&limit.name));
+        let metrics = Metrics::new().unwrap();
+        let counts = metrics.of(&all);
+        counts.charge(LimitId(u32::try_from(limit.unwrap()).unwrap()), 7);
+        metrics.refuse(&gone, "", Verb::Reject);
+        metrics.report(&gone, "history");
+        metrics.refuse("none", "", Verb::Shed);
+        let has = |what: &str| {
+            let text = metrics.render(StoreGauges::default(), None, 0, 0, 0);
+            text.lines().any(|line| line.contains(what))
+        };
+        let (route, limit) = (format!("route=\"{gone}\""), format!("limit=\"{gone}:"));
+        metrics.sweep(&fewer);
+        assert!(has(&route) && has(&limit));
+        // It comes back, and goes again.
+        metrics.sweep(&all);
+        metrics.sweep(&fewer);
+        assert!(has(&route) && has(&limit) && has("} 7"));
+        metrics.sweep(&fewer);
+        assert!(!has(&route) && !has(&limit));
+        assert!(has("route=\"none\"") && has("route=\"unmatched\""));
+        // A call that began before has counted itself since.
+        metrics.refuse(&gone, "", Verb::Reject);
+        assert!(has(&route));
+        metrics.sweep(&fewer);
+        metrics.sweep(&fewer);
+        assert!(!has(&route));
     }
 }

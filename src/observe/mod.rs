@@ -4,5 +4,6 @@ pub mod admin;
 pub mod failures;
 pub mod log;
 pub mod metrics;
+pub mod reloads;
 pub mod top;
 pub mod upstreams;

@@ -4,8 +4,10 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -182,7 +184,7 @@ impl Pace {
 /// Callers with the most units and denials, for each limit.
 #[derive(Debug)]
 pub struct Top {
-    sketches: Box<[Mutex<Sketch>]>,
+    sketches: Box<[Arc<Mutex<Sketch>>]>,
     hasher: RandomState,
 }
 
@@ -201,8 +203,38 @@ impl Top {
     #[must_use]
     pub fn new(limits: usize) -> Self {
         Self {
-            sketches: (0..limits).map(|_| Mutex::default()).collect(),
+            sketches: (0..limits).map(|_| Arc::default()).collect(),
             hasher: RandomState::default(),
+        }
+    }
+
+    /// For other rules: a limit of the same name, and most of all of the same figure too, goes
+    /// on. Calls that end under the old rules are noted there as well.
+    #[must_use]
+    pub fn after(previous: &Self, old: &Ruleset, new: &Ruleset) -> Self {
+        let mut left: HashMap<&str, Vec<(u32, &Arc<Mutex<Sketch>>)>> = HashMap::new();
+        for (limit, sketch) in old.limits.iter().zip(&previous.sketches) {
+            let named = left.entry(&limit.name).or_default();
+            named.push((limit.quota.get(), sketch));
+        }
+        let mut sketches: Vec<Option<Arc<Mutex<Sketch>>>> = vec![None; new.limits.len()];
+        for by_figure in [true, false] {
+            for (limit, place) in new.limits.iter().zip(&mut sketches) {
+                let Some(named) = left.get_mut(&*limit.name).filter(|_| place.is_none()) else {
+                    continue;
+                };
+                let is_same = |(quota, _): &(u32, _)| !by_figure || *quota == limit.quota.get();
+                if let Some(at) = named.iter().position(is_same) {
+                    *place = Some(named.remove(at).1.clone());
+                }
+            }
+        }
+        Self {
+            sketches: sketches
+                .into_iter()
+                .map(Option::unwrap_or_default)
+                .collect(),
+            hasher: previous.hasher.clone(),
         }
     }
 
@@ -411,6 +443,35 @@ mod tests {
         let list = units(&top, at(50_000_000));
         assert_eq!(list.len(), CALLERS);
         assert_eq!(list[0], (Name::Ip(ip(0)), 24_999, 0));
+    }
+
+    fn rules(limits: &[(&str, u32)]) -> Ruleset {
+        let mut rules = Ruleset::shipped(crate::limit::KeyHasher::new((1, 2))).unwrap();
+        let some = rules.limits[0].clone();
+        let limit = |(name, quota): &(&str, u32)| crate::limit::Limit {
+            name: (*name).into(),
+            quota: (*quota).try_into().unwrap(),
+            ..some.clone()
+        };
+        rules.limits = limits.iter().map(limit).collect();
+        rules
+    }
+
+    #[test]
+    fn after_a_reload_a_limit_goes_on_under_its_name_and_figure() {
+        let old = rules(&[("a", 1), ("a", 2), ("b", 1), ("gone", 1)]);
+        let new = rules(&[("new", 1), ("b", 9), ("a", 2), ("a", 1), ("a", 3)]);
+        let before = Top::new(old.limits.len());
+        let after = Top::after(&before, &old, &new);
+        // A call of before may end later.
+        for (limit, name) in (0..).zip(["a1", "a2", "b1", "gone"]) {
+            before.note(LimitId(limit), Owner::App(name), at(0), 1, 0, 1);
+        }
+        let all = after.list(9, |_| true, at(1));
+        let found: Vec<_> = all.iter().map(|h| (h.limit.0, h.name.clone())).collect();
+        let app = |name: &str| Name::App(name.into());
+        assert_eq!(found, [(1, app("b1")), (2, app("a2")), (3, app("a1"))]);
+        assert_eq!(after.sketches.len(), 5);
     }
 
     #[test]

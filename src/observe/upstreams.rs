@@ -170,6 +170,19 @@ impl UpstreamMetrics {
         }
     }
 
+    /// Forgets a pool that is there no more.
+    pub fn forget_pool(&self, pool: &str) {
+        for why in [Again::Connect, Again::Stale, Again::Broken, Again::Status] {
+            let _ = self.retries.remove_label_values(&[pool, why.as_str()]);
+        }
+        let _ = self.exhausted.remove_label_values(&[pool]);
+    }
+
+    /// Forgets a host that is no upstream any more.
+    pub fn forget_host(&self, host: &str) {
+        let _ = self.lookups.remove_label_values(&[host]);
+    }
+
     /// Those of one pool.
     #[must_use]
     pub fn pool(&self, pool: &str) -> PoolMetrics {

@@ -2,6 +2,7 @@
 //! they are written.
 
 mod pools;
+mod restart;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::store::redis::connect::{RedisOptions, Secret};
 pub use self::pools::{
     Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
 };
+pub use self::restart::RESTART;
 
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +73,7 @@ pub enum ClientCertificates {
 }
 
 /// Certificates of the TLS listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// Chains and their keys (PEM); the first is for callers that ask for no name we have.
     pub pairs: Vec<(PathBuf, PathBuf)>,
@@ -140,6 +142,8 @@ pub struct Settings {
     pub admin_hosts: Vec<String>,
     /// Route files, later ones over earlier ones; empty: the shipped table.
     pub routes: Vec<PathBuf>,
+    /// Whether files are read again when they change.
+    pub watch: bool,
     /// Files of known apps.
     pub apps: Vec<PathBuf>,
     /// What becomes of calls for other apps.

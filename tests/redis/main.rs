@@ -24,6 +24,7 @@ mod mistakes;
 mod outage;
 mod processes;
 mod proxy;
+mod reload;
 mod server;
 mod shares;
 mod slots;

@@ -34,14 +34,15 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
         _ => value::time(text, MILLISECOND).map(Some),
     });
     let dns_servers = reader.many("dns_servers", |given| value::name_server(&given.text));
+    let known = std::mem::take(&mut reader.known);
     let find = |host: &str, port: u16| match purpose {
         Purpose::Look => Ok(Vec::new()),
-        Purpose::Run => {
-            names::look_up(host, port, &dns_servers).map_err(|reason| ValueError::Lookup {
-                host: host.to_owned(),
-                reason,
-            })
-        }
+        Purpose::Run => names::look_up(host, port, &dns_servers).or_else(|reason| {
+            let host = host.to_owned();
+            let last = known.get(&(host.clone(), port)).cloned();
+            last.filter(|last| !last.is_empty())
+                .ok_or(ValueError::Lookup { host, reason })
+        }),
     };
     let upstreams = upstreams(reader, purpose, &find);
     let balance = reader.one("balance", |text| value::choice(text, BALANCES));

@@ -65,7 +65,7 @@ fn text(reader: &mut Reader, key: &str) -> Option<String> {
 }
 
 pub(super) fn secret_in(reader: &mut Reader, path: PathBuf) -> Option<Secret> {
-    match std::fs::read_to_string(&path) {
+    match reader.files.read_secret(&path) {
         Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
         Err(source) => {
             reader.mistakes.push(Mistake::Unreadable { path, source });

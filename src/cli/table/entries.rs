@@ -340,6 +340,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "watch",
+        flag: "watch",
+        value: "true|false",
+        default: Some("true"),
+        group: RULES,
+        help: "Read settings, routes, apps and certificates again when their files change",
+        more: "Within two seconds, and by what is in them: a symlink that is swapped above a file counts \
+               as well. Files that cannot be used change nothing. `false`: at SIGHUP and `POST /reload` \
+               of the admin listener alone.",
+        ..ONE
+    },
+    Setting {
         key: "edition",
         flag: "edition",
         value: "NAME",

@@ -12,6 +12,7 @@ const FROM_AGORA: &str = include_str!("../../../tests/data/agora-tokens.json");
 struct World {
     rules: Ruleset,
     tokens: Tokens,
+    bad: Option<Duration>,
     now: Moment,
 }
 
@@ -41,7 +42,8 @@ impl World {
         ]);
         Self {
             rules,
-            tokens: Tokens::new(bad, 25),
+            tokens: Tokens::default(),
+            bad,
             now: Moment {
                 mono_us: 5_000_000_000,
                 unix_us: agora()["issued"].as_u64().unwrap() * 1_000_000,
@@ -80,7 +82,7 @@ impl World {
         };
         let call = screen(&self.rules, &policy, &head, &path).unwrap();
         self.tokens
-            .look(&self.rules, auth, &call, Some(token), self.now)
+            .look(&self.rules, auth, &call, Some(token), self.bad, self.now)
     }
 
     /// Whether a call with this token needs no share of what is unknown.
@@ -91,7 +93,7 @@ impl World {
     fn answer(&self, token: &str, status: u16) {
         let token = self.look(Auth::RequireBearer, "o/both", token);
         self.tokens
-            .answered(token.unwrap().unwrap(), status, self.now);
+            .answered(token.unwrap().unwrap(), status, self.bad, self.now);
     }
 }
 
@@ -141,9 +143,11 @@ fn a_2xx_of_what_no_document_has_proves_nothing() {
         let seen = world.look_at(Auth::RequireBearer, "o/both", tail, "t");
         seen.unwrap().unwrap()
     };
-    world.tokens.answered(look("health"), 200, world.now);
+    world
+        .tokens
+        .answered(look("health"), 200, SOME_S, world.now);
     assert!(!look("users").is_good);
-    world.tokens.answered(look("users"), 200, world.now);
+    world.tokens.answered(look("users"), 200, SOME_S, world.now);
     assert!(look("health").is_good);
 }
 
@@ -161,7 +165,7 @@ fn a_refused_token_is_refused_here_for_a_while() {
     assert!(look(&world).is_ok());
     // A call of before is answered 2xx: it was a mistake.
     world.answer("t", 401);
-    world.tokens.answered(seen, 200, world.now);
+    world.tokens.answered(seen, 200, SOME_S, world.now);
     assert!(look(&world).unwrap().unwrap().is_good);
 }
 
@@ -222,8 +226,33 @@ fn a_signed_token_that_the_backend_refuses_is_refused() {
         world.answer(&app, 401);
         let look = world.look(Auth::Verify, "o/both", &app);
         assert_eq!(look.unwrap_err(), Reject::TokenRefused);
-        world.tokens.bad.remove(world.tokens.key("o#both", &app));
+        let entry = world.rules.apps.find("o#both");
+        let key = world.tokens.key("o#both", &app, entry);
+        world.tokens.bad.remove(key);
     }
+}
+
+#[test]
+fn a_token_is_verified_anew_when_its_apps_certificates_or_ids_change() {
+    let mut world = World::new(SOME_S);
+    let app = token("an app token");
+    assert!(world.is_good(Auth::Verify, &app));
+    let before = std::mem::take(&mut world.rules.apps);
+    let changed = |change: &dyn Fn(&mut App)| {
+        let mut all: Vec<App> = before.iter().cloned().collect();
+        all.iter_mut().for_each(change);
+        Apps::new(all)
+    };
+    world.rules.apps = changed(&|app| {
+        app.certificates = vec![Certificate::new(&"0".repeat(32)).unwrap()];
+    });
+    let look = world.look(Auth::Verify, "o/both", &app);
+    assert_eq!(look.unwrap_err(), Reject::Token(TokenError::Signature));
+    world.rules.apps = changed(&|app| app.names.truncate(1));
+    let look = world.look(Auth::Verify, "o/both", &app);
+    assert_eq!(look.unwrap_err(), Reject::Token(TokenError::OtherApp));
+    world.rules.apps = before;
+    assert!(world.is_good(Auth::Verify, &app));
 }
 
 #[test]
@@ -281,12 +310,13 @@ fn a_call_with_a_known_token_allocates_nothing() {
     for token in [app.as_str(), "YWMtopaque"] {
         let run = || {
             let rules = &world.rules;
-            let seen = world
-                .tokens
-                .look(rules, Auth::Verify, &call, Some(token), world.now);
+            let seen =
+                world
+                    .tokens
+                    .look(rules, Auth::Verify, &call, Some(token), SOME_S, world.now);
             let seen = seen.unwrap().unwrap();
-            let mut held = world.tokens.hold(Some(seen), &Plan::default()).unwrap();
-            world.tokens.answered(seen, 200, world.now);
+            let mut held = world.tokens.hold(Some(seen), &Plan::default(), 25).unwrap();
+            world.tokens.answered(seen, 200, SOME_S, world.now);
             world.tokens.let_go(&mut held);
         };
         run();

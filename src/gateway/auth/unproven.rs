@@ -18,9 +18,8 @@ const SHARDS: usize = 16;
 /// A counter, and the address that holds something of it.
 type Key = (CounterKey, CounterKey);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unproven {
-    percent: u64,
     shards: [Mutex<HashMap<Key, u64, RandomState>>; SHARDS],
 }
 
@@ -29,26 +28,20 @@ pub(super) struct Unproven {
 pub(in crate::gateway) struct Held(SmallVec<[(Key, u32); 4]>);
 
 impl Unproven {
-    pub(super) fn new(percent: u8) -> Self {
-        Self {
-            percent: percent.into(),
-            shards: [(); SHARDS].map(|()| Mutex::default()),
-        }
-    }
-
     fn shard(&self, key: Key) -> &Mutex<HashMap<Key, u64, RandomState>> {
         // Hashes both.
         let [first, ..] = (key.0.0 ^ key.1.0).to_le_bytes();
         &self.shards[usize::from(first) % SHARDS]
     }
 
-    /// Takes what a call with this plan asks of its app and user, all of it or nothing.
+    /// Takes what a call with this plan asks of its app and user, all of it or nothing. An address
+    /// holds `percent` of a figure at most.
     ///
     /// One call may always: it might be the only kind that its caller makes.
     ///
     /// # Errors
     /// The limit whose share the address holds already.
-    pub(super) fn hold(&self, plan: &Plan) -> Result<Held, LimitId> {
+    pub(super) fn hold(&self, plan: &Plan, percent: u8) -> Result<Held, LimitId> {
         let mut held = Held::default();
         let Some(ip) = plan.origin else {
             return Ok(held);
@@ -58,7 +51,7 @@ impl Unproven {
                 continue;
             }
             let key = (charge.key, ip);
-            let share = u64::from(charge.quota) * self.percent / 100;
+            let share = u64::from(charge.quota) * u64::from(percent) / 100;
             let fits = {
                 let mut shard = self.shard(key).lock();
                 let units = shard.entry(key).or_default();
@@ -129,8 +122,8 @@ mod tests {
 
     #[test]
     fn an_address_holds_its_share_of_a_figure_and_another_one_its_own() {
-        let unproven = Unproven::new(25);
-        let call = |ip| unproven.hold(&plan(ip, &[charge(1, 100, 1, Scope::App)]));
+        let unproven = Unproven::default();
+        let call = |ip| unproven.hold(&plan(ip, &[charge(1, 100, 1, Scope::App)]), 25);
         let mut held: Vec<Held> = (0..25).map(|_| call(1).unwrap()).collect();
         assert_eq!(call(1).unwrap_err(), LimitId(1));
         assert!(call(2).is_ok());
@@ -142,31 +135,31 @@ mod tests {
 
     #[test]
     fn one_call_is_let_in_whatever_it_costs() {
-        let unproven = Unproven::new(25);
+        let unproven = Unproven::default();
         for (quota, cost) in [(1, 1), (3, 1), (20, 20)] {
             let plan = plan(1, &[charge(quota, quota, cost, Scope::User)]);
-            let mut held = unproven.hold(&plan).unwrap();
-            assert!(unproven.hold(&plan).is_err());
+            let mut held = unproven.hold(&plan, 25).unwrap();
+            assert!(unproven.hold(&plan, 25).is_err());
             unproven.let_go(&mut held);
-            unproven.let_go(&mut unproven.hold(&plan).unwrap());
+            unproven.let_go(&mut unproven.hold(&plan, 25).unwrap());
         }
         assert_eq!(unproven.len(), 0);
     }
 
     #[test]
     fn who_does_not_get_all_holds_nothing() {
-        let unproven = Unproven::new(25);
+        let unproven = Unproven::default();
         let (wide, narrow) = (charge(1, 100, 1, Scope::App), charge(2, 4, 1, Scope::App));
-        let mut first = unproven.hold(&plan(1, &[narrow])).unwrap();
+        let mut first = unproven.hold(&plan(1, &[narrow]), 25).unwrap();
         for _ in 0..100 {
             assert_eq!(
-                unproven.hold(&plan(1, &[wide, narrow])).unwrap_err(),
+                unproven.hold(&plan(1, &[wide, narrow]), 25).unwrap_err(),
                 LimitId(2)
             );
         }
         // Held by nobody, 25 are there.
         let mut held = unproven
-            .hold(&plan(1, &[Charge { cost: 25, ..wide }]))
+            .hold(&plan(1, &[Charge { cost: 25, ..wide }]), 25)
             .unwrap();
         unproven.let_go(&mut held);
         unproven.let_go(&mut first);
@@ -175,7 +168,7 @@ mod tests {
 
     #[test]
     fn limits_of_addresses_and_those_that_deny_nothing_have_no_share() {
-        let unproven = Unproven::new(25);
+        let unproven = Unproven::default();
         let report = Charge {
             report: true,
             ..charge(1, 1, 1, Scope::App)
@@ -189,7 +182,7 @@ mod tests {
             ],
         );
         for _ in 0..10 {
-            assert!(unproven.hold(&plan).is_ok());
+            assert!(unproven.hold(&plan, 25).is_ok());
         }
         assert_eq!(unproven.len(), 0);
     }
@@ -197,7 +190,7 @@ mod tests {
     #[test]
     fn calls_of_many_threads_hold_no_more_and_leave_nothing_behind() {
         use std::sync::atomic::{AtomicU32, Ordering};
-        let unproven = Unproven::new(25);
+        let unproven = Unproven::default();
         let most = AtomicU32::new(0);
         let plan = plan(
             1,
@@ -208,7 +201,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..2000 {
-                        if let Ok(mut held) = unproven.hold(&plan) {
+                        if let Ok(mut held) = unproven.hold(&plan, 25) {
                             let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                             most.fetch_max(now, Ordering::SeqCst);
                             std::thread::yield_now();

@@ -32,7 +32,7 @@ impl Door {
             Err(_) => return None,
         };
         // Otherwise pingora has received of the next request already.
-        if self.shared.shield.counts_requests() || !connection.is_at_a_beginning() {
+        if self.live.look().shield.counts_requests() || !connection.is_at_a_beginning() {
             return Some(connection);
         }
         let state = connection.state();
@@ -55,22 +55,22 @@ impl Door {
                 return Some(connection);
             };
             state.busy();
-            let mut ctx = Box::new(Context::new(self.shared.clone()));
+            let mut ctx = Box::new(Context::new(self.live.now()));
             let (head, body) = bytes.split_at(request.head);
             let verdict = self
                 .gateway
                 .judge_whole(&request.header, head, body, &state, &mut ctx)
                 .await;
-            ctx.verdict = self.shared.clock.since(ctx.started);
-            self.shared.metrics.own(ctx.own_us());
+            ctx.verdict = ctx.shared.clock.since(ctx.started);
+            ctx.shared.metrics.own(ctx.own_us());
             let Some(Stop { reply, is_last }) = verdict else {
                 state.admit(ctx, head);
                 connection.unread(bytes.freeze());
                 return Some(connection);
             };
             state.reads(Some(bytes.len() as u64));
-            let most = self.shared.settings.max_requests_per_connection;
-            let kept = !is_last && !state.has_had(most) && !self.shared.is_draining();
+            let most = ctx.shared.settings.max_requests_per_connection;
+            let kept = !is_last && !state.has_had(most) && !ctx.shared.is_draining();
             let head_only = request.header.method == Method::HEAD;
             let wire = self
                 .gateway

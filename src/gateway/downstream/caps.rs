@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -21,8 +21,9 @@ pub(crate) enum Full {
 /// The connections of all workers.
 #[derive(Debug)]
 pub(crate) struct Caps {
-    most: usize,
-    most_per_address: Option<NonZeroU32>,
+    most: AtomicUsize,
+    /// 0: without a cap.
+    most_per_address: AtomicU32,
     open: AtomicUsize,
     /// Only addresses with a connection are in it: bounded by `most`.
     by_address: Mutex<HashMap<IpAddr, u32, RandomState>>,
@@ -37,12 +38,22 @@ pub(super) struct Place {
 
 impl Caps {
     pub(crate) fn new(most: usize, most_per_address: Option<NonZeroU32>) -> Self {
-        Self {
-            most,
-            most_per_address,
+        let caps = Self {
+            most: AtomicUsize::new(0),
+            most_per_address: AtomicU32::new(0),
             open: AtomicUsize::new(0),
             by_address: Mutex::default(),
-        }
+        };
+        caps.set(most, most_per_address);
+        caps
+    }
+
+    /// From now on so many. Connections that are open stay, and those of an address count where
+    /// there was a cap for it when they came.
+    pub(crate) fn set(&self, most: usize, most_per_address: Option<NonZeroU32>) {
+        self.most.store(most, Ordering::Relaxed);
+        let most = most_per_address.map_or(0, NonZeroU32::get);
+        self.most_per_address.store(most, Ordering::Relaxed);
     }
 
     /// Connections that are open.
@@ -58,7 +69,7 @@ impl Caps {
             caps: self.clone(),
             address: None,
         };
-        match before < self.most {
+        match before < self.most.load(Ordering::Relaxed) {
             true => Ok(place),
             false => Err(Full::All),
         }
@@ -68,12 +79,13 @@ impl Caps {
 impl Place {
     /// A place among the connections of this address, too.
     pub(super) fn take_address(&mut self, address: IpAddr) -> Result<(), Full> {
-        let Some(most) = self.caps.most_per_address else {
+        let most = self.caps.most_per_address.load(Ordering::Relaxed);
+        if most == 0 {
             return Ok(());
-        };
+        }
         let mut by_address = self.caps.by_address.lock();
         let open = by_address.entry(address).or_insert(0);
-        if *open >= most.get() {
+        if *open >= most {
             return Err(Full::Address);
         }
         *open += 1;
@@ -112,6 +124,21 @@ mod tests {
         assert_eq!(caps.open(), 2);
         drop(first);
         assert!(caps.take().is_ok());
+    }
+
+    #[test]
+    fn a_new_cap_holds_for_who_comes_next() {
+        let caps = Arc::new(Caps::new(1, None));
+        let first = caps.take().unwrap();
+        assert_eq!(caps.take().unwrap_err(), Full::All);
+        caps.set(2, NonZeroU32::new(1));
+        let mut second = caps.take().unwrap();
+        assert_eq!(second.take_address(A), Ok(()));
+        caps.set(1, None);
+        assert_eq!(caps.take().unwrap_err(), Full::All);
+        drop((first, second));
+        assert!(caps.take().is_ok());
+        assert!(caps.by_address.lock().is_empty());
     }
 
     #[test]

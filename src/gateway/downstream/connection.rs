@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 use super::caps::Place;
 use super::channel::Channel;
 use super::state::{Phase, State};
-use crate::gateway::Shared;
+use crate::gateway::Live;
 use crate::gateway::reply::Reply;
 use crate::observe::metrics::Turned;
 
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     http2: bool,
-    shared: Arc<Shared>,
+    live: Live,
     idle: Option<Idle>,
     /// The head that is coming in, and until when.
     head: Option<(u32, Pin<Box<Sleep>>)>,
@@ -75,7 +75,7 @@ impl Connection {
         io: Channel,
         http2: bool,
         state: Arc<State>,
-        shared: Arc<Shared>,
+        live: Live,
         place: Place,
     ) -> Self {
         // That it is there tells pingora that ALPN, and nothing else, chooses the protocol.
@@ -95,7 +95,7 @@ impl Connection {
             socket: Arc::new(socket),
             tls,
             http2,
-            shared,
+            live,
             idle: None,
             head: None,
             taken: 0,
@@ -143,17 +143,18 @@ impl Connection {
     }
 
     fn wait_for_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let patience = self.shared.settings.keepalive;
         let after = self.state.head();
+        let live = &self.live;
         let idle = self.idle.get_or_insert_with(|| Idle {
             after,
             since: Instant::now(),
-            timer: Box::pin(tokio::time::sleep(patience)),
+            timer: Box::pin(tokio::time::sleep(live.look().settings.keepalive)),
         });
         if idle.after != after {
             (idle.after, idle.since) = (after, Instant::now());
         }
         ready!(idle.timer.as_mut().poll(cx));
+        let patience = self.live.look().settings.keepalive;
         idle.timer.as_mut().reset(idle.since + patience);
         ready!(idle.timer.as_mut().poll(cx));
         // The end, as if the caller had closed: nothing is lost.
@@ -163,7 +164,7 @@ impl Connection {
     fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let which = self.state.head();
         if self.head.as_ref().is_none_or(|(head, _)| *head != which) {
-            let limit = tokio::time::sleep(self.shared.settings.header_timeout);
+            let limit = tokio::time::sleep(self.live.look().settings.header_timeout);
             self.head = Some((which, Box::pin(limit)));
         }
         if let Some((_, limit)) = &mut self.head {
@@ -179,9 +180,9 @@ impl Connection {
     /// Ends the connection in the middle of a head. The answer is sent if it can be at once: its
     /// few bytes find room in a socket that nothing has been written to.
     fn turn_away(&mut self, cx: &mut Context<'_>, why: Turned, reply: &Reply) -> io::Error {
-        self.shared.metrics.turned_away(why);
+        self.live.look().metrics.turned_away(why);
         if !self.http2 {
-            let answer = self.shared.whole(reply);
+            let answer = self.live.look().whole(reply);
             let (mut io, cx) = (Pin::new(&mut self.io), cx);
             if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(cx, &answer) {
                 let _ = io.as_mut().poll_flush(cx);
@@ -192,7 +193,7 @@ impl Connection {
 
     /// A write cannot go on: for how long may that last?
     fn hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let patience = self.shared.settings.send_timeout;
+        let patience = self.live.look().settings.send_timeout;
         let (limit, gone) = self
             .held_up
             .get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), 0));
@@ -246,7 +247,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let is_head = !this.http2 && this.state.phase() == Phase::Head;
-        if is_head && this.taken > this.shared.settings.max_header_bytes {
+        if is_head && this.taken > this.live.look().settings.max_header_bytes {
             let error = this.turn_away(cx, Turned::LargeHead, &Reply::head_too_large());
             return Poll::Ready(Err(error));
         }

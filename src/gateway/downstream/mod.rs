@@ -8,6 +8,7 @@ mod ahead;
 pub(crate) mod caps;
 mod channel;
 mod connection;
+mod http2;
 pub(crate) mod state;
 pub(crate) mod tls;
 mod wire;

@@ -42,6 +42,7 @@ impl TlsError {
 }
 
 /// What the files held when they were last read.
+#[derive(Clone)]
 struct Loaded {
     config: Arc<ServerConfig>,
     bytes: Vec<Vec<u8>>,
@@ -64,11 +65,21 @@ impl fmt::Debug for Certificates {
 }
 
 impl Certificates {
-    /// Reads the files.
-    pub(crate) fn load(settings: TlsSettings) -> Result<Self, TlsError> {
+    /// Reads the files. Where all is as `previous` has it, callers' tickets stay good.
+    pub(crate) fn load(settings: TlsSettings, previous: Option<&Self>) -> Result<Self, TlsError> {
         let bytes = read(&settings)?;
-        let loaded = RwLock::new(build(&settings, bytes)?);
-        Ok(Self { settings, loaded })
+        let same = previous
+            .filter(|previous| previous.settings == settings)
+            .map(|previous| previous.loaded.read().clone())
+            .filter(|loaded| loaded.bytes == bytes);
+        let loaded = match same {
+            Some(loaded) => loaded,
+            None => build(&settings, bytes)?,
+        };
+        Ok(Self {
+            settings,
+            loaded: RwLock::new(loaded),
+        })
     }
 
     /// For a handshake that begins now.

@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -22,10 +21,11 @@ use super::Listening;
 use super::caps::{Full, Place};
 use super::channel::Channel;
 use super::connection::Connection;
+use super::http2::Http2;
 use super::state::State;
 use super::wire::Wire;
-use crate::gateway::patience::{Patience, Patient};
-use crate::gateway::{Gateway, Shared, headers};
+use crate::gateway::patience::Patience;
+use crate::gateway::{Gateway, Live, headers};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
 use crate::observe::metrics::Turned;
@@ -38,46 +38,31 @@ const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-type Proxy = HttpProxy<Gateway>;
+pub(super) type Proxy = HttpProxy<Gateway>;
 
 /// Accepts on its own sockets, and serves on its own thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    shared: Arc<Shared>,
+    live: Live,
     conf: Arc<ServerConf>,
     listening: parking_lot::Mutex<Vec<Listening>>,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        conf: Arc<ServerConf>,
-        listening: Vec<Listening>,
-    ) -> Self {
+    pub(crate) fn new(live: Live, conf: Arc<ServerConf>, listening: Vec<Listening>) -> Self {
         Self {
-            shared,
+            live,
             conf,
             listening: parking_lot::Mutex::new(listening),
         }
     }
 
     fn proxy(&self) -> Arc<Proxy> {
-        let settings = &self.shared.settings;
-        let mut proxy = HttpProxy::new(Gateway::new(self.shared.clone()), self.conf.clone());
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(settings.keepalive);
-        proxy.server_options = Some(options);
-        proxy.h2_options = Some(http2(settings));
+        let mut proxy = HttpProxy::new(Gateway::new(self.live.clone()), self.conf.clone());
+        proxy.server_options = Some(HttpServerOptions::default());
         proxy.handle_init_modules();
         Arc::new(proxy)
     }
-}
-
-fn http2(settings: &crate::settings::Settings) -> H2Options {
-    let mut options = default_h2_options();
-    options.max_concurrent_streams(settings.max_streams);
-    options.max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
-    options
 }
 
 #[async_trait]
@@ -95,8 +80,8 @@ impl BackgroundService for Worker {
                 }
             };
             let door = Door {
-                shared: self.shared.clone(),
-                gateway: Gateway::new(self.shared.clone()),
+                live: self.live.clone(),
+                gateway: Gateway::new(self.live.clone()),
                 proxy: proxy.clone(),
                 how,
                 shutdown: shutdown.clone(),
@@ -114,7 +99,7 @@ impl BackgroundService for Worker {
 
 /// One listener of one worker.
 pub(super) struct Door {
-    pub(super) shared: Arc<Shared>,
+    pub(super) live: Live,
     /// The same adapter as pingora's.
     pub(super) gateway: Gateway,
     proxy: Arc<Proxy>,
@@ -168,19 +153,19 @@ impl Door {
 
     fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let door = self.clone();
-        let metrics = &self.shared.metrics;
-        metrics.connection();
-        let place = match self.shared.caps.take() {
+        let shared = self.live.look();
+        shared.metrics.connection();
+        let place = match shared.caps.take() {
             Ok(place) => place,
             Err(full) => {
-                metrics.turned_away(full.into());
+                shared.metrics.turned_away(full.into());
                 return;
             }
         };
         tokio::spawn(async move {
             match door.greet(tcp, peer, place).await {
                 Ok(connection) => door.serve(connection).await,
-                Err(Refused::Silent(why)) => door.shared.metrics.turned_away(why),
+                Err(Refused::Silent(why)) => door.live.look().metrics.turned_away(why),
                 Err(Refused::Gone) => {}
             }
         });
@@ -193,7 +178,8 @@ impl Door {
         peer: SocketAddr,
         mut place: Place,
     ) -> Result<Connection, Refused> {
-        let settings = &self.shared.settings;
+        let shared = self.live.now();
+        let settings = &shared.settings;
         let mut wire = Wire::new(tcp);
         let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if self.how.proxy_protocol {
@@ -217,12 +203,12 @@ impl Door {
             peer = source.unwrap_or(peer);
         }
         if !headers::is_trusted(settings, peer.ip()) {
-            let address = prefix(peer.ip(), self.shared.policy.ipv6_prefix);
+            let address = prefix(peer.ip(), shared.policy.ipv6_prefix);
             place
                 .take_address(address)
                 .map_err(|full| Refused::Silent(full.into()))?;
         }
-        let tls = self.shared.certificates.as_ref().filter(|_| self.how.tls);
+        let tls = shared.certificates.as_ref().filter(|_| self.how.tls);
         let (io, http2) = match tls {
             Some(certificates) => {
                 let handshake = TlsAcceptor::from(certificates.config()).accept(wire);
@@ -252,13 +238,7 @@ impl Door {
             None => (Channel::Plain(wire), false),
         };
         let state = Arc::new(State::new(peer, self.how.tls, http2));
-        Ok(Connection::new(
-            io,
-            http2,
-            state,
-            self.shared.clone(),
-            place,
-        ))
+        Ok(Connection::new(io, http2, state, self.live.clone(), place))
     }
 
     async fn serve(&self, connection: Connection) {
@@ -276,7 +256,7 @@ impl Door {
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
-        let mut patience = Patience::new(&self.shared.serving);
+        let mut patience = Patience::new(&self.live.now().serving);
         loop {
             state.idle();
             let serving = self.proxy.process_new_http(session, &self.shutdown);
@@ -303,12 +283,13 @@ impl Door {
     async fn serve_http2(&self, stream: Stream, state: &State) {
         let mut shutdown = self.shutdown.clone();
         let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
-        let most = self.shared.settings.max_requests_per_connection;
-        let proxy = Arc::new(Patient {
-            app: self.proxy.clone(),
-            serving: self.shared.serving.clone(),
-        });
-        let serving = proxy.process_new(stream, &stopped);
+        let shared = self.live.now();
+        let most = shared.settings.max_requests_per_connection;
+        let (streams, rests) = (shared.settings.max_streams, shared.settings.header_timeout);
+        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared));
+        // A connection outlives reloads: it holds on to nothing of this one.
+        drop(shared);
+        let serving = http2.process_new(stream, &stopped);
         tokio::pin!(serving);
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
@@ -318,10 +299,9 @@ impl Door {
             }
             let _ = stop.send(true);
             // pingora waits without a limit for the caller to hear that, and takes calls meanwhile.
-            let settings = &self.shared.settings;
             tokio::select! {
-                () = state.spent(most.saturating_add(settings.max_streams)) => {}
-                () = state.rest(settings.header_timeout) => {}
+                () = state.spent(most.saturating_add(streams)) => {}
+                () = state.rest(rests) => {}
             }
         };
         tokio::select! {

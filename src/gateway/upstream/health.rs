@@ -38,15 +38,12 @@ pub(super) async fn readmit(upstreams: Arc<Upstreams>, clock: Clock) {
 }
 
 /// Checks all addresses of all pools that have checks.
-pub(super) async fn watch(upstreams: Arc<Upstreams>, ca_file: Option<String>) {
+pub(super) async fn watch(upstreams: Arc<Upstreams>) {
     let is_checked = |pool: &&Pool| pool.check != Check::Off;
     if !upstreams.pools.iter().any(|pool| is_checked(&pool)) {
         return;
     }
-    let conf = ServerConf {
-        ca_file,
-        ..ServerConf::default()
-    };
+    let conf = ServerConf::default();
     let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
     let checked = upstreams.pools.iter().filter(is_checked);
     let watching = checked.map(|pool| watch_pool(&upstreams, pool, &connector));

@@ -10,8 +10,11 @@ mod pool;
 mod users;
 mod way;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pingora::protocols::tls::CaType;
 
 use self::endpoint::Ejecting;
@@ -40,13 +43,24 @@ pub enum UpstreamError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The certificates for all pools that have none of their own.
+    #[error("--upstream-ca {path}: {reason}; write the path of a PEM file of certificates")]
+    CaOfAll {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Users of pools that the rules do not know, one a line.
     #[error("{0}")]
     Users(String),
 }
 
+/// Certificates, and a number that tells them from others.
+type Authority = (Arc<CaType>, u64);
+
 /// The certificates of a pool's own.
-fn authority(pool: &PoolSettings) -> Result<Option<(Arc<CaType>, u64)>, UpstreamError> {
+fn authority(pool: &PoolSettings) -> Result<Option<Authority>, UpstreamError> {
     let Some(path) = &pool.ca else {
         return Ok(None);
     };
@@ -57,6 +71,21 @@ fn authority(pool: &PoolSettings) -> Result<Option<(Arc<CaType>, u64)>, Upstream
             path: path.display().to_string(),
             reason,
         })
+}
+
+/// The certificates of each pool, in their order.
+fn authorities(settings: &Settings) -> Result<Vec<Option<Authority>>, UpstreamError> {
+    let of_all = settings.upstream_ca.as_ref().map(|path| {
+        authority::load(path).map_err(|reason| UpstreamError::CaOfAll {
+            path: path.display().to_string(),
+            reason,
+        })
+    });
+    let of_all = of_all.transpose()?;
+    let pools = settings.pools.iter();
+    pools
+        .map(|pool| Ok(authority(pool)?.or_else(|| of_all.clone())))
+        .collect()
 }
 
 /// Every mistake in the pools, as far as one can tell without asking an upstream.
@@ -74,6 +103,9 @@ pub(super) fn out_of_time() -> Box<pingora::Error> {
     pingora::Error::explain(pingora::ErrorType::ReadTimedout, why).into_up()
 }
 
+/// Hosts and ports, and their addresses.
+pub type Addresses = BTreeMap<(String, u16), Vec<SocketAddr>>;
+
 /// All pools of a gateway.
 #[derive(Debug)]
 pub struct Upstreams {
@@ -81,6 +113,8 @@ pub struct Upstreams {
     users: Users,
     tending: Tending,
     metrics: UpstreamMetrics,
+    /// Whether others have taken its place: what it learns is of no account any more.
+    replaced: Mutex<bool>,
 }
 
 impl Upstreams {
@@ -103,35 +137,68 @@ impl Upstreams {
         if !unknown.is_empty() {
             return Err(UpstreamError::Users(unknown.join("\n")));
         }
-        let pools = settings.pools.iter().map(|pool| {
-            let ca = authority(pool)?;
+        let authorities = authorities(settings)?;
+        // From here on nothing fails. Addresses that come or go meanwhile would be lost.
+        let mut replaced = previous.map(|previous| previous.replaced.lock());
+        let pools = settings.pools.iter().zip(&authorities).map(|(pool, ca)| {
             let budget = tending.retry_budget;
             let previous = previous.and_then(|all| all.pool(&pool.name));
-            Ok(Pool::new(
-                pool,
-                ca.as_ref(),
-                ejecting,
-                budget,
-                metrics,
-                previous,
-            ))
+            Pool::new(pool, ca.as_ref(), ejecting, budget, metrics, previous)
         });
-        let pools: Result<_, UpstreamError> = pools.collect();
-        Ok(Self {
+        let next = Self {
             users: Users::new(&settings.pools, rules),
-            pools: pools?,
+            pools: pools.collect(),
             tending,
             metrics: metrics.clone(),
-        })
+            replaced: Mutex::new(false),
+        };
+        if let Some(replaced) = &mut replaced {
+            **replaced = true;
+        }
+        Ok(next)
+    }
+
+    /// The addresses of a host, as they are from now on: in all its pools.
+    fn found(&self, host: &str, port: u16, addrs: &[SocketAddr]) {
+        let replaced = self.replaced.lock();
+        if !*replaced {
+            for pool in &self.pools {
+                pool.found(host, port, addrs, &self.metrics);
+            }
+        }
+    }
+
+    /// A host could not be looked up.
+    fn not_found(&self, host: &str) {
+        let replaced = self.replaced.lock();
+        if !*replaced {
+            self.metrics.lookup_failed(host);
+        }
+    }
+
+    /// The last addresses of each host.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.pools.iter().flat_map(Pool::addresses).collect()
     }
 
     fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| &*pool.name == name)
     }
 
-    /// After a change of settings: forgets the metrics of addresses that `next` has not.
+    /// After a change of settings: forgets the metrics of pools, hosts and addresses that `next`
+    /// has not.
     pub fn retire(&self, next: &Self) {
+        let hosts = next.addresses();
+        for (host, _) in self.addresses().keys() {
+            if hosts.keys().all(|(other, _)| other != host) {
+                self.metrics.forget_host(host);
+            }
+        }
         for pool in &self.pools {
+            if next.pool(&pool.name).is_none() {
+                self.metrics.forget_pool(&pool.name);
+            }
             let kept = next.pool(&pool.name).map_or_else(Vec::new, Pool::endpoints);
             for gone in pool.endpoints() {
                 if kept.iter().all(|endpoint| endpoint.addr != gone.addr) {
@@ -163,10 +230,10 @@ impl Upstreams {
 
     /// Looks names up again, checks health, and ends ejections, for ever. Never on a thread that
     /// serves calls.
-    pub async fn tend(self: Arc<Self>, clock: Clock, ca_file: Option<String>) {
+    pub async fn tend(self: Arc<Self>, clock: Clock) {
         tokio::join!(
             names::watch(self.clone()),
-            health::watch(self.clone(), ca_file),
+            health::watch(self.clone()),
             health::readmit(self, clock),
         );
     }

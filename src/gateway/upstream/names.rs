@@ -131,12 +131,10 @@ async fn watch_one(upstreams: &Upstreams, names: &Names, host: String, port: u16
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(host, "upstream name looked up again");
                 }
-                for pool in &upstreams.pools {
-                    pool.found(&host, port, &addrs, &upstreams.metrics);
-                }
+                upstreams.found(&host, port, &addrs);
             }
             Err(error) => {
-                upstreams.metrics.lookup_failed(&host);
+                upstreams.not_found(&host);
                 // Said once: the metric counts the rest.
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(

@@ -165,6 +165,17 @@ impl Pool {
         hosts.map(|u| (u.host.clone(), u.port)).collect()
     }
 
+    /// Its hosts and ports, and what their addresses are now.
+    pub(super) fn addresses(&self) -> Vec<((String, u16), Vec<SocketAddr>)> {
+        let sources = self.sources.lock();
+        let of = |source: &Source| {
+            let Upstream { host, port, .. } = &source.kind.upstream;
+            let addrs = source.endpoints.iter().map(|endpoint| endpoint.addr);
+            ((host.clone(), *port), addrs.collect())
+        };
+        sources.iter().map(of).collect()
+    }
+
     /// The addresses of a host, as they are from now on. Those that stay keep their state and
     /// their connections; calls that run at those that go end there.
     pub(super) fn found(

@@ -155,11 +155,11 @@ async fn one_charge(shared: &Shared, foreign: &Foreign, now: Moment) -> Value {
             nearest,
             reported,
         }) => {
-            shared.metrics.admit(call.target);
+            shared.counts.admit(call.target);
             shared.top.admitted(call, &plan, reported, now);
             for (i, charge) in plan.charges.iter().enumerate() {
                 if charge.taken.is_some() {
-                    shared.metrics.charge(charge.limit, charge.cost);
+                    shared.counts.charge(charge.limit, charge.cost);
                 }
                 if i < 64 && reported >> i & 1 == 1 {
                     let route = call.route_name(rules);
@@ -171,7 +171,7 @@ async fn one_charge(shared: &Shared, foreign: &Foreign, now: Moment) -> Value {
                 "limit": nearest.map(|nearest| name(nearest.limit)),
                 "left": nearest.map(|nearest| nearest.left),
                 "retry_after": null,
-                "receipt": shared.receipts.issue(plan, now),
+                "receipt": shared.receipts.issue(plan, &shared.counts, now),
             })
         }
         Err(Refused::Deny(denied)) => {
@@ -217,16 +217,15 @@ pub(super) async fn give_back(State(shared): State<Arc<Shared>>, body: Body) -> 
     };
     let now = shared.clock.now();
     let answers = given.into_iter().map(|Given { receipt }| {
-        let Some(mut plan) = shared.receipts.redeem(&receipt, now) else {
+        let Some((mut plan, counts)) = shared.receipts.redeem(&receipt, now) else {
             return json!({
                 "receipt": receipt,
                 "given_back": false,
                 "error": "not a receipt of this gateway's, used before, or older than 5 minutes",
             });
         };
-        let (rules, admission) = (&shared.rules, &shared.admission);
-        for (limit, units) in admission.give_back_foreign(rules, &mut plan, now) {
-            shared.metrics.refund(limit, units);
+        for (limit, units) in shared.admission.give_back_foreign(&mut plan, now) {
+            counts.refund(limit, units);
         }
         json!({ "receipt": receipt, "given_back": true })
     });

@@ -57,7 +57,7 @@ pub(super) async fn read(
 }
 
 fn no_token() -> Response {
-    let why = "this gateway has no token for changing counters; set admin_token_file, \
+    let why = "this gateway has no token for changes; set admin_token_file, \
                --admin-token-file or FLOODGATE_ADMIN_TOKEN";
     error(StatusCode::FORBIDDEN, why)
 }

@@ -4,13 +4,14 @@
 mod charge;
 mod guard;
 mod receipts;
+mod reload;
 mod reset;
 mod serve;
 mod top;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{FromRef, Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -20,34 +21,43 @@ use serde_json::json;
 
 pub use self::receipts::Receipts;
 pub use self::serve::serve;
-use crate::gateway::Shared;
+use crate::gateway::{Live, Shared};
 use crate::settings::Settings;
 use crate::store::redis::RedisStore;
 
+/// Each request is answered by what calls go by when it begins.
+impl FromRef<Live> for Arc<Shared> {
+    fn from_ref(live: &Live) -> Self {
+        live.now()
+    }
+}
+
 /// The listener's routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub fn router(live: Live) -> Router {
     let guarded = Router::new()
         .route("/charge", post(charge::charge))
         .route("/charge/give-back", post(charge::give_back))
         .route("/counters/reset", post(reset::reset))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::token));
+        .route("/reload", post(reload::reload))
+        .route_layer(middleware::from_fn_with_state(live.clone(), guard::token));
     let tasks = Router::new()
         .route("/apps/{app}/tasks/{task}", delete(finish_task))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::task));
+        .route_layer(middleware::from_fn_with_state(live.clone(), guard::task));
     let reads = Router::new()
         .route("/top", get(top::top))
         .route("/peers", get(top::peers))
+        .route("/reload", get(reload::state))
         .route("/metrics", get(metrics))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::read));
+        .route_layer(middleware::from_fn_with_state(live.clone(), guard::read));
     Router::new()
         .merge(guarded)
         .merge(tasks)
         .merge(reads)
-        .layer(middleware::from_fn_with_state(shared.clone(), guard::page))
+        .layer(middleware::from_fn_with_state(live.clone(), guard::page))
         // Probes call by any name, and learn nothing else.
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
-        .with_state(shared)
+        .with_state(live)
 }
 
 /// Says so where everybody who reaches the listener may read what it tells.

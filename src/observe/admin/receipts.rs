@@ -5,11 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::limit::{Charge, CounterKey, Moment, Plan};
+use crate::observe::metrics::RuleMetrics;
 
 /// How long a receipt is good for, microseconds.
 const LIVES_US: u64 = 300_000_000;
@@ -21,16 +23,19 @@ struct Charged {
     charges: Box<[Charge]>,
     app: Option<CounterKey>,
     origin: Option<CounterKey>,
+    /// Of the rules by which it was charged: others number their limits in another way.
+    counts: Arc<RuleMetrics>,
     until_us: u64,
 }
 
-impl From<Charged> for Plan {
-    fn from(charged: Charged) -> Self {
-        Self {
-            charges: charged.charges.into_iter().collect(),
-            app: charged.app,
-            origin: charged.origin,
-        }
+impl Charged {
+    fn apart(self) -> (Plan, Arc<RuleMetrics>) {
+        let plan = Plan {
+            charges: self.charges.into_iter().collect(),
+            app: self.app,
+            origin: self.origin,
+        };
+        (plan, self.counts)
     }
 }
 
@@ -52,7 +57,12 @@ pub struct Receipts {
 
 impl Receipts {
     /// A receipt for what this plan took. `None`: that is nothing.
-    pub(super) fn issue(&self, plan: Plan, now: Moment) -> Option<String> {
+    pub(super) fn issue(
+        &self,
+        plan: Plan,
+        counts: &Arc<RuleMetrics>,
+        now: Moment,
+    ) -> Option<String> {
         let charges: Box<[Charge]> = plan
             .charges
             .into_iter()
@@ -69,6 +79,7 @@ impl Receipts {
             charges,
             app: plan.app,
             origin: plan.origin,
+            counts: counts.clone(),
             until_us: now.mono_us.saturating_add(LIVES_US),
         };
         let until_us = charged.until_us;
@@ -78,14 +89,14 @@ impl Receipts {
         Some(format!("{id:032x}"))
     }
 
-    /// What a receipt gives back: once.
-    pub(super) fn redeem(&self, receipt: &str, now: Moment) -> Option<Plan> {
+    /// What a receipt gives back, once, and where that is counted.
+    pub(super) fn redeem(&self, receipt: &str, now: Moment) -> Option<(Plan, Arc<RuleMetrics>)> {
         let is_ours = receipt.len() == 32 && receipt.bytes().all(|b| b.is_ascii_hexdigit());
         let id = u128::from_str_radix(receipt, 16).ok().filter(|_| is_ours)?;
         let mut table = self.table.lock();
         let is_good = |charged: &Charged| charged.until_us > now.mono_us;
         table.charged.get(&id).filter(|charged| is_good(charged))?;
-        table.charged.remove(&id).map(Plan::from)
+        table.charged.remove(&id).map(Charged::apart)
     }
 
     /// What nobody can give back any more: the receipt is too old, or one of too many.
@@ -101,7 +112,8 @@ impl Receipts {
             let Some((id, _)) = table.issued.pop_front() else {
                 break;
             };
-            expired.extend(table.charged.remove(&id).map(Plan::from));
+            let charged = table.charged.remove(&id);
+            expired.extend(charged.map(|charged| charged.apart().0));
         }
         if table.charged.capacity() > 1024 && table.charged.len() < table.charged.capacity() / 4 {
             table.charged.shrink_to_fit();
@@ -147,8 +159,8 @@ mod tests {
     fn a_receipt_gives_back_once_and_in_its_time() {
         let receipts = Receipts::default();
         let slot = || plan(Some(Taken::Slot(7)));
-        let one = receipts.issue(slot(), at(0)).unwrap();
-        let other = receipts.issue(slot(), at(0)).unwrap();
+        let one = receipts.issue(slot(), &Arc::default(), at(0)).unwrap();
+        let other = receipts.issue(slot(), &Arc::default(), at(0)).unwrap();
         assert_ne!(one, other);
         assert!(receipts.redeem(&one, at(1)).is_some());
         assert!(receipts.redeem(&one, at(1)).is_none());
@@ -162,14 +174,19 @@ mod tests {
 
     #[test]
     fn a_charge_of_nothing_has_no_receipt() {
-        assert_eq!(Receipts::default().issue(plan(None), at(0)), None);
+        assert_eq!(
+            Receipts::default().issue(plan(None), &Arc::default(), at(0)),
+            None
+        );
     }
 
     #[test]
     fn receipts_are_bounded_in_number() {
         let receipts = Receipts::default();
         for _ in 0..MOST + 2 {
-            receipts.issue(plan(Some(Taken::Slot(1))), at(0)).unwrap();
+            receipts
+                .issue(plan(Some(Taken::Slot(1))), &Arc::default(), at(0))
+                .unwrap();
         }
         assert_eq!(receipts.expired(at(1)).len(), 2);
     }

@@ -1,0 +1,76 @@
+//! A gateway that reloads goes on with what it has leased, and with the slots that it holds.
+
+use std::time::{Duration, Instant};
+
+use crate::gateways::{acquainted, exhaust, with_routes};
+use crate::harness::{Connection, Gateway};
+use crate::load::{Call, during, most_in_a_window, sum};
+use crate::server::{Server, wait_until};
+
+const DAY: u32 = 4000;
+const SECOND: u32 = 200;
+
+/// Limits change their numbers with each.
+fn routes(nth: usize) -> String {
+    let route = |name: &str, limit: &str| {
+        format!(
+            "[[route]]\nname = \"{name}\"\ncalls = [\"GET /t/{name}\"]\n\
+             v3 = {{ limits = [\"{limit}\"], ip_copy = false }}\n"
+        )
+    };
+    let mut all: String = (0..nth % 3)
+        .map(|n| route(&format!("new{n}"), "5/s"))
+        .collect();
+    all += &route("day", &format!("{DAY}/day"));
+    all += &route("second", &format!("{SECOND}/s"));
+    all + "[[route]]\nname = \"slot\"\ncalls = [\"POST /t/slot\"]\n\
+           v3 = { limits = [\"1 tasks\"], ip_copy = false }\n"
+}
+
+fn reloads(gateway: &Gateway) -> f64 {
+    gateway.metric("floodgate_config_reloads_total", &["applied"])
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "windows of real time")]
+fn leases_and_slots_survive_a_storm_of_reloads() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("routes.toml");
+    std::fs::write(&path, routes(0)).unwrap();
+    let args = ["--routes", path.to_str().unwrap(), "--watch", "false"];
+    let start = || with_routes("", &server.url(), &args);
+    let gateways = [start(), start()];
+    let gateways: Vec<&Gateway> = gateways.iter().collect();
+    acquainted(&gateways);
+    let mut running = gateways[0].connect();
+    running.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 5000"], "{}");
+    let is_taken = |gateway: &Gateway| gateway.call("POST", "/o/a/t/slot", "{}").status == 403;
+    wait_until("its slot is taken", || is_taken(gateways[1]));
+    let hits = |gateway: &Gateway| gateway.metric("floodgate_store_lease_hits_total", &[]);
+    let load = [Call::get("/o/a/t/day"), Call::get("/o/a/t/second")];
+    let ([day, second], ()) = during(&gateways, load, Instant::now(), || {
+        for nth in 1..=30 {
+            std::fs::write(&path, routes(nth)).unwrap();
+            for gateway in &gateways {
+                gateway.signal("-HUP");
+            }
+            std::thread::sleep(Duration::from_millis(120));
+        }
+    });
+    for gateway in &gateways {
+        assert!(reloads(gateway) > 5.0, "{}", reloads(gateway));
+        assert!(hits(gateway) > 100.0, "{}", hits(gateway));
+        assert!(is_taken(gateway), "the slot of a call that runs");
+    }
+    assert_eq!(running.read_answer("POST").status, 200);
+    let most = most_in_a_window(&second, Duration::from_secs(1));
+    assert!(most <= SECOND, "{most} in a second");
+    // Nothing that was leased is lost, and nothing is given twice.
+    assert!(sum(&day) < DAY, "the day's quota was to outlive the storm");
+    assert_eq!(exhaust(&gateways, "/o/a/t/day", sum(&day), DAY), DAY);
+    wait_until("the slot is free", || {
+        let mut connection = Connection::to(gateways[1].addr);
+        connection.call("POST", "/o/a/t/slot", &[], "{}").status == 200
+    });
+}
