@@ -216,6 +216,7 @@ impl<'g> Life<'g> {
 pub(crate) fn logs(gateways: &[Gateway; 2], done: &[Done]) {
     let mut causes: BTreeMap<String, u32> = BTreeMap::new();
     let mut lines: HashMap<String, u32> = HashMap::new();
+    let mut unexplained = Vec::new();
     for gateway in gateways {
         let errors = gateway.errors();
         assert!(!errors.contains("panicked"), "{errors}");
@@ -232,12 +233,14 @@ pub(crate) fn logs(gateways: &[Gateway; 2], done: &[Done]) {
             *lines
                 .entry(line["id"].as_str().unwrap().to_owned())
                 .or_default() += 1;
-            assert_ne!(cause, "internal", "{line}");
             let failed = matches!(line["status"].as_u64(), Some(0 | 408 | 502 | 503 | 504));
-            assert!(!failed || !cause.is_empty(), "{line}");
+            if cause == "internal" || failed && cause.is_empty() {
+                unexplained.push(line.to_string());
+            }
         }
     }
     println!("causes: {causes:?}");
+    assert!(unexplained.is_empty(), "{unexplained:#?}");
     for call in done {
         let lines = lines.get(&call.id).copied().unwrap_or(0);
         assert_eq!(lines, 1, "{call:?}");
