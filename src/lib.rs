@@ -31,6 +31,8 @@ pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]
+pub mod handover;
+#[cfg(feature = "gateway")]
 pub mod load;
 #[cfg(feature = "gateway")]
 pub mod observe;

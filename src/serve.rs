@@ -1,5 +1,6 @@
 //! Composition root: builds a gateway from settings and rules, starts it, reloads it, drains it.
 
+mod leave;
 mod reload;
 mod seen;
 
@@ -12,20 +13,22 @@ use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use tokio::signal::unix::{SignalKind, signal};
 
+use self::leave::StopSignals;
 pub use self::reload::{Loaded, Running, Source};
 pub use self::seen::Files;
 use crate::admission::Policy;
 use crate::clock::Clock;
+use crate::gateway::downstream::Worker;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
-use crate::gateway::downstream::{self, Listening, SETTLE, Worker};
 use crate::gateway::upstream::{MAX_ATTEMPTS, UpstreamError};
 use crate::gateway::{Lasting, Live, Shared, SharedError};
+use crate::handover::{Door, Giving, HandoverError, Sockets, Start};
 use crate::observe::{admin, log, metrics::Metrics};
 use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
+use crate::store::away::Movable;
 use crate::store::memory::{MemoryOptions, MemoryStore};
 use crate::store::redis::connect::{ConnectError, Connector};
 use crate::store::redis::{RedisStore, TimeSource};
@@ -77,6 +80,9 @@ pub enum ServeError {
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Nothing can be handed over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The signals could not be watched, or a thread not be started.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
@@ -102,12 +108,13 @@ pub struct Prepared {
     reloading: Option<reload::Prepared>,
     /// Where it will listen, ports resolved.
     pub listen: Vec<Listen>,
-    /// The sockets, by worker.
-    listening: Vec<Vec<Listening>>,
-    /// The admin listener, bound.
-    admin: TcpListener,
-    /// Its address.
+    /// Its admin listener's address.
     pub admin_addr: SocketAddr,
+    sockets: Sockets,
+    /// What it follows.
+    start: Start,
+    /// Where its follower asks.
+    door: Option<Door>,
 }
 
 /// Puts a gateway together.
@@ -118,32 +125,14 @@ pub fn prepare(
     settings: Settings,
     rules: Arc<Ruleset>,
     id_seed: u64,
+    mut start: Start,
 ) -> Result<Prepared, ServeError> {
     let policy = policy(&settings, &rules)?;
     raise_file_limit(&settings);
-    let mut listen = Vec::new();
-    let mut listening: Vec<Vec<Listening>> = (0..settings.threads).map(|_| Vec::new()).collect();
-    for how in &settings.listen {
-        let (addr, sockets) =
-            downstream::bind(how.addr, settings.threads).map_err(|source| ServeError::Listen {
-                addr: how.addr,
-                flag: "--listen",
-                source,
-            })?;
-        let how = Listen { addr, ..*how };
-        listen.push(how);
-        for (of_worker, socket) in listening.iter_mut().zip(sockets) {
-            of_worker.push(Listening { socket, how });
-        }
-    }
-    let admin_error = |source| ServeError::Listen {
-        addr: settings.admin,
-        flag: "--admin",
-        source,
-    };
-    let admin = TcpListener::bind(settings.admin).map_err(admin_error)?;
-    admin.set_nonblocking(true).map_err(admin_error)?;
-    let admin_addr = admin.local_addr().map_err(admin_error)?;
+    let sockets = Sockets::open(&settings, start.taking.as_mut())?;
+    let follows = start.taking.is_some();
+    let door = settings.upgrade_socket.as_deref();
+    let door = door.map(|path| Door::make(path, follows)).transpose()?;
     let metrics = Metrics::new()?;
     let clock = Clock::start();
     let store = store(&settings, clock)?;
@@ -152,10 +141,11 @@ pub fn prepare(
     Ok(Prepared {
         live: Live::new(shared),
         reloading: None,
-        listen,
-        listening,
-        admin,
-        admin_addr,
+        listen: sockets.listen.clone(),
+        admin_addr: sockets.admin_addr,
+        sockets,
+        start,
+        door,
     })
 }
 
@@ -182,9 +172,9 @@ fn policy(settings: &Settings, rules: &Ruleset) -> Result<Policy, ServeError> {
 /// The counters that the settings name.
 fn store(settings: &Settings, clock: Clock) -> Result<AnyStore, ConnectError> {
     Ok(match &settings.store {
-        StoreSettings::Memory => AnyStore::Memory(MemoryStore::new(MemoryOptions {
+        StoreSettings::Memory => AnyStore::Memory(Movable::new(MemoryStore::new(MemoryOptions {
             max_counters: settings.max_counters,
-        })),
+        }))),
         StoreSettings::Redis(options) => AnyStore::Redis(RedisStore::new(
             Connector::new(options.clone())?,
             RedisStore::new_gateway_id(),
@@ -212,10 +202,11 @@ pub fn run(
     loaded: Loaded,
     files: &Files,
     id_seed: u64,
+    start: Start,
 ) -> Result<(), ServeError> {
     let Loaded { settings, rules } = loaded;
     let _log = log::start(settings.log).map_err(ServeError::Start)?;
-    let mut prepared = prepare(settings, Arc::new(rules), id_seed)?;
+    let mut prepared = prepare(settings, Arc::new(rules), id_seed, start)?;
     let reloading = reload::Prepared::new(prepared.live.clone(), source, files);
     prepared.reloading = Some(reloading.map_err(ServeError::Start)?);
     prepared.run(None)
@@ -234,8 +225,10 @@ impl Prepared {
     /// # Errors
     /// [`ServeError`].
     pub fn run(self, stop: Option<tokio::sync::watch::Receiver<bool>>) -> Result<(), ServeError> {
+        let (stop_signals, _asked_in) = StopSignals::begin().map_err(ServeError::Start)?;
         let shared = self.live.now();
         let settings = &shared.settings;
+        let workers = settings.threads;
         let conf = ServerConf {
             threads: 1,
             work_stealing: false,
@@ -255,9 +248,13 @@ impl Prepared {
                 .map_err(ServeError::Start)?
                 .block_on(store.greet());
         }
+        let held = match self.door {
+            Some(_) => Some(self.sockets.hold(settings).map_err(ServeError::Start)?),
+            None => None,
+        };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        for (worker, listening) in self.listening.into_iter().enumerate() {
+        for (worker, listening) in self.sockets.by_worker.into_iter().enumerate() {
             let conf = server.configuration.clone();
             let worker_of_its_own = Worker::new(self.live.clone(), conf, listening);
             let name = format!("gateway-{worker}");
@@ -265,9 +262,20 @@ impl Prepared {
         }
         let housekeeping = Housekeeping {
             live: self.live.clone(),
-            admin: parking_lot::Mutex::new(Some(self.admin)),
+            admin: parking_lot::Mutex::new(Some(self.sockets.admin)),
         };
         server.add_service(background_service("admin", housekeeping));
+        if let Some(taking) = self.start.taking {
+            taking.finish(shared.lasting())?;
+        }
+        let giving = match (self.door, held) {
+            (Some(door), Some(held)) => {
+                let seed = shared.rules.keys.seed();
+                let giving = Giving::start(door, shared.lasting().clone(), seed, held);
+                Some(giving.map_err(ServeError::Start)?)
+            }
+            _ => None,
+        };
         for addr in &self.listen {
             let Listen {
                 addr,
@@ -288,7 +296,9 @@ impl Prepared {
         let (stopping, stopped) = std::sync::mpsc::channel();
         let signals = Signals {
             live: self.live.clone(),
+            giving,
             stop,
+            stop_signals,
             stopping,
         };
         std::thread::Builder::new()
@@ -299,29 +309,25 @@ impl Prepared {
                 })
             })
             .map_err(ServeError::Start)?;
-        stopped.recv().map_err(|_| ServeError::Stopped)?;
+        let grace = stopped.recv().map_err(|_| ServeError::Stopped)?;
         let shared = self.live.now();
         let settings = &shared.settings;
-
-        std::thread::sleep(SETTLE.min(settings.grace));
-        let mut waited = SETTLE;
-        while shared.in_flight() > 0 && waited < settings.grace {
-            std::thread::sleep(Duration::from_millis(20));
-            waited += Duration::from_millis(20);
-        }
-        match shared.in_flight() {
-            0 => tracing::info!("drained"),
-            left => tracing::warn!(
-                left,
-                grace_s = settings.grace.as_secs(),
-                "grace is over; cutting off"
-            ),
-        }
+        leave::until_done(&shared, workers, grace);
+        let left = shared.in_flight();
         shared.cut_off();
         let mut waited = Duration::ZERO;
         while shared.in_flight() > 0 && waited < CUT_OFF {
             std::thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);
+        }
+        leave::give_back(&shared);
+        match left {
+            0 => tracing::info!("drained"),
+            left => tracing::warn!(
+                left,
+                grace_s = settings.grace.as_secs(),
+                "grace is over; cut off"
+            ),
         }
         Ok(())
     }
@@ -353,7 +359,10 @@ fn raise_file_limit(settings: &Settings) {
 struct Signals {
     live: Live,
     stop: Option<tokio::sync::watch::Receiver<bool>>,
-    stopping: std::sync::mpsc::Sender<()>,
+    stop_signals: StopSignals,
+    giving: Option<Arc<Giving>>,
+    /// Is told how long running calls still have.
+    stopping: std::sync::mpsc::Sender<Duration>,
 }
 
 #[async_trait]
@@ -370,25 +379,16 @@ impl ShutdownSignalWatch for Signals {
                 std::future::pending::<()>().await;
             }
         };
-        match (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) {
-            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-                () = told => (),
-            },
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "cannot watch signals; stopping");
-            }
+        let stages = self.live.look().drain.watch();
+        tokio::select! {
+            () = self.stop_signals.next() => (),
+            () = told => (),
+            () = leave::handed_over(stages) => (),
         }
+        // Settings may have changed since.
         let shared = self.live.now();
-        let delay = shared.settings.drain_delay;
-        tracing::info!(drain_delay_ms = delay.as_millis(), "draining");
-        shared.begin_drain();
-        tokio::time::sleep(delay).await;
-        let _ = self.stopping.send(());
+        let left = leave::leave(&shared, self.giving.as_deref(), &self.stop_signals).await;
+        let _ = self.stopping.send(left);
         ShutdownSignal::GracefulTerminate
     }
 }
@@ -437,7 +437,8 @@ impl BackgroundService for Housekeeping {
         let Some(listener) = listener else {
             return;
         };
-        let served = admin::serve(listener, admin::router(self.live.clone())).await;
+        let stages = self.live.look().drain.watch();
+        let served = admin::serve(listener, admin::router(self.live.clone()), stages).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener failed");
         }

@@ -12,6 +12,9 @@ const FOR_LOOKING: &[&str] = &["routes", "edition"];
 /// Settings that matter to `explain`.
 const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
 
+/// The setting that matters to `health`.
+const FOR_HEALTH: &[&str] = &["admin"];
+
 /// Settings that matter to the demo.
 const FOR_DEMO: &[&str] = &["listen", "admin", "routes", "edition"];
 
@@ -32,6 +35,17 @@ pub fn command() -> Command {
                  or nothing. A change of a setting that is marked [restart] waits for a restart.",
         ),
         None,
+    )
+    .arg(
+        Arg::new("upgrade")
+            .long("upgrade")
+            .action(ArgAction::SetTrue)
+            .help("Take over from the process that runs at upgrade_socket, without a gap")
+            .long_help(
+                "Take the listening sockets, and the embedded counters, over from the process that \
+                 runs with the same `upgrade_socket`. That one then serves what it has, for `grace` \
+                 at most, and ends. When this one cannot start, the other goes on as it was.",
+            ),
     );
     let demo = with_settings(
         Command::new("demo")
@@ -114,6 +128,7 @@ pub fn command() -> Command {
             ),
         Some(FOR_EXPLAINING),
     );
+    let health = with_settings(super::health::command(), Some(FOR_HEALTH));
     let load = with_settings(super::load::command(), Some(FOR_EXPLAINING));
     Command::new("floodgate")
         .version(env!("CARGO_PKG_VERSION"))
@@ -125,6 +140,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(routes)
         .subcommand(explain)
+        .subcommand(health)
         .subcommand(load)
 }
 

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, load, rules};
+use crate::handover::Start;
 use crate::serve;
 use crate::settings::{Listen, Upstream};
 use crate::standin::{StandIn, StandInOptions};
@@ -176,7 +177,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         settings.admin.set_port(0);
     }
     let seconds: Option<u64> = matches.get_one::<u64>("seconds").copied();
-    let prepared = serve::prepare(settings, Arc::new(rules), rules::random())?;
+    let prepared = serve::prepare(settings, Arc::new(rules), rules::random(), Start::default())?;
     let Some(gateway) = prepared.listen.first().map(|listen| listen.addr) else {
         return Ok(Ended::Bad);
     };

@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod demo;
 mod explain;
+mod health;
 mod layers;
 mod load;
 #[cfg(test)]
@@ -49,6 +50,9 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// A gateway's health is not known.
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     /// `load` cannot begin, or not end.
     #[error(transparent)]
     Load(#[from] load::ArgumentError),
@@ -113,6 +117,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
+        Some(("health", matches)) => health::run(matches, env),
         Some(("load", matches)) => load::run(matches, env),
         // clap lets no other through.
         _ => Ok(Ended::Bad),

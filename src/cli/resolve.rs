@@ -71,6 +71,27 @@ impl SettingsError {
     }
 }
 
+/// Where the admin listener of a gateway with these settings is. Mistakes in others say nothing of
+/// it.
+pub(super) fn admin(
+    matches: &ArgMatches,
+    env: &[(OsString, OsString)],
+) -> Result<SocketAddr, SettingsError> {
+    let files = Files::default();
+    let (layers, _) = Layers::collect(matches, env, &files);
+    let mut reader = Reader {
+        files,
+        known: Addresses::new(),
+        layers,
+        mistakes: Vec::new(),
+        seen: BTreeSet::new(),
+    };
+    let admin = reader.one("admin", value::listen);
+    admin.ok_or(SettingsError {
+        mistakes: reader.mistakes,
+    })
+}
+
 struct Reader {
     files: Files,
     /// Addresses of hosts that cannot be looked up now.
@@ -309,6 +330,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let keepalive = reader.time("keepalive", SECOND);
     let drain_delay = reader.time("drain_delay", NOTHING);
     let grace = reader.time("grace", NOTHING);
+    let upgrade_socket = reader.file("upgrade_socket");
     let secured = secured?;
     let upstream = upstream?;
     Some(Settings {
@@ -360,6 +382,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         keepalive: keepalive?,
         drain_delay: drain_delay?,
         grace: grace?,
+        upgrade_socket,
         max_in_flight: max_in_flight?,
         max_upstream_waiting: max_upstream_waiting?,
     })

@@ -8,9 +8,10 @@ use super::resolve::load_again;
 use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, rules};
 use crate::gateway::upstream::Addresses;
+use crate::handover::Start;
 use crate::limit::KeyHasher;
 use crate::serve::{self, Files, Loaded, Running, Source};
-use crate::settings::StoreSettings;
+use crate::settings::{Settings, StoreSettings};
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let given = Given {
@@ -18,8 +19,16 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         env: env.to_vec(),
     };
     let files = Files::default();
-    let loaded = given.load(None, &files)?;
-    serve::run(Box::new(given), loaded, &files, rules::random())?;
+    let settings = load_again(matches, env, Purpose::Run, &files, Addresses::new())?;
+    let upgrade = matches.get_flag("upgrade");
+    let start = Start::begin(upgrade, settings.upgrade_socket.as_deref())
+        .map_err(serve::ServeError::from)?;
+    let keys = match settings.store {
+        StoreSettings::Memory => start.keys((rules::random(), rules::random())),
+        StoreSettings::Redis(_) => KeyHasher::shared(),
+    };
+    let loaded = given.finish(settings, keys, &files)?;
+    serve::run(Box::new(given), loaded, &files, rules::random(), start)?;
     Ok(Ended::Good)
 }
 
@@ -31,15 +40,20 @@ struct Given {
 }
 
 impl Given {
-    fn load(&self, running: Option<&Running>, files: &Files) -> Result<Loaded, CliError> {
-        let known = running.map_or_else(Addresses::new, |running| running.addresses.clone());
+    fn load(&self, running: &Running, files: &Files) -> Result<Loaded, CliError> {
+        let known = running.addresses.clone();
         let settings = load_again(&self.matches, &self.env, Purpose::Run, files, known)?;
-        let keys = match (running, &settings.store) {
-            // Whatever the settings say now: the store is the one that it was.
-            (Some(running), _) => running.keys,
-            (None, StoreSettings::Memory) => KeyHasher::new((rules::random(), rules::random())),
-            (None, StoreSettings::Redis(_)) => KeyHasher::shared(),
-        };
+        // Whatever the settings say now: the store is the one that it was.
+        self.finish(settings, running.keys, files)
+    }
+
+    /// Reads the rules that these settings name.
+    fn finish(
+        &self,
+        settings: Settings,
+        keys: KeyHasher,
+        files: &Files,
+    ) -> Result<Loaded, CliError> {
         let mut rules = rules::load_with(&settings.routes, keys, files)?;
         let editions = rules::selection(&rules, &settings.edition)?;
         let certificates = Certificates::Read(&self.env);
@@ -56,7 +70,6 @@ impl Given {
 
 impl Source for Given {
     fn read(&self, running: &Running, files: &Files) -> Result<Loaded, String> {
-        self.load(Some(running), files)
-            .map_err(|error| error.to_string())
+        self.load(running, files).map_err(|error| error.to_string())
     }
 }

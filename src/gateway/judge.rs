@@ -250,10 +250,6 @@ impl Gateway {
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what is known of the call so far"
-    )]
     async fn decide(
         &self,
         shared: &Shared,

@@ -8,6 +8,7 @@ mod body;
 mod cause;
 mod context;
 pub(crate) mod downstream;
+pub mod drain;
 mod ending;
 mod headers;
 mod judge;

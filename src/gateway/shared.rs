@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::auth::Tokens;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
+use super::drain::Drain;
 use super::load::Load;
 use super::patience::Serving;
 use super::reply::{self, Reply};
@@ -58,8 +59,9 @@ pub struct Lasting {
     pub(super) caps: Arc<Caps>,
     pub(super) tokens: Tokens,
     pub(super) load: Load,
-    draining: AtomicBool,
     pub(super) serving: Arc<Serving>,
+    /// The way out.
+    pub drain: Drain,
     next_id: AtomicU64,
     former_slots: Mutex<FormerSlots>,
 }
@@ -89,8 +91,8 @@ impl Lasting {
             )),
             tokens: Tokens::default(),
             load: Load::default(),
-            draining: AtomicBool::new(false),
             serving: Arc::default(),
+            drain: Drain::default(),
             next_id: AtomicU64::new(id_seed),
             former_slots: Mutex::default(),
         }
@@ -292,12 +294,7 @@ impl Shared {
 
     /// Whether the gateway is on its way out.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// From now on `/ready` fails and connections are not kept.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.drain.is_leaving()
     }
 
     /// Gives up all calls that still run: what they hold goes back, and their lines are written.

@@ -3,6 +3,7 @@
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
+use serde::{Deserialize, Serialize};
 
 const DAY_US: u64 = 86_400_000_000;
 
@@ -69,7 +70,7 @@ fn utc_day(unix_us: u64) -> (u64, u64) {
 }
 
 /// The units of one caller on one day.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Day {
     end_us: u64,
     used: u32,

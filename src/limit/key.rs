@@ -4,11 +4,12 @@
 use std::hash::Hasher;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Identifies one counter: the limit's name and the caller's attributes, hashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CounterKey(pub u128);
 
 impl CounterKey {
@@ -38,6 +39,12 @@ impl KeyHasher {
     #[must_use]
     pub const fn shared() -> Self {
         Self { seed: None }
+    }
+
+    /// The secret, for the process that goes on with the same counters.
+    #[must_use]
+    pub const fn seed(&self) -> Option<(u64, u64)> {
+        self.seed
     }
 
     fn hash(&self, domain: u8, parts: &[&[u8]]) -> CounterKey {

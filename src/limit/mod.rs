@@ -12,11 +12,13 @@ pub mod slots;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use key::{CounterKey, KeyHasher};
 pub use plan::{Charge, Decision, LimitId, Plan, Room, Span, Taken};
 
 /// A point in time, given to the pure part as an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Monotonic time, microseconds from an arbitrary start. Sliding windows and slots use it.
     pub mono_us: u64,
@@ -59,7 +61,7 @@ pub enum Window {
 }
 
 /// Whose calls share one counter: the attributes of the descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// One counter for each app.
     App,
@@ -104,7 +106,7 @@ pub enum Mode {
 }
 
 /// What becomes of a limit while the counter store cannot be asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OnStoreFailure {
     /// Each gateway gives its share of the quota from its own memory.
     #[default]

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::{CounterKey, OnStoreFailure, Scope};
 
 /// Index of a limit in its ruleset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LimitId(pub u32);
 
 /// The window of a charge, resolved at the moment of the call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Span {
     /// A sliding window of this length.
     Sliding {
@@ -30,7 +31,7 @@ pub enum Span {
 }
 
 /// Where an admitted charge's units were taken from: what a give-back needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Taken {
     /// The step of a sliding window, by number.
     Step(u64),
@@ -51,7 +52,7 @@ impl Taken {
 }
 
 /// Units asked of one counter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Charge {
     /// The limit, for the one who asked.
     pub limit: LimitId,
@@ -81,7 +82,7 @@ pub struct Charge {
 }
 
 /// The charges of one call: all or nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The charges, in the order in which limits are named to the caller.
     pub charges: SmallVec<[Charge; 6]>,
@@ -92,7 +93,7 @@ pub struct Plan {
 }
 
 /// What is left of one limit after a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Index into [`Plan::charges`].
     pub charge: usize,
@@ -104,7 +105,7 @@ pub struct Room {
 }
 
 /// The store's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Decision {
     /// Every charge was taken (report-only ones where there was room).
     Admit {

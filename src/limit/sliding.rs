@@ -3,6 +3,8 @@
 //! A step stops counting when its end is a window old, so that no interval as long as the window
 //! ever holds more than the quota; what that holds back is at most one step. Knows no keys.
 
+use serde::{Deserialize, Serialize};
+
 /// Steps to a window.
 pub const STEPS: u64 = 50;
 
@@ -171,13 +173,56 @@ fn slots_from(first: u64, count: u64) -> impl Iterator<Item = usize> {
 /// The units of one caller in the last window.
 ///
 /// [`Sliding::advance`] comes before every other question about a moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct Sliding {
     /// The step that is being filled.
     newest: u64,
     step_us: u64,
     used: u32,
     steps: Steps,
+}
+
+/// A counter as another process reads it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    newest: u64,
+    step_us: u64,
+    /// Age and units of the steps that have any.
+    steps: Vec<(u64, u32)>,
+}
+
+impl From<Sliding> for Written {
+    fn from(counter: Sliding) -> Self {
+        Self {
+            newest: counter.newest,
+            step_us: counter.step_us,
+            steps: counter.steps.oldest_first(counter.newest).collect(),
+        }
+    }
+}
+
+impl From<Written> for Sliding {
+    fn from(written: Written) -> Self {
+        let mut counter = Self {
+            newest: written.newest,
+            step_us: written.step_us,
+            ..Self::new()
+        };
+        for (age, units) in written
+            .steps
+            .into_iter()
+            .filter(|(age, _)| *age < RING_STEPS)
+        {
+            let units = units.min(u32::MAX - counter.used);
+            let slot = slot_of(counter.newest % RING_STEPS + RING_STEPS - age);
+            counter.used += units;
+            counter
+                .steps
+                .set(slot, counter.steps.get(slot).saturating_add(units));
+        }
+        counter
+    }
 }
 
 impl Default for Sliding {
@@ -412,6 +457,31 @@ mod tests {
         assert_eq!(at(&mut counter, 0), 1);
         counter.take(1);
         assert_eq!(counter.used(), 2);
+    }
+
+    #[test]
+    fn a_counter_that_was_written_and_read_counts_the_same() {
+        for units in [1_u32, 70_000] {
+            let mut counter = Sliding::new();
+            for step in 0..200_u64 {
+                at(&mut counter, step * STEP);
+                counter.take(units);
+                let text = serde_json::to_string(&counter).unwrap();
+                let mut read: Sliding = serde_json::from_str(&text).unwrap();
+                assert!(read.steps().eq(counter.steps()));
+                for later in [0, 1, 25, 50, 51] {
+                    let now = (step + later) * STEP;
+                    let mut counter = counter.clone();
+                    assert_eq!(at(&mut read.clone(), now), at(&mut counter, now));
+                }
+                at(&mut read, step * STEP);
+                counter = read;
+            }
+        }
+        let absurd =
+            r#"{"newest":18446744073709551615,"step_us":0,"steps":[[50,4294967295],[0,9],[51,1]]}"#;
+        let mut absurd: Sliding = serde_json::from_str(absurd).unwrap();
+        absurd.advance(W, u64::MAX);
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::mem;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::CounterKey;
 
 /// Nobody knows when a task ends: a caller may ask again after this.
 pub const TASK_WAIT: Duration = Duration::from_secs(1);
 
 /// A task that a slot is held for, past the end of its call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held {
     /// Whose task: callers that share a counter may have tasks of one name.
     caller: CounterKey,
@@ -18,7 +20,7 @@ struct Held {
     until_us: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Holder {
     id: u64,
     caller: CounterKey,
@@ -28,7 +30,7 @@ struct Holder {
 }
 
 /// The slots of one counter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Slots {
     next: u64,
     used: u32,
@@ -90,6 +92,11 @@ impl Slots {
     /// Frees the slots of this number. Whether there were any.
     pub fn release(&mut self, id: u64) -> bool {
         self.free(|holder| holder.id == id)
+    }
+
+    /// Frees the slots of this number, if their call still runs. Whether there were any.
+    pub fn abandon(&mut self, id: u64) -> bool {
+        self.free(|holder| holder.id == id && holder.held.is_none())
     }
 
     /// Keeps the slots of this number for a task. Whether there were any.
@@ -176,6 +183,16 @@ mod tests {
         assert_eq!(slots.used(), 1);
         slots.expire(100);
         assert_eq!(slots.used(), 0);
+    }
+
+    #[test]
+    fn who_is_gone_leaves_its_tasks_and_not_its_calls() {
+        let mut slots = Slots::default();
+        let (call, task) = (slots.take(ME, 1), slots.take(ME, 1));
+        slots.hold(task, "a", 100);
+        assert!(slots.abandon(call));
+        assert!(!slots.abandon(task));
+        assert_eq!(slots.used(), 1);
     }
 
     #[test]

@@ -181,6 +181,9 @@ impl Pace {
     }
 }
 
+/// A limit's quota, and its sketch.
+type Figure<'a> = (u32, &'a Arc<Mutex<Sketch>>);
+
 /// Callers with the most units and denials, for each limit.
 #[derive(Debug)]
 pub struct Top {
@@ -212,7 +215,7 @@ impl Top {
     /// on. Calls that end under the old rules are noted there as well.
     #[must_use]
     pub fn after(previous: &Self, old: &Ruleset, new: &Ruleset) -> Self {
-        let mut left: HashMap<&str, Vec<(u32, &Arc<Mutex<Sketch>>)>> = HashMap::new();
+        let mut left: HashMap<&str, Vec<Figure<'_>>> = HashMap::new();
         for (limit, sketch) in old.limits.iter().zip(&previous.sketches) {
             let named = left.entry(&limit.name).or_default();
             named.push((limit.quota.get(), sketch));
@@ -223,7 +226,7 @@ impl Top {
                 let Some(named) = left.get_mut(&*limit.name).filter(|_| place.is_none()) else {
                     continue;
                 };
-                let is_same = |(quota, _): &(u32, _)| !by_figure || *quota == limit.quota.get();
+                let is_same = |(quota, _): &Figure<'_>| !by_figure || *quota == limit.quota.get();
                 if let Some(at) = named.iter().position(is_same) {
                     *place = Some(named.remove(at).1.clone());
                 }

@@ -24,6 +24,8 @@ use crate::text::printable;
 
 /// How often files are looked at. A change counts when it is the same at two looks.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often files are read that somebody is writing.
+const MOST_TRIES: u32 = 5;
 /// Mistakes of one reload that are logged; the admin listener tells all.
 const MOST_LOGGED: usize = 20;
 
@@ -149,10 +151,9 @@ impl Reloading {
     fn reload(&mut self, cause: Cause) -> Report {
         let shared = self.live.now();
         let began_us = clock::unix_us();
-        let files = Files::default();
-        // Those in use, too: the settings that name others may be the bad ones.
-        note_others(&shared.settings, &files);
-        let done = match self.take(&shared, &files) {
+        let (files, read) = self.read(&shared);
+        let taken = read.and_then(|loaded| self.take(&shared, loaded));
+        let done = match taken {
             Ok(waiting) => Done::Applied {
                 hash: files.hash(),
                 waiting,
@@ -168,17 +169,35 @@ impl Reloading {
         shared.reloads.note(cause, &done, now_us, took_ms)
     }
 
-    /// Reads all anew, and lets calls go by it. The settings that wait for a restart.
-    fn take(&self, shared: &Shared, files: &Files) -> Result<Vec<&'static str>, String> {
+    /// Reads all anew, and again where somebody writes meanwhile: the half of a file may be a
+    /// good one, with half the limits.
+    fn read(&self, shared: &Shared) -> (Files, Result<Loaded, String>) {
         let running = Running {
             keys: shared.rules.keys,
             addresses: shared.upstreams.addresses(),
         };
+        let mut tries = 0;
+        loop {
+            let files = Files::default();
+            // Those in use, too: the settings that name others may be the bad ones.
+            note_others(&shared.settings, &files);
+            let read = self.source.read(&running, &files);
+            if let Ok(loaded) = &read {
+                note_others(&loaded.settings, &files);
+            }
+            tries += 1;
+            if tries == MOST_TRIES || files.are_still_so() {
+                return (files, read);
+            }
+        }
+    }
+
+    /// Lets calls go by what was read. The settings that wait for a restart.
+    fn take(&self, shared: &Shared, loaded: Loaded) -> Result<Vec<&'static str>, String> {
         let Loaded {
             mut settings,
             rules,
-        } = self.source.read(&running, files)?;
-        note_others(&settings, files);
+        } = loaded;
         let waiting = settings.keep_what_cannot_change(&shared.settings);
         let policy = policy(&settings, &rules).map_err(|error| error.to_string())?;
         let lasting = shared.lasting().clone();

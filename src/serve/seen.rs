@@ -84,6 +84,12 @@ impl Files {
         self.0.borrow_mut().seen.insert(path.to_owned(), seen);
     }
 
+    /// Whether all of them hold what they held when they were read.
+    pub(super) fn are_still_so(&self) -> bool {
+        let noted = self.0.borrow();
+        noted.seen.iter().all(|(path, seen)| content(path) == *seen)
+    }
+
     /// All of them, and what was in them.
     pub(super) fn seen(&self) -> BTreeMap<PathBuf, Content> {
         self.0.borrow().seen.clone()
@@ -205,6 +211,7 @@ mod tests {
         assert!(watch.has_changed() && watch.has_changed());
         let files = Files::default();
         assert_eq!(files.read(&path).unwrap(), "tw");
+        assert!(files.are_still_so());
         watch.read(files.seen());
         assert!(!watch.has_changed() && !watch.has_changed());
     }

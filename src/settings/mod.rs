@@ -211,6 +211,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// How long running requests may take to end after that.
     pub grace: Duration,
+    /// Where a new process asks for the listening sockets; `None`: it cannot have them.
+    pub upgrade_socket: Option<PathBuf>,
     /// Requests in flight above which new ones are shed (503).
     pub max_in_flight: usize,
     /// … of which so many may wait for the upstream's answer; further ones are shed.

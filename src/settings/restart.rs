@@ -25,6 +25,7 @@ pub const RESTART: &[&str] = &[
     "store_allow_eviction",
     "log",
     "threads",
+    "upgrade_socket",
 ];
 
 impl Settings {
@@ -50,6 +51,10 @@ impl Settings {
         if self.threads != running.threads {
             waiting.push("threads");
             self.threads = running.threads;
+        }
+        if self.upgrade_socket != running.upgrade_socket {
+            waiting.push("upgrade_socket");
+            self.upgrade_socket.clone_from(&running.upgrade_socket);
         }
         waiting.extend(of_store(&self.store, &running.store));
         self.store = running.store.clone();

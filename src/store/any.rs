@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::memory::MemoryStore;
+use super::away::Movable;
 use super::redis::RedisStore;
 use super::redis::decide::AtOnce;
 use super::{Store, StoreError, StoreGauges};
@@ -12,7 +12,7 @@ use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 #[derive(Debug)]
 pub enum AnyStore {
     /// In this process.
-    Memory(MemoryStore),
+    Memory(Movable),
     /// In Redis.
     Redis(RedisStore),
 }
@@ -26,12 +26,24 @@ impl AnyStore {
             Self::Redis(store) => Some(store),
         }
     }
+
+    /// The embedded counters, if it is those.
+    #[must_use]
+    pub fn embedded(&self) -> Option<&Movable> {
+        match self {
+            Self::Memory(store) => Some(store),
+            Self::Redis(_) => None,
+        }
+    }
 }
 
 impl Store for AnyStore {
     async fn decide(&self, plan: &mut Plan, now: Moment) -> Result<Decision, StoreError> {
         match self {
-            Self::Memory(store) => Ok(store.decide_now(plan, now)),
+            Self::Memory(store) => match store.counters().decide_here(plan, now) {
+                Some(decision) => Ok(decision),
+                None => store.decide(plan, now).await,
+            },
             Self::Redis(store) => match store.begin(plan, now) {
                 AtOnce::Decided(decision) => decision,
                 // Boxed: calls that need no question do not pay for its size.

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "gateway")]
 mod any;
+#[cfg(feature = "gateway")]
+pub mod away;
 pub mod memory;
 #[cfg(feature = "gateway")]
 pub mod redis;

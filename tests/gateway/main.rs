@@ -32,6 +32,7 @@ mod sizes;
 mod smuggling;
 mod tls;
 mod tokens;
+mod upgrade;
 mod upstreams;
 
 /// Routes of our own over the shipped ones, with windows so long that no test waits for one.

@@ -161,3 +161,58 @@ fn a_store_that_lost_all_is_told_of_running_calls_and_of_tasks() {
         b.call("POST", "/o/a/push/task", "{}").status == 200
     });
 }
+
+#[test]
+fn slots_and_leases_are_given_back_when_a_gateway_ends() {
+    let server = Server::start();
+    let url = server.url();
+    // A lease so long that nothing is free by itself.
+    let flags = ["--store-slot-lease", "60s", "--grace", "1s"];
+    let (mut a, b) = pair([&url, &url], &flags);
+    let _running = [
+        slow_call(&a, "/o/a/t/slot", 60_000),
+        slow_call(&a, "/o/a/t/slot", 60_000),
+    ];
+    slots_in_use(&a, 2.0);
+    // Denied: a task limit's own answer.
+    assert_eq!(b.call("POST", "/o/a/t/slot", "{}").status, 403);
+    a.signal("-TERM");
+    assert_eq!(a.wait(), Some(0));
+    // At once, and it is no gateway of the store any more.
+    assert_eq!(b.call("POST", "/o/a/t/slot", "{}").status, 200);
+    wait_until("the other is alone", || {
+        b.metric("floodgate_store_gateways", &[]) == 1.0
+    });
+}
+
+#[test]
+fn unused_leases_count_no_more_when_a_gateway_has_ended() {
+    let server = Server::start();
+    let url = server.url();
+    let routes = r#"
+[[route]]
+name = "t-leased"
+calls = ["GET /t/leased"]
+v3 = { limits = ["1000/100s"], ip_copy = false }
+"#;
+    let mut a = crate::gateways::with_routes(routes, &url, &["--threads", "1"]);
+    // Many in a lease's life, so that as many are leased for the next one; then the end.
+    let mut connection = a.connect();
+    let mut admitted = 0;
+    for _ in 0..300 {
+        let answer = connection.call("GET", "/o/a/t/leased", &[], "");
+        admitted += u32::from(answer.status == 200);
+    }
+    assert!(a.metric("floodgate_store_lease_hits_total", &[]) > 0.0);
+    a.signal("-TERM");
+    assert_eq!(a.wait(), Some(0));
+    let b =
+        crate::gateways::with_routes(routes, &url, &["--threads", "1", "--store-leases", "false"]);
+    let mut connection = b.connect();
+    let mut more = 0;
+    for _ in 0..1000 {
+        let answer = connection.call("GET", "/o/a/t/leased", &[], "");
+        more += u32::from(answer.status == 200);
+    }
+    assert_eq!(admitted + more, 1000);
+}

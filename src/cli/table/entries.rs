@@ -116,8 +116,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "ADDR",
         default: Some("127.0.0.1:9090"),
         group: ADDRESSES,
-        help: "The admin listener: /metrics, /live, /ready, /top, /peers, finished tasks, charges of others",
-        more: "All that changes counters asks for `admin_token`, and all else where `admin_auth` says \
+        help: "The admin listener: /metrics, /live, /ready, /top, /peers, finished tasks, charges of others, reloads",
+        more: "All that changes counters, and a reload, asks for `admin_token`, and all else where `admin_auth` says \
                so: keep it on an address that only operators reach. Web pages of other origins get \
                no answer from it.",
         ..ONE
@@ -151,7 +151,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TEXT",
         secret: true,
         group: ADDRESSES,
-        help: "The bearer token that /charge and /counters/reset of the admin listener ask for",
+        help: "The bearer token that /charge, /counters/reset and /reload of the admin listener ask for",
         more: "16 visible ASCII characters or more. Without one, they answer 403. Every process on the host can \
                read a flag: the environment and a file are better places.",
         ..ONE
@@ -886,6 +886,17 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("30s"),
         group: TIMES,
         help: "How long running requests may take to end after SIGTERM or Ctrl-C",
+        ..ONE
+    },
+    Setting {
+        key: "upgrade_socket",
+        flag: "upgrade-socket",
+        value: "FILE",
+        group: TIMES,
+        help: "The Unix socket at which `run --upgrade` takes over from this process",
+        more: "Only this user may connect to it; its folder should be this user's too. Whoever takes \
+               over gets all listening sockets, so that no caller notices. In floodgate.toml, the \
+               path is relative to that file.",
         ..ONE
     },
 ];

@@ -7,6 +7,7 @@
 mod ahead;
 pub(crate) mod caps;
 mod channel;
+mod closing;
 mod connection;
 mod http2;
 pub(crate) mod state;
@@ -37,8 +38,12 @@ pub(crate) fn bind(addr: SocketAddr, workers: usize) -> io::Result<(SocketAddr, 
     // Ours share the address among themselves; without this look they would share it with any
     // other process too.
     let addr = TcpListener::bind(addr)?.local_addr()?;
-    let sockets: io::Result<Vec<_>> = (0..workers).map(|_| bind_one(addr)).collect();
-    Ok((addr, sockets?))
+    Ok((addr, bind_more(addr, workers)?))
+}
+
+/// So many sockets on an address that sockets of ours have.
+pub(crate) fn bind_more(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    (0..count).map(|_| bind_one(addr)).collect()
 }
 
 fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {

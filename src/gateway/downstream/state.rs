@@ -11,6 +11,7 @@ use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
+use crate::gateway::drain::Unheard;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct State {
     is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
     last_words: Mutex<Option<Vec<u8>>>,
+    /// Until its first call.
+    unheard: Mutex<Option<Unheard>>,
 }
 
 /// A call that has been admitted before pingora has read it, and its head.
@@ -55,7 +58,7 @@ struct Admitted {
 }
 
 impl State {
-    pub(crate) fn new(peer: SocketAddr, tls: bool, http2: bool) -> Self {
+    pub(super) fn new(peer: SocketAddr, tls: bool, http2: bool, unheard: Unheard) -> Self {
         Self {
             peer,
             tls,
@@ -69,6 +72,7 @@ impl State {
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
             last_words: Mutex::new(None),
+            unheard: Mutex::new(Some(unheard)),
         }
     }
 
@@ -109,7 +113,9 @@ impl State {
 
     /// A call begins. How many others of this connection are not over.
     pub(crate) fn call_begins(&self) -> u32 {
-        self.all_calls.fetch_add(1, Ordering::Relaxed);
+        if self.all_calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unheard.lock().take();
+        }
         self.another.notify_one();
         self.calls.fetch_add(1, Ordering::Relaxed)
     }

@@ -20,10 +20,12 @@ use tokio_rustls::TlsAcceptor;
 use super::Listening;
 use super::caps::{Full, Place};
 use super::channel::Channel;
+use super::closing;
 use super::connection::Connection;
 use super::http2::Http2;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::drain::{Stage, Unheard};
 use crate::gateway::patience::Patience;
 use crate::gateway::{Gateway, Live, headers};
 use crate::identity::address::prefix;
@@ -33,6 +35,10 @@ use crate::settings::Listen;
 
 /// Requests whose head is still arriving when the listeners close are given this long.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+/// Connections that have had no call when the listeners close are given this long for one.
+const FIRST_CALL: Duration = Duration::from_secs(2);
+/// In which all that the system has for this process is looked at.
+const NOTICE: Duration = Duration::from_millis(10);
 /// How long nothing is accepted when the process has no file descriptor left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -91,9 +97,16 @@ impl BackgroundService for Worker {
         for accepting in accepting {
             let _ = accepting.await;
         }
+        // Where another process accepts, idle connections may still have a call.
+        let _ = shutdown.clone().wait_for(|stop| *stop).await;
         tokio::time::sleep(SETTLE).await;
+        let lasting = self.live.now().lasting().clone();
+        lasting.drain.all_heard(FIRST_CALL).await;
+        // On a machine that is too busy, what has come long ago is only noticed now.
+        tokio::time::sleep(NOTICE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
+        lasting.drain.worker_closed();
     }
 }
 
@@ -129,11 +142,11 @@ impl From<ProxyError> for Refused {
 
 impl Door {
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let mut shutdown = self.shutdown.clone();
+        let mut stages = self.live.look().drain.watch();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                _ = stages.wait_for(Stage::is_closing) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -145,9 +158,9 @@ impl Door {
                 }
             }
         }
-        // What the system has accepted already would be reset with the socket.
-        while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-            self.enter(tcp, peer);
+        let is_given = stages.borrow().has_given(self.how.addr);
+        if !is_given {
+            closing::serve_queued(socket, SETTLE, |tcp, peer| self.enter(tcp, peer)).await;
         }
     }
 
@@ -162,8 +175,9 @@ impl Door {
                 return;
             }
         };
+        let unheard = self.live.look().drain.comes();
         tokio::spawn(async move {
-            match door.greet(tcp, peer, place).await {
+            match door.greet(tcp, peer, place, unheard).await {
                 Ok(connection) => door.serve(connection).await,
                 Err(Refused::Silent(why)) => door.live.look().metrics.turned_away(why),
                 Err(Refused::Gone) => {}
@@ -177,6 +191,7 @@ impl Door {
         tcp: TcpStream,
         peer: SocketAddr,
         mut place: Place,
+        unheard: Unheard,
     ) -> Result<Connection, Refused> {
         let shared = self.live.now();
         let settings = &shared.settings;
@@ -237,7 +252,7 @@ impl Door {
             }
             None => (Channel::Plain(wire), false),
         };
-        let state = Arc::new(State::new(peer, self.how.tls, http2));
+        let state = Arc::new(State::new(peer, self.how.tls, http2, unheard));
         Ok(Connection::new(io, http2, state, self.live.clone(), place))
     }
 
@@ -281,8 +296,7 @@ impl Door {
     /// Tells the caller to go elsewhere when the gateway stops, and when the connection has had
     /// its requests.
     async fn serve_http2(&self, stream: Stream, state: &State) {
-        let mut shutdown = self.shutdown.clone();
-        let (stop, stopped) = tokio::sync::watch::channel(*shutdown.borrow());
+        let (stop, stopped) = tokio::sync::watch::channel(*self.shutdown.borrow());
         let shared = self.live.now();
         let most = shared.settings.max_requests_per_connection;
         let (streams, rests) = (shared.settings.max_streams, shared.settings.header_timeout);
@@ -294,7 +308,7 @@ impl Door {
         let told = async {
             let most = most.map_or(u32::MAX, std::num::NonZeroU32::get);
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => {}
+                () = self.leaving(state) => {}
                 () = state.spent(most) => {}
             }
             let _ = stop.send(true);
@@ -307,6 +321,22 @@ impl Door {
         tokio::select! {
             _ = &mut serving => {}
             () = told => {}
+        }
+    }
+}
+
+impl Door {
+    /// Until a caller of HTTP/2 must go elsewhere. One that came while callers were still let in
+    /// has its first call.
+    async fn leaving(&self, state: &State) {
+        let mut stages = self.live.look().drain.watch();
+        let came_late = *stages.borrow() != Stage::Open;
+        let _ = stages.wait_for(|stage| *stage != Stage::Open).await;
+        if came_late {
+            tokio::select! {
+                () = state.spent(1) => {}
+                _ = stages.wait_for(Stage::is_closing) => {}
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as MapEntry;
+use serde::{Deserialize, Serialize};
 
 use super::counter::Counter;
 use super::shard::{hash, scope_index};
@@ -14,7 +15,7 @@ const NEW_KEYS: u32 = 1_000;
 const MINUTE_US: u64 = 60_000_000;
 
 /// Which share of the bound a counter takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Pool {
     /// The share of its scope.
     Scope(Scope),
@@ -90,11 +91,23 @@ pub(super) struct Bound {
     other_origins: Sliding,
     max_origins: usize,
     overflowed: u64,
+    /// Whether it is another process's now.
+    pub(super) away: bool,
+}
+
+/// What another process must know of a bound.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Written {
+    /// Key, counter, and who has been counted there.
+    overflows: Vec<(CounterKey, Counter, Vec<u64>)>,
+    origins: Vec<(CounterKey, Sliding)>,
+    other_origins: Sliding,
+    overflowed: u64,
 }
 
 /// The overflow counter that this charge would share. Users of known apps share none with
 /// made-up ones.
-fn overflow_key(charge: &Charge) -> CounterKey {
+pub(super) fn overflow_key(charge: &Charge) -> CounterKey {
     let known = charge.known && charge.scope == Scope::User;
     CounterKey(charge.overflow.0 ^ u128::from(known))
 }
@@ -112,7 +125,52 @@ impl Bound {
             other_origins: Sliding::new(),
             max_origins: (max_counters / 16).max(16),
             overflowed: 0,
+            away: false,
         }
+    }
+
+    /// All but what follows from the counters themselves.
+    pub(super) fn written(&self) -> Written {
+        let overflows = self
+            .overflows
+            .iter()
+            .map(|(key, overflow)| (*key, overflow.counter.clone(), overflow.callers.0.to_vec()));
+        let origins = self.origins.iter();
+        Written {
+            overflows: overflows.collect(),
+            origins: origins.map(|(key, made)| (*key, made.clone())).collect(),
+            other_origins: self.other_origins.clone(),
+            overflowed: self.overflowed,
+        }
+    }
+
+    /// Goes on where another left off. The slots of calls that still run there.
+    pub(super) fn read(&mut self, written: Written) -> Vec<(CounterKey, u64)> {
+        let mut running = Vec::new();
+        for (key, counter, words) in written.overflows {
+            running.extend(counter.running().map(|slot| (key, slot)));
+            let mut callers = Callers(Box::new([0; Callers::WORDS]));
+            for (ours, theirs) in callers.0.iter_mut().zip(words) {
+                *ours = theirs;
+            }
+            self.overflows.insert(key, Overflow { counter, callers });
+        }
+        self.origins.extend(written.origins);
+        self.other_origins = written.other_origins;
+        self.overflowed = written.overflowed;
+        running
+    }
+
+    /// Frees a slot of an overflow counter whose call's process is gone.
+    pub(super) fn abandon(&mut self, key: CounterKey, slot: u64) {
+        if let Some(overflow) = self.overflows.get_mut(&key) {
+            overflow.counter.abandon(slot);
+        }
+    }
+
+    /// Books a counter that was made elsewhere.
+    pub(super) fn book_read(&mut self, pool: Pool) {
+        self.taken[pool.index()] += 1;
     }
 
     /// The pool that pays for a new counter of this charge, counted into `fresh`; `None`: it

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::calendar::Day;
 use crate::limit::sliding::Sliding;
 use crate::limit::slots::{Slots, TASK_WAIT};
 use crate::limit::{Charge, CounterKey, Moment, Span, Taken};
 
 /// What is stored under a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::store) enum Counter {
     /// Of a sliding window.
     Sliding(Sliding),
@@ -94,6 +96,22 @@ impl Counter {
             _ => {}
         }
         charge.cost
+    }
+
+    /// The numbers of the slots whose calls still run.
+    pub(in crate::store) fn running(&self) -> impl Iterator<Item = u64> {
+        let slots = match self {
+            Self::Slots(slots) => Some(slots.running()),
+            Self::Sliding(_) | Self::Day(_) => None,
+        };
+        slots.into_iter().flatten()
+    }
+
+    /// Frees a slot whose call's process is gone.
+    pub(in crate::store) fn abandon(&mut self, slot: u64) {
+        if let Self::Slots(slots) = self {
+            slots.abandon(slot);
+        }
     }
 
     /// Keeps a slot for a task.

@@ -46,9 +46,13 @@ struct Session<'s> {
 }
 
 impl MemoryStore {
-    /// [`Store::decide`](crate::store::Store::decide), at once: this store never waits.
-    pub fn decide_now(&self, plan: &mut Plan, now: Moment) -> Decision {
+    /// [`Store::decide`](crate::store::Store::decide), at once: this store never waits. `None`:
+    /// another process has the counters, and nothing has been taken.
+    pub fn decide_here(&self, plan: &mut Plan, now: Moment) -> Option<Decision> {
         let mut session = Session::open(self, plan, now);
+        if session.shards.iter().any(|shard| shard.away) {
+            return None;
+        }
         let charges = &mut plan.charges[..];
         let mut found: SmallVec<[Found; 8]> = SmallVec::new();
         for index in 0..charges.len() {
@@ -58,7 +62,7 @@ impl MemoryStore {
             found.push(seen);
         }
         if let Some(denied) = session.deny(charges, &found) {
-            return denied;
+            return Some(denied);
         }
         for (charge, seen) in charges
             .iter_mut()
@@ -83,10 +87,19 @@ impl MemoryStore {
                 reported |= reported_bit(index);
             }
         }
-        Decision::Admit {
+        Some(Decision::Admit {
             nearest: session.nearest(charges, &found),
             reported,
-        }
+        })
+    }
+
+    /// The same where counters stay. Those that have gone have no room for now.
+    pub fn decide_now(&self, plan: &mut Plan, now: Moment) -> Decision {
+        self.decide_here(plan, now).unwrap_or(Decision::Deny {
+            charge: 0,
+            left: 0,
+            retry_after: Some(Duration::from_secs(1)),
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 mod bound;
 pub(super) mod counter;
 mod decide;
+pub mod moving;
 pub(super) mod shard;
 #[cfg(test)]
 mod tests;
@@ -69,13 +70,49 @@ impl MemoryStore {
         &self.shards[shard_of(key)]
     }
 
-    /// Works on the counter that this charge was taken from, if it is still there.
-    fn with_counter(&self, charge: &Charge, work: impl FnOnce(&mut Counter)) {
+    /// Works on the counter that this charge was taken from, if it is still there. `false`: it
+    /// is another process's.
+    fn with_counter(&self, charge: &Charge, work: impl FnOnce(&mut Counter)) -> bool {
         if charge.shared {
-            self.bound.lock().with(charge, work);
+            let mut bound = self.bound.lock();
+            if !bound.away {
+                bound.with(charge, work);
+            }
+            !bound.away
         } else {
-            self.shard(charge.key).lock().with(charge.key, work);
+            let mut shard = self.shard(charge.key).lock();
+            if !shard.away {
+                shard.with(charge.key, work);
+            }
+            !shard.away
         }
+    }
+
+    /// Frees the slot of a task. Whether there was one; `None`: that is another process's to say.
+    pub fn finish_now(&self, key: CounterKey, task: &str, now: Moment) -> Option<bool> {
+        let mut shard = self.shard(key).lock();
+        if shard.away {
+            return None;
+        }
+        let own = shard.with(key, |counter| counter.finish(key, task, now));
+        drop(shard);
+        if own == Some(true) || !self.overflowing.load(Ordering::Acquire) {
+            return Some(own == Some(true));
+        }
+        let mut bound = self.bound.lock();
+        (!bound.away).then(|| bound.finish(key, task, now))
+    }
+
+    /// Sets counters to empty. `false`: some are another process's.
+    pub fn reset_now(&self, plan: &Plan, now: Moment) -> bool {
+        plan.charges.iter().all(|charge| {
+            // What callers share in an overflow counter is nobody's to reset.
+            let mut shard = self.shard(charge.key).lock();
+            if !shard.away {
+                shard.with(charge.key, |counter| counter.reset(charge.span, now));
+            }
+            !shard.away
+        })
     }
 }
 
@@ -85,7 +122,7 @@ impl Store for MemoryStore {
         plan: &mut Plan,
         now: Moment,
     ) -> impl Future<Output = Result<Decision, StoreError>> + Send {
-        ready(Ok(self.decide_now(plan, now)))
+        ready(self.decide_here(plan, now).ok_or(StoreError::Unavailable))
     }
 
     fn give_back(&self, plan: &mut Plan, _now: Moment, which: &dyn Fn(&Charge) -> bool) {
@@ -93,9 +130,10 @@ impl Store for MemoryStore {
             if charge.taken.is_some() && which(charge) {
                 // Taken out: whoever comes next finds nothing to give back.
                 if let Some(taken) = charge.taken.take() {
-                    self.with_counter(charge, |counter| {
+                    let is_here = self.with_counter(charge, |counter| {
                         counter.give_back(charge, taken);
                     });
+                    charge.taken = (!is_here).then_some(taken);
                 }
             }
         }
@@ -115,7 +153,9 @@ impl Store for MemoryStore {
             if matches!(charge.taken, Some(crate::limit::Taken::Slot(_))) && which(charge) {
                 // The slot is the task's now: the end of the call does not free it.
                 if let Some(taken) = charge.taken.take() {
-                    self.with_counter(charge, |counter| counter.hold(taken, task, until_us));
+                    let hold = |counter: &mut Counter| counter.hold(taken, task, until_us);
+                    let is_here = self.with_counter(charge, hold);
+                    charge.taken = (!is_here).then_some(taken);
                 }
             }
         }
@@ -128,32 +168,31 @@ impl Store for MemoryStore {
         task: &str,
         now: Moment,
     ) -> Result<bool, StoreError> {
-        let own = self
-            .shard(key)
-            .lock()
-            .with(key, |counter| counter.finish(key, task, now));
-        Ok(own == Some(true)
-            || self.overflowing.load(Ordering::Acquire) && self.bound.lock().finish(key, task, now))
+        self.finish_now(key, task, now)
+            .ok_or(StoreError::Unavailable)
     }
 
     async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
-        for charge in &plan.charges {
-            // What callers share in an overflow counter is nobody's to reset.
-            self.shard(charge.key)
-                .lock()
-                .with(charge.key, |counter| counter.reset(charge.span, now));
+        match self.reset_now(plan, now) {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable),
         }
-        Ok(())
     }
 
     fn sweep(&self, now: Moment) {
         let first = self.swept.fetch_add(SWEPT_AT_ONCE, Ordering::Relaxed);
         for index in first..first + SWEPT_AT_ONCE {
             let mut shard = self.shards[index % SHARDS].lock();
+            if shard.away {
+                continue;
+            }
             let gone = shard.sweep(now);
             self.bound.lock().release(gone);
         }
         let mut bound = self.bound.lock();
+        if bound.away {
+            return;
+        }
         let overflowing = bound.sweep(now);
         self.overflowing.store(overflowing, Ordering::Release);
     }

@@ -46,6 +46,8 @@ impl Entry {
 /// Counters under one lock.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    /// Whether they are another process's now: nothing is decided by them here.
+    pub(super) away: bool,
     table: HashTable<Entry>,
     /// Counters by scope.
     pub(super) counters: [usize; 3],
@@ -83,6 +85,15 @@ impl Shard {
         self.table.insert_unique(hash(key), entry, Entry::hash);
     }
 
+    /// All counters: key, pool, scope.
+    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = (CounterKey, Pool, Scope, &Counter)> {
+        self.table.iter().map(|entry| {
+            let [low, high] = entry.key;
+            let key = CounterKey(u128::from(high) << 64 | u128::from(low));
+            (key, entry.pool, entry.scope, &entry.counter)
+        })
+    }
+
     /// Drops idle counters, and the room they leave. How many, by pool.
     pub(super) fn sweep(&mut self, now: Moment) -> [usize; Pool::COUNT] {
         let mut gone = [0; Pool::COUNT];
@@ -90,6 +101,7 @@ impl Shard {
             table,
             counters,
             slots,
+            away: _,
         } = self;
         table.retain(|entry| {
             let before = entry.counter.slots();

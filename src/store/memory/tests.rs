@@ -572,3 +572,142 @@ fn absurd_times_and_costs_do_not_panic() {
     }
     assert!(admitted(&store.decide_now(&mut Plan::default(), at(0))));
 }
+
+/// A store that has gone on from where this one was, and the slots of calls that run there.
+fn moved(from: &MemoryStore, max_counters: usize) -> (MemoryStore, Vec<moving::Running>) {
+    let (to, mut running) = (store(max_counters), Vec::new());
+    let given = from.move_out(|piece| {
+        // As it goes to another process.
+        let text = serde_json::to_string(&piece)?;
+        running.extend(to.move_in(serde_json::from_str(&text)?));
+        Ok::<_, serde_json::Error>(())
+    });
+    given.unwrap();
+    (to, running)
+}
+
+fn mixed(key: u128) -> Plan {
+    plan([
+        charge(0, key, 10, 1, PER_SECOND),
+        charge(1, key + 1, 7, 1, TODAY),
+        charge(2, key + 2, 3, 1, Span::Running),
+    ])
+}
+
+#[test]
+fn counters_that_move_go_on_where_they_were() {
+    let from = store(1000);
+    let mut taken = [mixed(10), mixed(10)];
+    for plan in &mut taken {
+        assert!(admitted(&from.decide_now(plan, at(0))));
+    }
+    let (to, _) = moved(&from, 1000);
+    assert_eq!(to.gauges(), from.gauges());
+    // Three slots, of which two are taken.
+    assert!(admitted(&to.decide_now(&mut mixed(10), at(5))));
+    assert!(!admitted(&to.decide_now(&mut mixed(10), at(5))));
+    // What was taken before the move is given back after it, to where it was taken.
+    let [first, second] = &mut taken;
+    to.give_back(first, at(6), &all);
+    to.give_back(second, at(6), &|charge| charge.span == Span::Running);
+    assert_eq!(to.gauges().slots, 1);
+    for _ in 0..2 {
+        assert!(admitted(&to.decide_now(&mut mixed(10), at(7))));
+    }
+    let left = |span, key, quota| {
+        let mut look = plan([charge(0, key, quota, 0, span)]);
+        match to.decide_now(&mut look, at(8)) {
+            Decision::Admit { nearest, .. } => nearest.map(|room| room.left),
+            Decision::Deny { left, .. } => Some(left),
+        }
+    };
+    assert_eq!(left(PER_SECOND, 10, 10), Some(6));
+}
+
+#[test]
+fn nothing_is_taken_from_counters_that_have_gone_until_they_are_back() {
+    let store = store(1000);
+    let mut before = mixed(10);
+    store.decide_now(&mut before, at(0));
+    moved(&store, 1000);
+    for key in [10, 500] {
+        let mut plan = mixed(key);
+        assert_eq!(store.decide_here(&mut plan, at(1)), None);
+        assert!(plan.charges.iter().all(|charge| charge.taken.is_none()));
+    }
+    store.give_back(&mut before, at(2), &all);
+    assert!(
+        before.charges.iter().all(|charge| charge.taken.is_some()),
+        "to be given back elsewhere"
+    );
+    let slots = before.charges[2].key;
+    assert_eq!(store.finish_now(slots, "a", at(2)), None);
+    assert!(!store.reset_now(&before, at(2)));
+    store.come_back();
+    store.give_back(&mut before, at(2), &all);
+    assert_eq!(store.gauges().slots, 0);
+    assert!(admitted(&store.decide_now(&mut mixed(10), at(3))));
+}
+
+#[test]
+fn slots_of_calls_whose_process_is_gone_are_freed_and_tasks_stay() {
+    let from = store(1000);
+    let (mut call, mut task, mut ended) = (mixed(10), mixed(10), mixed(10));
+    for plan in [&mut call, &mut task, &mut ended] {
+        assert!(admitted(&from.decide_now(plan, at(0))));
+    }
+    from.hold_task(&mut task, "a", Duration::from_secs(60), at(0), &all);
+    let (to, running) = moved(&from, 1000);
+    assert_eq!(running.len(), 2);
+    to.give_back(&mut ended, at(1), &all);
+    assert_eq!(to.gauges().slots, 2);
+    to.abandon(&running);
+    assert_eq!(to.gauges().slots, 1, "the task's");
+    assert_eq!(to.finish_now(call.charges[2].key, "a", at(2)), Some(true));
+}
+
+#[test]
+fn what_shares_the_overflow_goes_on_sharing_it_elsewhere() {
+    let from = store(8);
+    for key in 0..40 {
+        from.decide_now(
+            &mut plan([charge(0, key << 70, 1000, 1, PER_SECOND)]),
+            at(0),
+        );
+    }
+    let used = |store: &MemoryStore| {
+        // A key that shares: the overflow counts for it.
+        let mut look = plan([charge(0, 39 << 70, 1000, 0, PER_SECOND)]);
+        match store.decide_now(&mut look, at(1)) {
+            Decision::Admit { nearest, .. } => nearest.map(|room| 1000 - room.left),
+            Decision::Deny { .. } => None,
+        }
+    };
+    let before = used(&from);
+    assert!(before > Some(30), "{before:?}");
+    let (to, _) = moved(&from, 8);
+    assert_eq!(used(&to), before);
+    assert_eq!(to.gauges(), from.gauges());
+}
+
+#[test]
+fn while_counters_move_threads_together_never_exceed_a_quota() {
+    let from = store(1000);
+    let admitted_by = |store: &MemoryStore| {
+        let mut count = 0;
+        for _ in 0..2000 {
+            match store.decide_here(&mut plan([charge(0, 10, 1500, 1, PER_SECOND)]), at(0)) {
+                Some(decision) => count += u32::from(admitted(&decision)),
+                None => return count,
+            }
+        }
+        count
+    };
+    let (to, before) = std::thread::scope(|scope| {
+        let spending: Vec<_> = (0..4).map(|_| scope.spawn(|| admitted_by(&from))).collect();
+        let (to, _) = moved(&from, 1000);
+        let spent = spending.into_iter().map(|one| one.join().unwrap());
+        (to, spent.sum::<u32>())
+    });
+    assert_eq!(before + admitted_by(&to), 1500);
+}

@@ -22,7 +22,7 @@ mod wire;
 use std::cell::RefCell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -68,6 +68,8 @@ pub struct RedisStore {
     /// Number of this store in the process: links are kept by thread.
     number: u64,
     heard: news::Heard,
+    /// Whether it gives no more signs of life.
+    leaving: AtomicBool,
 }
 
 /// What can be said of a shared store at a glance.
@@ -133,6 +135,7 @@ impl RedisStore {
             number: STORES.fetch_add(1, Ordering::Relaxed),
             peers: Peers::new(&gateway, options.min_gateways),
             heard: news::Heard::default(),
+            leaving: AtomicBool::new(false),
             terms: Arc::new(Terms {
                 sha: Terms::sha(),
                 parts: (0..if is_cluster { name::PARTS } else { 1 })

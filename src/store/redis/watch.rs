@@ -1,9 +1,11 @@
 //! The watch over the store: gives this gateway's sign of life, probes a store that is out of
 //! use, and tells one that comes back what it missed.
 
+mod leave;
 mod tell;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -132,6 +134,9 @@ impl RedisStore {
         let Some(sent_us) = self.time.mono_us() else {
             return;
         };
+        if self.leaving.load(Ordering::Acquire) {
+            return;
+        }
         let connection = match watch.connection.take() {
             Some(connection) => Ok(connection),
             None => self.connect().await,

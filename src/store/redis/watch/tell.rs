@@ -19,7 +19,7 @@ pub(super) const TOLD_AT_ONCE: usize = 500;
 
 impl RedisStore {
     /// Whether a counter is in this part of the store.
-    fn concerns(&self, index: usize) -> impl Fn(&Name) -> bool {
+    pub(super) fn concerns(&self, index: usize) -> impl Fn(&Name) -> bool {
         let count = self.terms.parts.len();
         move |name| name.part(count) == index
     }
@@ -62,7 +62,7 @@ impl RedisStore {
 
     /// Tells the store what it does not know: what was admitted and given back without it, or,
     /// when it has lost all, whatever this gateway has taken that still counts.
-    async fn tell(
+    pub(super) async fn tell(
         &self,
         connection: &mut Connection,
         index: usize,
@@ -134,7 +134,7 @@ impl RedisStore {
 
     /// Sends items, if the store is still the one of this sign. What it refuses for itself alone
     /// is dropped: nothing else waits for it.
-    async fn send(
+    pub(super) async fn send(
         &self,
         connection: &mut Connection,
         sign: &Sign,

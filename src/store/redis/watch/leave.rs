@@ -1,0 +1,75 @@
+//! The end of a gateway: what it holds in the store goes back at once, not when it expires.
+
+use redis::RedisResult;
+
+use super::{Sign, TOLD_AT_ONCE};
+use crate::limit::Span;
+use crate::store::redis::RedisStore;
+use crate::store::redis::connect::Connection;
+use crate::store::redis::name;
+use crate::store::redis::own::Census;
+use crate::store::redis::wire::{Item, Part, What};
+
+impl RedisStore {
+    /// Gives back what was leased and not used, and the slots of calls that are cut off, says
+    /// what could not be said before, and is no gateway of this store any more. Once no call is
+    /// decided here, before the process ends; what the store does not take in time expires.
+    pub async fn leave(&self) {
+        self.leaving
+            .store(true, std::sync::atomic::Ordering::Release);
+        if self.is_any_open() {
+            return;
+        }
+        if let Err(error) = self.say_goodbye().await {
+            tracing::warn!(%error, "the store has not taken leases and slots back; they expire");
+        }
+    }
+
+    async fn say_goodbye(&self) -> RedisResult<()> {
+        let connecting = async {
+            self.connect()
+                .await
+                .map_err(|_| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+        };
+        let mut connection = self.in_time(connecting).await?;
+        let census = Census::new(&self.own, self.terms.parts.len());
+        let leases = self.own.leases_over(u64::MAX);
+        for index in 0..self.terms.parts.len() {
+            let sign = self.in_time(self.sign(&mut connection, index)).await?;
+            self.tell(&mut connection, index, &sign, &census, false)
+                .await?;
+            let unsent = self.terms.take_unsent(self.concerns(index));
+            for some in unsent.chunks(TOLD_AT_ONCE) {
+                self.send(&mut connection, &sign, some.to_vec()).await?;
+            }
+            let running = census.running(index).iter();
+            let slots: Vec<Part> = running
+                .map(|(name, slot)| Part::new(*name, Span::Running, 1, *slot))
+                .collect();
+            self.return_all(&mut connection, &sign, &slots).await?;
+            if index == 0 {
+                // Each finds its own way.
+                self.return_all(&mut connection, &sign, &leases).await?;
+            }
+            let tag = self.tags.get(index).map_or(name::WHOLE, String::as_str);
+            let mut gone = redis::cmd("ZREM");
+            gone.arg(name::peers_key(&self.terms.prefix, tag))
+                .arg(&self.terms.gateway);
+            self.in_time(connection.send(&gone)).await?;
+        }
+        Ok(())
+    }
+
+    async fn return_all(
+        &self,
+        connection: &mut Connection,
+        sign: &Sign,
+        parts: &[Part],
+    ) -> RedisResult<()> {
+        for some in parts.chunks(TOLD_AT_ONCE) {
+            let item = Item::of(What::GiveBack, some);
+            self.send(connection, sign, vec![item]).await?;
+        }
+        Ok(())
+    }
+}
