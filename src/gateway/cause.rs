@@ -21,6 +21,15 @@ pub(super) fn of(error: &Error, seen: Seen) -> Cause {
     match error.esource() {
         ErrorSource::Upstream => of_upstream(error, seen),
         ErrorSource::Downstream => of_downstream(error),
+        // pingora says whose the errors of upstream connections are, and forgets some of callers'.
+        ErrorSource::Unset
+            if matches!(
+                error.etype(),
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed
+            ) =>
+        {
+            of_downstream(error)
+        }
         ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
             ErrorType::HTTPStatus(400..=499) => Cause::ClientMalformed,
             _ => Cause::Internal,
@@ -188,6 +197,8 @@ mod tests {
             Cause::ClientLeft
         );
         assert_eq!(of(ErrorType::WriteError, TimedOut), Cause::ClientSlow);
+        let nobodys = Error::new(ErrorType::WriteError);
+        assert_eq!(super::of(&nobodys, ASKED), Cause::ClientLeft);
         assert_eq!(of(ErrorType::ReadTimedout, TimedOut), Cause::ClientSlow);
         assert_eq!(
             of(ErrorType::Custom("InvalidChunk"), TimedOut),
