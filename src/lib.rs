@@ -12,6 +12,7 @@
 //!
 //! `main → cli → serve → everything`; `gateway → admission → {apps, identity, route, limit, store}`;
 //! `spec → {apps, identity, route, limit}`; `route → {identity, limit}`; `store → limit`.
+//! `gateway → protect`, which knows nobody: how many calls an upstream may have at once, and whose.
 //! The pure part (everything that is not behind the `gateway` feature) knows neither pingora
 //! nor redis nor tokio, reads no clock and no environment: time is an argument.
 
@@ -20,6 +21,7 @@ pub mod apps;
 pub mod head;
 pub mod identity;
 pub mod limit;
+pub mod protect;
 pub mod route;
 pub mod spec;
 pub mod store;

@@ -124,7 +124,8 @@ fn a_start_that_fails_says_why_in_one_line() {
         (
             // It may have named the upstream.
             &["run", "--config", "nowhere.toml"],
-            "floodgate: cannot read nowhere.toml: No such file",
+            "floodgate: cannot read nowhere.toml: No such file or directory (os error 2); correct the \
+             path, or leave --config out",
         ),
         (
             &["run", "--upstream", "http://127.0.0.1:1", "--listen", "x"],
@@ -415,6 +416,108 @@ fn an_app_key_call_has_the_figures_of_v3_and_an_app_id_call_those_of_v4() {
         explain("v4", "GET", "/org/app/users/alice")["edition"],
         "v4"
     );
+}
+
+#[test]
+fn explain_names_the_pool_that_a_call_goes_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[[pool]]\nname = \"files\"\nroutes = [\"chatfile-upload\"]\n\
+                [[pool]]\nname = \"vip\"\napps = [\"org#vip\"]\n";
+    let upload = explain("current", "POST", "/org/app/chatfiles")["route"].clone();
+    let text = text.replace("chatfile-upload", upload.as_str().unwrap());
+    std::fs::write(dir.path().join("floodgate.toml"), text).unwrap();
+    let ask = |args: &[&str]| {
+        let all = [&["explain", "--config", "floodgate.toml"], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    for (method, url, pool) in [
+        ("GET", "/org/app/users/alice", json!("default")),
+        ("POST", "/org/app/chatfiles", json!("files")),
+        ("POST", "/Org/VIP/chatfiles", json!("vip")),
+        // It goes nowhere.
+        ("GET", "/users", json!(null)),
+    ] {
+        assert_eq!(
+            json_of(&ask(&["--json", method, url]))["pool"],
+            pool,
+            "{url}"
+        );
+    }
+    let told = ask(&["POST", "/org/app/chatfiles"]).out;
+    let is_it = |line: &str| line.split_whitespace().eq(["pool", "files"]);
+    assert!(told.lines().any(is_it), "{told}");
+}
+
+#[test]
+fn an_upstream_that_is_the_gateway_is_refused_at_the_start() {
+    for (listen, admin, upstream, where_) in [
+        (
+            "127.0.0.1:8080",
+            "127.0.0.1:9",
+            "http://127.0.0.1:8080",
+            "127.0.0.1:8080",
+        ),
+        (
+            ":8080",
+            "127.0.0.1:9",
+            "http://localhost:8080",
+            "0.0.0.0:8080",
+        ),
+        (
+            "127.0.0.1:8080",
+            "127.0.0.1:9090",
+            "http://127.0.0.1:9090",
+            "127.0.0.1:9090",
+        ),
+    ] {
+        let args = [
+            "run",
+            "--listen",
+            listen,
+            "--admin",
+            admin,
+            "--upstream",
+            upstream,
+        ];
+        let ran = run(&args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        let told = format!("the gateway itself listens at {where_}");
+        assert!(
+            ran.err.contains(&told) && ran.err.contains("--upstream"),
+            "{}",
+            ran.err
+        );
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn times_and_limits_that_do_not_fit_each_other_are_told_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "first_byte_timeout = \"2s\"\nread_timeout = \"3s\"\n[[pool]]\nname = \"a\"\neditions = [\"v1\"]\n\
+                first_byte_timeout = \"1s\"\nconcurrency = \"adaptiv\"\nconcurrency_max = 5\n\
+                concurrency_min = 6\n";
+    std::fs::write(dir.path().join("floodgate.toml"), text).unwrap();
+    let ran = run_with(
+        dir.path(),
+        &[],
+        &["check", "--config", "floodgate.toml"],
+        "",
+    );
+    for told in [
+        "floodgate.toml:1: first_byte_timeout = \"2s\": shorter than read_timeout, which is 3s",
+        "floodgate.toml:9: concurrency_min = 6: more than concurrency_max, which is 5",
+        "floodgate.toml:6: first_byte_timeout = \"1s\": shorter than read_timeout, which is 3s",
+        "did you mean adaptive?",
+    ] {
+        assert!(
+            ran.err.contains(told) || ran.out.contains(told),
+            "{told}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
+    assert_ne!(ran.code, 0);
 }
 
 #[test]
@@ -810,6 +913,96 @@ fn routes_lists_every_call_in_both_forms() {
             "{entry}"
         );
     }
+}
+
+#[test]
+fn routes_shows_what_holds_for_a_known_app() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"Own#Chat\", \"0a1b\"]\nplan = \"basic\"\nedition = \"v3\"\n\
+                suspended = true\nallow = [\"10.0.0.0/8\"]\ncertificate_file = \"not-there\"\n\
+                limits.messages-users = \"12345/min\"\n\
+                [[app]]\nnames = [\"plain#app\"]\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let run_here = |args: &[&str]| {
+        let all = [&["routes", "--apps", "apps.toml"][..], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    let all = run_here(&[]);
+    assert_eq!(all.code, 0, "{}", all.err);
+    let note = "1 of 2 known apps differ: floodgate routes --app NAME\n";
+    assert!(all.out.starts_with(note), "{}", all.out);
+    assert!(!all.out.contains("12345"), "{}", all.out);
+    for name in ["own#chat", "Own#Chat", "0A1B"] {
+        let own = run_here(&["--app", name]);
+        assert_eq!(own.code, 0, "{}", own.err);
+        assert_eq!(
+            own.out.lines().next(),
+            Some(
+                "app own#chat, 0a1b; plan basic; from 10.0.0.0/8 alone; suspended: each of its \
+                 calls is answered by 403"
+            )
+        );
+        assert!(
+            own.out.contains("12345 messages/min per app"),
+            "{}",
+            own.out
+        );
+        assert_eq!(own.out.matches("(edition v3)").count(), 2, "{}", own.out);
+    }
+    let listed = json_of(&run_here(&["--app", "own#chat", "--json"]));
+    let own: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| {
+            let limits = entry["limits"].as_array().unwrap();
+            limits.iter().any(|limit| limit["quota"] == 12345)
+        })
+        .map(|entry| entry["route"].as_str().unwrap())
+        .collect();
+    assert!(
+        own.len() == 2 && own.iter().all(|route| *route == "messages-users"),
+        "{own:?}"
+    );
+    // One that has a name in one form is called in that form alone.
+    let plain = run_here(&["--app", "plain#app"]);
+    assert!(plain.out.contains("/{org_name}") && !plain.out.contains("/app-id/"));
+    for (name, instead) in [
+        ("own#chatt", "did you mean \"own#chat\"?"),
+        (
+            "nothing-like-it",
+            "leave it out to see what holds for an app like any other",
+        ),
+    ] {
+        let ran = run_here(&["--app", name]);
+        assert_eq!(ran.code, 1);
+        assert_eq!(
+            ran.err,
+            format!("floodgate: --app {name:?}: no [[app]] entry has this name; {instead}\n")
+        );
+    }
+    let ran = run(&["routes", "--app", "x"]);
+    assert!(
+        ran.err.contains("name the file that has it by --apps"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_file_by_itself_is_told_how_it_is_named() {
+    for command in ["check", "run", "routes"] {
+        let ran = run(&[command, "nope.toml"]);
+        assert_eq!(ran.code, 2);
+        assert!(
+            ran.err
+                .contains("tip: a file is named by what it holds: --config for settings"),
+            "{}",
+            ran.err
+        );
+    }
+    let ran = run(&["check", "--nope.toml"]);
+    assert!(!ran.err.contains("a file is named"), "{}", ran.err);
 }
 
 #[test]

@@ -50,6 +50,18 @@ const NEVER: &[(&str, &[&str])] = &[
             "crate::admission",
         ],
     ),
+    ("protect", PURE),
+    (
+        "protect",
+        &[
+            "crate::limit",
+            "crate::route",
+            "crate::identity",
+            "crate::spec",
+            "crate::store",
+            "crate::admission",
+        ],
+    ),
     ("admission", PURE),
     (
         "admission",

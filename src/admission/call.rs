@@ -67,6 +67,12 @@ impl Call {
         self.known.and_then(|id| rules.apps.get(id))
     }
 
+    /// The key of its app: the same for all names of a known one.
+    #[must_use]
+    pub fn app_key(&self) -> CounterKey {
+        self.app_key
+    }
+
     /// The limits that an authorised call is charged, the app's own in place of those for all.
     pub fn limits<'r>(&self, rules: &'r Ruleset) -> impl Iterator<Item = LimitId> + use<'r> {
         let of_all: &[LimitId] = match self.route(rules) {

@@ -257,10 +257,16 @@ impl<S: Store> Admission<S> {
             .await
     }
 
+    /// Whether the app is one: by an entry, or because the backend has lately let a call of its in.
+    #[must_use]
+    pub fn is_proven(&self, call: &Call, now: Moment) -> bool {
+        call.known.is_some() || self.known.contains(call.app_key, now)
+    }
+
     /// The charges of a call: a look at the address's `unauthorized` limits, then its own limits.
     #[must_use]
     pub fn plan(&self, rules: &Ruleset, call: &Call, recipients: u32, now: Moment) -> Plan {
-        let known = call.known.is_some() || self.known.contains(call.app_key, now);
+        let known = self.is_proven(call, now);
         let mut plan = Plan {
             origin: Some(call.ip_key),
             app: Some(call.app_key),

@@ -19,12 +19,14 @@ use crate::admission::{self, Call, Policy, Reject, cost_of};
 use crate::apps::{App, AppPlan};
 use crate::clock::Clock;
 use crate::gateway::reply::Reply;
+use crate::gateway::upstream;
 use crate::head::Head;
 use crate::identity;
 use crate::limit::{Limit, LimitId, Moment, Scope, Unit};
 use crate::route::canonical;
 use crate::route::pricing::{Cap, MAX_COUNTED_BODY};
 use crate::serve::Files;
+use crate::settings::PoolSettings;
 use crate::spec::{Ruleset, size};
 
 /// An argument that cannot be used.
@@ -65,6 +67,8 @@ pub enum ArgumentError {
 struct Explained<'r> {
     route: Option<&'r str>,
     edition: Option<&'r str>,
+    /// The pool whose upstreams get it.
+    pool: Option<String>,
     method: String,
     app: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +151,7 @@ struct Asked<'a> {
     /// Of routes without a figure of their own.
     max_body: u64,
     now: Moment,
+    pools: &'a [PoolSettings],
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
@@ -178,6 +183,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         body: body.as_deref(),
         max_body: settings.max_body,
         now: Clock::start().now(),
+        pools: &settings.pools,
     };
     let explained = explain(&rules, &policy, asked);
     print(&match matches.get_flag("json") {
@@ -307,6 +313,7 @@ fn rejected<'r>(
     Explained {
         route: None,
         edition: None,
+        pool: None,
         method: asked.method.to_owned(),
         app: app.map(|app| app.name().to_owned()),
         known: app.map(Known::new),
@@ -376,6 +383,9 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     Explained {
         route: Some(route.map_or("options", |route| &route.name)),
         edition: rules.editions.get(call.edition.0).map(|e| &*e.name),
+        pool: upstream::pool_of(asked.pools, rules, call)
+            .filter(|_| refused.is_none())
+            .map(str::to_owned),
         method: asked.method.to_owned(),
         app: Some(call.caller.app.clone()),
         known: call.app(rules).map(Known::new),
@@ -426,6 +436,7 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
         }),
     );
     fact("edition", explained.edition.map(str::to_owned));
+    fact("pool", explained.pool.clone());
     fact("app", explained.app.clone());
     if let Some(Known {
         names,

@@ -53,6 +53,9 @@ pub enum CliError {
     /// A gateway's health is not known.
     #[error(transparent)]
     Health(#[from] health::HealthError),
+    /// An app that `routes` is asked for.
+    #[error(transparent)]
+    App(#[from] routes::AppError),
     /// `load` cannot begin, or not end.
     #[error(transparent)]
     Load(#[from] load::ArgumentError),
@@ -84,7 +87,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::joined(arguments);
     let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            args::help_with_files(&mut error);
             let is_clean = |argument: &OsString| {
                 let text = argument.to_string_lossy();
                 matches!(printable(&text), Cow::Borrowed(_))

@@ -229,7 +229,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
     let listen = reader.many("listen", |given| value::listener(&given.text));
     let secured = door::secured(reader, &listen);
     door::check_trust(reader, &listen);
-    let upstream = pools::read(reader, purpose);
+    let upstream = pools::read(reader, purpose, &listen);
     let upstream_ca = reader.file("upstream_ca");
     let admin = reader.one("admin", |text| {
         let admin = value::listen(text)?;
@@ -398,7 +398,8 @@ fn admin_token(reader: &mut Reader) -> Option<Secret> {
         (None, Some(path)) => {
             // A mistake in the file names the file, and never what is in it.
             let given = reader.given("admin_token_file").pop()?;
-            (given, store::secret_in(reader, path)?.expose().to_owned())
+            let secret = store::secret_in(reader, path, "admin_token_file")?;
+            (given, secret.expose().to_owned())
         }
         (None, None) => return None,
     };

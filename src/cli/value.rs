@@ -42,6 +42,18 @@ pub(super) enum ValueError {
     Lookup { host: String, reason: String },
     #[error("not a network; write 10.0.0.0/8, 2001:db8::/32 or one address")]
     Network,
+    #[error(
+        "the gateway itself listens at {0}: a call would come back for ever; write where the backend is"
+    )]
+    Ourselves(SocketAddr),
+    #[error("more than concurrency_max, which is {0}; write less, or raise that")]
+    MoreThanMost(u32),
+    #[error(
+        "shorter than read_timeout, which is {}: an answer that has begun is not waited for longer \
+         than one that has not; write that much or more, or lower read_timeout",
+        human(*.0)
+    )]
+    FirstByte(Duration),
     #[error("not a time; write it with its unit, e.g. 500ms, 2s, 5min")]
     Time,
     #[error("not a time in whole days or hours, e.g. 180d, 1h")]
@@ -87,6 +99,14 @@ pub(super) enum ValueError {
     Twice,
     #[error("empty")]
     Empty,
+}
+
+/// A time, as it is written.
+fn human(time: Duration) -> String {
+    match time.as_millis() {
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    }
 }
 
 fn near_text(near: Option<&str>) -> String {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use super::Shared;
@@ -41,7 +42,8 @@ pub struct Context {
     /// Of that part, spent waiting for the shared store.
     pub(super) store_us: u64,
     pub(super) id: HeaderValue,
-    pub(super) method: Method,
+    /// Of a head that could be read.
+    pub(super) method: Option<Method>,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
     /// Whether the caller speaks HTTPS, to us or to a trusted proxy.
@@ -92,7 +94,7 @@ impl Context {
             body_us: 0,
             store_us: 0,
             id: HeaderValue::from_static(""),
-            method: Method::GET,
+            method: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             https: false,
@@ -116,6 +118,20 @@ impl Context {
             error: "",
             is_noted: false,
         }
+    }
+
+    /// Of what was refused before a request had come of it.
+    pub(super) fn refused(shared: Arc<Shared>, peer: IpAddr, tls: bool, why: &'static str) -> Self {
+        let mut ctx = Self::new(shared);
+        ctx.id = ctx.shared.new_id();
+        (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
+        (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx
+    }
+
+    /// No other body than this one, which was priced, goes upstream.
+    pub(super) fn only(&mut self, body: Bytes) {
+        self.room.only(body);
     }
 
     /// Counts the call among those in flight. Whether there is room for it.
@@ -196,6 +212,8 @@ impl Drop for Context {
             self.settle(None, now);
         }
         self.let_go();
+        self.way
+            .give_place_up(self.shared.clock.since(self.started));
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             connection.call_ends();

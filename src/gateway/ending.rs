@@ -1,11 +1,12 @@
 //! The end of a call: settled, counted, and written to the access log, once.
 
-use pingora::Error;
+use http::Method;
+use pingora::{Error, ErrorType};
 
 use super::cause::{self, Seen};
 use super::context::Context;
-use super::patience::{self, GivenUp};
 use super::reply::Reply;
+use super::{upstream, watch};
 use crate::limit::Moment;
 use crate::observe::failures::{Cause, Times};
 use crate::observe::log;
@@ -57,7 +58,7 @@ impl Context {
                 unix_us: end.unix_us,
                 id: self.id.to_str().unwrap_or_default(),
                 ip: self.ip,
-                method: self.method.as_str(),
+                method: self.method.as_ref().map_or("", Method::as_str),
                 path: &self.path,
                 route,
                 app: self.call.as_ref().map_or("", |call| &call.caller.app),
@@ -76,15 +77,6 @@ impl Context {
         }
     }
 
-    /// The head of an answer is due. `is_whole`: the upstream has the whole request.
-    pub(super) fn expect_head(&self, is_whole: bool) {
-        if self.upstream_status.is_none() {
-            let body = (!is_whole).then_some(self.shared.settings.body_timeout);
-            let now = self.shared.clock.since(self.started);
-            patience::expect_within(self.way.head_timeout(body, now));
-        }
-    }
-
     fn times(&self, end: Moment) -> Times {
         Times {
             own_us: self.own_us(),
@@ -96,44 +88,51 @@ impl Context {
         }
     }
 
-    /// The end of a call that nobody has noted: it was cut off, or a hook has panicked.
+    /// The end of a call that nobody has noted: it has had its time, it is cut off, or a hook has
+    /// panicked.
     pub(super) fn note_lost(&mut self) {
         if self.is_noted || self.connection.is_none() {
             return;
         }
         let now = self.shared.clock.since(self.started);
-        let given_up = patience::given_up();
-        let cause = match given_up {
-            Some(GivenUp::Late) if self.way.is_over(now) => Cause::RequestTimeout,
-            Some(GivenUp::Late) => Cause::HeaderTimeout,
-            Some(GivenUp::CutOff) => Cause::Draining,
-            None => Cause::Internal,
+        let is_late = watch::is_late();
+        let is_answered = self.upstream_status.is_some();
+        let (cause, reply) = if is_late {
+            let cause = match (self.way.is_over(now), is_answered) {
+                (true, _) => Cause::RequestTimeout,
+                (false, true) => Cause::BodyTimeout,
+                (false, false) => Cause::HeaderTimeout,
+            };
+            (cause, Some(Reply::gateway_timeout()))
+        } else if self.shared.serving.is_cut_off() {
+            let reply = Reply::shed("The gateway is shutting down.");
+            (Cause::Draining, Some(reply))
+        } else {
+            (Cause::Internal, None)
         };
+        if is_late {
+            self.error = ErrorType::ReadTimedout.as_str();
+            self.way.timed_out(now);
+            self.way.place_failed(&upstream::out_of_time(), now);
+            if !is_answered {
+                self.shared.metrics.upstream_error();
+            }
+        } else if self.error.is_empty() {
+            self.error = "cut-off";
+        }
         // An answer of our own may be on its way already.
         let is_unanswered = self.cause.is_none() && matches!(self.verb, None | Some(Verb::Admit));
         self.cause.get_or_insert(cause);
-        if self.error.is_empty() {
-            self.error = "cut-off";
-        }
-        let status = match given_up.filter(|_| is_unanswered) {
-            Some(GivenUp::Late) => self.say_last(&Reply::gateway_timeout()),
-            Some(GivenUp::CutOff) => self.say_last(&Reply::shed("The gateway is shutting down.")),
-            None => 0,
-        };
-        let task = (self.answer.take().is_some()).then(|| self.unnamed_task());
-        self.note_end(status, task.as_deref());
-    }
-
-    /// Leaves an answer to the connection, which is about to be dropped. Its status; 0 where a
-    /// connection cannot end with one.
-    fn say_last(&self, reply: &Reply) -> u16 {
-        match &self.connection {
-            Some(connection) if !connection.http2 && self.upstream_status.is_none() => {
-                connection.say_last(self.shared.whole(reply));
-                reply.status
+        let status = match (self.upstream_status, reply, &self.connection) {
+            (Some(status), ..) => status,
+            (None, Some(reply), Some(connection)) if is_unanswered => {
+                let status = reply.status;
+                if connection.owe(reply) { status } else { 0 }
             }
-            // What has begun to go out is broken off.
-            _ => self.upstream_status.unwrap_or(0),
-        }
+            _ => 0,
+        };
+        // Its task may run all the same.
+        let task = self.answer.take().map(|_| self.unnamed_task());
+        self.note_end(status, task.as_deref());
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::auth::Token;
 use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
@@ -16,6 +18,7 @@ use crate::identity::address::prefix;
 use crate::limit::Moment;
 use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 use crate::route::canonical::{self, PathError};
 use crate::text;
 
@@ -168,7 +171,7 @@ impl Gateway {
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());
-        ctx.method.clone_from(&request.method);
+        ctx.method = Some(request.method.clone());
         ctx.peer = peer;
         ctx.ip = headers::client_ip(request, &shared.settings, peer);
         let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
@@ -180,14 +183,8 @@ impl Gateway {
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
-        if !shared
-            .shield
-            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
-        {
-            ctx.verb = Some(Verb::Shed);
-            ctx.error = "shield";
-            ctx.cause = Some(Cause::Shed);
-            return Err(Reply::shielded().into());
+        if let Some(reply) = self.shield(shared, ctx) {
+            return Err(reply.into());
         }
 
         if let Some(reply) = strict::refusal(request, head) {
@@ -218,20 +215,23 @@ impl Gateway {
         let call = match target {
             Ok(call) => call,
             // Boxed, as other rare turns are: each call pays for the size of its futures.
-            Err(reject) => return Err(Box::pin(self.reject(shared, ctx, reject)).await.into()),
+            Err(reject) => {
+                self.count_token(shared, request, &Err(&reject));
+                return Err(Box::pin(self.reject(shared, ctx, reject)).await.into());
+            }
         };
         let auth = call.auth(&shared.rules, &shared.policy);
-        let looked = shared
-            .tokens
-            .look(
-                &shared.rules,
-                auth,
-                &call,
-                bearer,
-                shared.settings.bad_token_memory,
-                now,
-            )
-            .and_then(|token| self.kept(shared, &call, &ctx.path, now).map(|()| token));
+        let looked = shared.tokens.look(
+            &shared.rules,
+            auth,
+            &call,
+            bearer,
+            shared.settings.bad_token_memory,
+            now,
+        );
+        self.count_token(shared, request, &looked.as_ref().copied());
+        let looked =
+            looked.and_then(|token| self.kept(shared, &call, &ctx.path, now).map(|()| token));
         ctx.token = match looked {
             Ok(token) => token,
             Err(reject) => {
@@ -247,6 +247,30 @@ impl Gateway {
             return Err(Reply::expectation_failed().into());
         }
         Ok(call)
+    }
+
+    /// Counts what came of looking for a call's token.
+    fn count_token(
+        &self,
+        shared: &Shared,
+        request: &RequestHeader,
+        looked: &Result<Option<Token>, &Reject>,
+    ) {
+        let has_field = request.headers.contains_key(header::AUTHORIZATION);
+        if let Some(result) = Token::result(looked, has_field) {
+            shared.metrics.tokens.count(result);
+        }
+    }
+
+    /// The answer to an address that has asked too often.
+    pub(super) fn shield(&self, shared: &Shared, ctx: &mut Context) -> Option<Reply> {
+        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+        if shared.shield.admits(ip, ctx.started) {
+            return None;
+        }
+        ctx.verb = Some(Verb::Shed);
+        ctx.error = "shield";
+        Some(Reply::shielded())
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
@@ -277,6 +301,15 @@ impl Gateway {
             ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
+        let proven = || shared.admission.is_proven(&call, now);
+        if let Err(shed) = ctx.way.ask(&call, proven, is_whole, now) {
+            ctx.call = Some(call);
+            ctx.waits_no_more();
+            ctx.verb = Some(Verb::Shed);
+            ctx.error = shed.as_str();
+            ctx.cause = Some(Cause::Shed);
+            return Some(Reply::shed("The upstream is at its capacity."));
+        }
         let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
         let verdict = match shared
             .tokens
@@ -294,6 +327,7 @@ impl Gateway {
             }
             Err(denied) => {
                 ctx.error = "unproven";
+                shared.metrics.tokens.count(TokenResult::Unproven);
                 Err(Refused::Deny(denied))
             }
         };
@@ -328,6 +362,7 @@ impl Gateway {
             Err(refused) => {
                 ctx.let_go();
                 ctx.waits_no_more();
+                ctx.way.give_place_up(now);
                 Some(self.refuse(shared, ctx, &refused, now))
             }
         }

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod cause;
 mod context;
+mod cut;
 pub(crate) mod downstream;
 pub mod drain;
 mod ending;
@@ -15,13 +16,14 @@ mod judge;
 mod leaver;
 mod live;
 mod load;
-mod patience;
 pub mod reply;
 mod shared;
 mod shield;
 mod strict;
 mod task;
+mod unseen;
 pub mod upstream;
+mod watch;
 
 use std::time::Duration;
 
@@ -42,8 +44,9 @@ pub use self::live::Live;
 use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
-use crate::limit::{Hold, Limit, Unit};
+use crate::limit::{Hold, Limit, Moment, Unit};
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -88,6 +91,25 @@ impl Gateway {
                 .into_iter()
                 .for_each(|limit| ctx.shared.counts.charge(limit, 1)),
             Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
+        }
+    }
+
+    /// Bounds the waits for the rest of an answer.
+    fn watch_body(session: &Session, ctx: &Context, now: Moment) {
+        let most = ctx
+            .way
+            .piece_timeout()
+            .map(|most| match session.is_http2() {
+                // There it cannot be told whether the caller holds it up.
+                true => most.saturating_add(ctx.shared.settings.send_timeout),
+                false => most,
+            });
+        let left = ctx.way.time_left(now);
+        if most.is_some() || left.is_some() {
+            let caller = ctx.connection.clone().filter(|_| !session.is_http2());
+            watch::awaits_body(most, left, caller);
+        } else {
+            watch::ends();
         }
     }
 
@@ -152,7 +174,8 @@ impl ProxyHttp for Gateway {
         let head = session.as_downstream().as_http1();
         let head = head.map(|http1| http1.get_headers_raw_bytes());
         if let Some(head) = &head {
-            let length = headers::plain_length(session.req_header());
+            let length = headers::plain_length(session.req_header())
+                .filter(|_| !headers::may_be_escaped(head));
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
         let head = head.as_deref();
@@ -190,6 +213,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         leaver::end_with_caller(session);
+        watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
     }
@@ -242,8 +266,6 @@ impl ProxyHttp for Gateway {
         }
         ctx.pace = None;
         ctx.room.restart();
-        let is_whole = session.as_downstream_mut().is_body_done();
-        ctx.expect_head(is_whole);
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
@@ -277,13 +299,15 @@ impl ProxyHttp for Gateway {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
-        ctx.room.take(bytes)?;
-        ctx.expect_head(end_of_stream);
+        ctx.room.take(body.as_deref().unwrap_or_default())?;
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
         if ctx.upstream_status.is_none() {
             ctx.waits();
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.sent(now);
+            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -308,10 +332,8 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
         if response.status.is_informational() {
-            ctx.expect_head(false);
             return ctx.way.interim();
         }
-        patience::expect_nothing();
         leaver::end_with_caller(session);
         let now = ctx.shared.clock.since(ctx.started);
         let is_kept = !session.as_ref().retry_buffer_truncated();
@@ -334,10 +356,17 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         ctx.upstream_status = Some(status);
         ctx.waits_no_more();
+        let now = ctx.shared.clock.since(ctx.started);
+        ctx.way.place_answered(status, now);
+        Self::watch_body(session, ctx, now);
         if let Some(token) = ctx.token {
             let now = ctx.shared.clock.since(ctx.started);
             let bad = ctx.shared.settings.bad_token_memory;
             ctx.shared.tokens.answered(token, status, bad, now);
+            if status == 401 {
+                let tokens = &ctx.shared.metrics.tokens;
+                tokens.count(TokenResult::RefusedUpstream);
+            }
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
@@ -360,9 +389,13 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
+        match end_of_stream {
+            true => watch::ends(),
+            false => watch::step(),
+        }
         if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
             let room = task::MAX_ANSWER.saturating_sub(answer.len());
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -399,7 +432,6 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         is_reused: bool,
     ) -> Box<Error> {
-        patience::expect_nothing();
         let broken = Broken {
             method: &session.req_header().method,
             is_kept: !session.as_ref().retry_buffer_truncated(),
@@ -441,6 +473,8 @@ impl ProxyHttp for Gateway {
         };
         ctx.failed(error);
         ctx.waits_no_more();
+        ctx.way
+            .place_failed(error, ctx.shared.clock.since(ctx.started));
         if *error.esource() == ErrorSource::Upstream {
             ctx.let_go();
             ctx.shared.metrics.upstream_error();

@@ -344,6 +344,27 @@ impl Reply {
         )
     }
 
+    /// Plain HTTP where TLS is spoken.
+    #[must_use]
+    pub fn plain_http() -> Self {
+        let mut reply = Self::bad_request();
+        reply.description = "A plain HTTP request was sent to an HTTPS port.".into();
+        reply
+    }
+
+    /// A call for a tunnel.
+    #[must_use]
+    pub fn no_tunnel() -> Self {
+        let mut reply = Self::new(
+            405,
+            "method_not_allowed",
+            "HttpRequestMethodNotSupportedException",
+            "There is no tunnel here: CONNECT is not served.",
+        );
+        reply.allow = Some("DELETE, GET, HEAD, OPTIONS, POST, PUT".to_owned());
+        reply
+    }
+
     /// A request that pingora refused.
     #[must_use]
     pub fn bad_request() -> Self {
@@ -411,21 +432,6 @@ impl Reply {
             );
         }
         Ok(head)
-    }
-
-    /// The whole answer as HTTP/1.1 writes it, for a connection that ends with it.
-    #[must_use]
-    pub fn whole(&self, form: AnswerForm, timestamp: u64) -> Vec<u8> {
-        let body = self.body(form, timestamp, 0);
-        let status = StatusCode::from_u16(self.status).unwrap_or_default();
-        let reason = status.canonical_reason().unwrap_or_default();
-        let head = format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            self.status,
-            Self::content_type(form),
-            body.len()
-        );
-        [head.into_bytes(), body].concat()
     }
 
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.

@@ -10,12 +10,12 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 use super::auth::Tokens;
+use super::cut::Serving;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::drain::Drain;
 use super::load::Load;
-use super::patience::Serving;
-use super::reply::{self, Reply};
+use super::reply;
 use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
 use crate::admission::{Admission, Call, Outcome, Policy};
@@ -270,11 +270,6 @@ impl Shared {
         for (file, until) in certificates.flat_map(|certificates| certificates.expiry()) {
             self.metrics.certificate_expiry(&file, until);
         }
-    }
-
-    /// An answer as it stands on the wire, for a connection that ends with it.
-    pub(super) fn whole(&self, reply: &Reply) -> Vec<u8> {
-        reply.whole(self.settings.answers, self.clock.now().unix_us / 1000)
     }
 
     /// Whether decisions may wait for a store elsewhere.

@@ -5,5 +5,6 @@ pub mod failures;
 pub mod log;
 pub mod metrics;
 pub mod reloads;
+pub mod tokens;
 pub mod top;
 pub mod upstreams;

@@ -64,6 +64,9 @@ pub struct UpstreamMetrics {
     retries: IntCounterVec,
     exhausted: IntCounterVec,
     lookups: IntCounterVec,
+    places: IntGaugeVec,
+    placed: IntGaugeVec,
+    shed: IntCounterVec,
 }
 
 impl UpstreamMetrics {
@@ -82,10 +85,10 @@ impl UpstreamMetrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             kept(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
-        let gauges = |name: &str, help: &str| {
-            let labels = ["pool", "upstream"];
-            kept(registry, IntGaugeVec::new(Opts::new(name, help), &labels)?)
+        let gauges_of = |name: &str, help: &str, labels: &[&str]| {
+            kept(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
         };
+        let gauges = |name: &str, help: &str| gauges_of(name, help, &["pool", "upstream"]);
         Ok(Self {
             up: gauges(
                 "floodgate_upstream_up",
@@ -129,6 +132,21 @@ impl UpstreamMetrics {
                 "floodgate_upstream_lookup_failures_total",
                 "Names of upstreams that could not be looked up again; their last addresses stay.",
                 &["host"],
+            )?,
+            places: gauges_of(
+                "floodgate_upstream_concurrency_limit",
+                "Calls that a pool may have at once, as its latency bears (concurrency = adaptive).",
+                &["pool"],
+            )?,
+            placed: gauges_of(
+                "floodgate_upstream_concurrency_in_flight",
+                "Calls that a pool has at once, of those that count for its limit.",
+                &["pool"],
+            )?,
+            shed: counters(
+                "floodgate_upstream_shed_total",
+                "Calls shed because a pool had as many as it bears (limit), or their app its share (share).",
+                &["pool", "why"],
             )?,
         })
     }
@@ -176,6 +194,7 @@ impl UpstreamMetrics {
             let _ = self.retries.remove_label_values(&[pool, why.as_str()]);
         }
         let _ = self.exhausted.remove_label_values(&[pool]);
+        self.forget_concurrency(pool);
     }
 
     /// Forgets a host that is no upstream any more.
@@ -190,6 +209,26 @@ impl UpstreamMetrics {
         PoolMetrics {
             retries: [Again::Connect, Again::Stale, Again::Broken, Again::Status].map(again),
             exhausted: self.exhausted.with_label_values(&[pool]),
+        }
+    }
+
+    /// Those of one pool whose calls at once are limited.
+    #[must_use]
+    pub fn concurrency(&self, pool: &str) -> ConcurrencyMetrics {
+        ConcurrencyMetrics {
+            limit: self.places.with_label_values(&[pool]),
+            in_flight: self.placed.with_label_values(&[pool]),
+            full: self.shed.with_label_values(&[pool, "limit"]),
+            share: self.shed.with_label_values(&[pool, "share"]),
+        }
+    }
+
+    /// Forgets those of a pool that has no such limit any more.
+    pub fn forget_concurrency(&self, pool: &str) {
+        let _ = self.places.remove_label_values(&[pool]);
+        let _ = self.placed.remove_label_values(&[pool]);
+        for why in ["limit", "share"] {
+            let _ = self.shed.remove_label_values(&[pool, why]);
         }
     }
 
@@ -231,6 +270,19 @@ impl EndpointMetrics {
         let [fail, pass] = &self.checks;
         if passed { pass } else { fail }.inc();
     }
+}
+
+/// Metrics of one pool whose calls at once are limited.
+#[derive(Debug)]
+pub struct ConcurrencyMetrics {
+    /// The limit.
+    pub limit: IntGauge,
+    /// Calls that count for it.
+    pub in_flight: IntGauge,
+    /// Calls shed at the limit.
+    pub full: IntCounter,
+    /// Calls shed because their app had its share.
+    pub share: IntCounter,
 }
 
 /// Metrics of one pool.

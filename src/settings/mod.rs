@@ -16,7 +16,8 @@ use crate::identity::address::Naming;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 pub use self::pools::{
-    Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
+    Balance, Check, Concurrency, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times,
+    Upstream,
 };
 pub use self::restart::RESTART;
 

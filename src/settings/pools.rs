@@ -53,12 +53,35 @@ pub enum Check {
 pub struct Times {
     /// Time to connect, to one address after another if there are more.
     pub connect: Duration,
-    /// Time between two reads, the first included.
+    /// Time for the head of the answer; `None`: as `read`.
+    pub first_byte: Option<Duration>,
+    /// Time between two reads.
     pub read: Duration,
     /// Time between two writes.
     pub write: Duration,
     /// Time for the call as a whole.
     pub request: Option<Duration>,
+}
+
+impl Times {
+    /// Time for the head of the answer.
+    #[must_use]
+    pub fn head(&self) -> Duration {
+        self.first_byte.unwrap_or(self.read)
+    }
+}
+
+/// How many calls a pool's upstreams may have at once: as many as their latency bears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// The smallest limit.
+    pub least: u32,
+    /// The largest.
+    pub most: u32,
+    /// How much longer than with little to do an answer may take, in percent.
+    pub slack_percent: u32,
+    /// How often the latency of an upstream with little to do is measured anew.
+    pub measure: Duration,
 }
 
 /// A word of the operator's, and where it stands.
@@ -85,6 +108,8 @@ pub struct PoolSettings {
     pub check: Check,
     /// How long a call may take.
     pub times: Times,
+    /// How many calls they may have at once; `None`: as many as come.
+    pub concurrency: Option<Concurrency>,
     /// Answers after which a call may be tried elsewhere.
     pub retry_on: RetryOn,
     /// The routes whose calls go there.

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod adaptive;
 mod admin;
 mod ahead;
 mod answers;
@@ -23,6 +24,7 @@ mod life;
 mod limits;
 mod load;
 mod overload;
+mod patience;
 mod pools;
 mod proxying;
 mod reload;

@@ -144,7 +144,8 @@ pub(crate) struct Secure {
     pub(crate) asked: Receiver<(String, String)>,
 }
 
-pub(crate) fn secure() -> Secure {
+/// What a server for `localhost` needs, and the authority that vouches for it.
+fn certified() -> (ServerConfig, String) {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().expect("a key");
@@ -163,6 +164,11 @@ pub(crate) fn secure() -> Secure {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .expect("a server");
+    (config, ca)
+}
+
+pub(crate) fn secure() -> Secure {
+    let (config, ca) = certified();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -209,6 +215,76 @@ fn an_https_upstream_is_asked_by_its_name_and_gets_the_callers_host() {
     assert_eq!(name, "localhost");
     assert!(head.starts_with("get /o/a/users/x http/1.1\r\n"), "{head}");
     assert!(head.contains("\r\nhost: gateway\r\n"), "{head}");
+}
+
+/// An upstream that speaks HTTP/2 over TLS and nothing else. It tells what each call came with: the
+/// server name of the handshake, the version, and the method and path.
+fn secure_http2() -> (u16, String, Receiver<(String, http::Version, String)>) {
+    let (mut config, ca) = certified();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("a socket option");
+    let (ask, asked) = channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            while let Ok((tcp, _)) = listener.accept().await {
+                let Ok(tls) = acceptor.accept(tcp).await else {
+                    continue;
+                };
+                let name = tls.get_ref().1.server_name().unwrap_or_default().to_owned();
+                let ask = ask.clone();
+                let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                    let _: &hyper::body::Incoming = request.body();
+                    let what = format!("{} {}", request.method(), request.uri().path());
+                    let _ = ask.send((name.clone(), request.version(), what));
+                    let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
+                    std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
+                });
+                let io = hyper_util::rt::TokioIo::new(tls);
+                let executor = hyper_util::rt::TokioExecutor::new();
+                let serving = hyper::server::conn::http2::Builder::new(executor);
+                tokio::spawn(serving.serve_connection(io, service));
+            }
+        });
+    });
+    (port, ca, asked)
+}
+
+#[test]
+fn an_https_upstream_speaks_http2_with_an_authority_and_a_name_of_its_own() {
+    let (port, text, asked) = secure_http2();
+    let dir = tempfile::tempdir().expect("a folder");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, text).expect("a file");
+    let file = dir.path().join("floodgate.toml");
+    // By its address, so that the name is the one that is set.
+    let pool = format!(
+        "[[pool]]\nname = \"h2\"\nroutes = [\"unmatched\"]\nca = {ca:?}\nsni = \"localhost\"\n\
+         http2 = true\nupstreams = [\"https://127.0.0.1:{port}\"]\n"
+    );
+    std::fs::write(&file, pool).expect("a file");
+    let gateway = Start {
+        args: &["--config", file.to_str().expect("UTF-8")],
+        upstream: Some(dead()),
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    for (method, body) in [("GET", ""), ("POST", "{\"a\":1}")] {
+        let answer = connection.call(method, "/o/a/t/any", &[], body);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+        let (name, version, what) = asked.recv().expect("a call");
+        assert_eq!(name, "localhost");
+        assert_eq!(version, http::Version::HTTP_2);
+        assert_eq!(what, format!("{method} /o/a/t/any"));
+    }
 }
 
 #[test]

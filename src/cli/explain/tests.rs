@@ -27,6 +27,7 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
         body,
         max_body: 2 << 20,
         now: NOW,
+        pools: &[],
     };
     serde_json::to_value(explain(&rules, &policy, asked)).unwrap()
 }
@@ -43,6 +44,7 @@ fn a_call_is_explained_with_every_limit_and_its_counter() {
         json!({
             "route": "user-get",
             "edition": "v4",
+            "pool": null,
             "method": "GET",
             "app": "x1",
             "user": "alice",
@@ -139,6 +141,7 @@ fn the_words_say_what_the_json_says() {
         body: None,
         max_body: 2 << 20,
         now: NOW,
+        pools: &[],
     };
     let text = in_words(&explain(&rules, &policy, asked), asked.path);
     let expected = "\

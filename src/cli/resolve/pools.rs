@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+mod concurrency;
+mod ourselves;
+
+use self::concurrency::Written;
+use self::ourselves::Ourselves;
 use super::{MILLISECOND, Purpose, Reader, SECOND, beside};
 use crate::cli::layers::{Given, Mistake, Origin, PoolGiven};
 use crate::cli::table;
 use crate::cli::value::{self, ValueError};
 use crate::gateway::upstream::names;
 use crate::settings::{
-    Balance, Check, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
+    Balance, Check, Listen, Named, PoolSettings, ReadyRequires, RetryOn, Tending, Times, Upstream,
 };
 
 const BALANCES: &[(&str, Balance)] = &[
@@ -28,21 +33,25 @@ pub(super) struct Read {
     pub(super) ready_requires: ReadyRequires,
 }
 
-pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
+pub(super) fn read(reader: &mut Reader, purpose: Purpose, listen: &[Listen]) -> Option<Read> {
     let dns_interval = reader.one("dns_interval", |text| match text {
         "off" => Ok(None),
         _ => value::time(text, MILLISECOND).map(Some),
     });
     let dns_servers = reader.many("dns_servers", |given| value::name_server(&given.text));
+    let ourselves = Ourselves::new(reader, listen);
     let known = std::mem::take(&mut reader.known);
     let find = |host: &str, port: u16| match purpose {
-        Purpose::Look => Ok(Vec::new()),
-        Purpose::Run => names::look_up(host, port, &dns_servers).or_else(|reason| {
-            let host = host.to_owned();
-            let last = known.get(&(host.clone(), port)).cloned();
-            last.filter(|last| !last.is_empty())
-                .ok_or(ValueError::Lookup { host, reason })
-        }),
+        Purpose::Look => ourselves.check_literal(host, port).map(|()| Vec::new()),
+        Purpose::Run => {
+            let found = names::look_up(host, port, &dns_servers).or_else(|reason| {
+                let host = host.to_owned();
+                let last = known.get(&(host.clone(), port)).cloned();
+                last.filter(|last| !last.is_empty())
+                    .ok_or(ValueError::Lookup { host, reason })
+            })?;
+            ourselves.check(&found).map(|()| found)
+        }
     };
     let upstreams = upstreams(reader, purpose, &find);
     let balance = reader.one("balance", |text| value::choice(text, BALANCES));
@@ -51,6 +60,9 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
     let retry_on = retry_on(reader, given);
     let connect = reader.time("connect_timeout", MILLISECOND);
     let read = reader.time("read_timeout", MILLISECOND);
+    let first_byte = reader.one("first_byte_timeout", |text| {
+        not_before(value::time(text, MILLISECOND)?, read)
+    });
     let write = reader.time("write_timeout", MILLISECOND);
     let request = reader.one("request_timeout", or_off);
     let check_interval = reader.time("health_interval", MILLISECOND);
@@ -63,6 +75,7 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
         value::number(text.strip_suffix('%').unwrap_or(text), 0, 100)
     });
     let ready_requires = ready_requires(reader);
+    let concurrency = Written::read(reader);
     let pools = reader.layers.take_pools();
     let default = PoolSettings {
         name: DEFAULT.to_owned(),
@@ -72,10 +85,12 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
         check: check?,
         times: Times {
             connect: connect?,
+            first_byte,
             read: read?,
             write: write?,
             request: request?,
         },
+        concurrency: concurrency?.into(),
         retry_on,
         routes: Vec::new(),
         apps: Vec::new(),
@@ -88,7 +103,7 @@ pub(super) fn read(reader: &mut Reader, purpose: Purpose) -> Option<Read> {
             mistakes: &mut reader.mistakes,
             pool,
         };
-        all.extend(of_pool.read(&default, &find, &mut seen));
+        all.extend(of_pool.read(&default, concurrency?, &find, &mut seen));
     }
     Some(Read {
         pools: all,
@@ -139,6 +154,17 @@ fn upstreams(
         });
     }
     upstreams
+}
+
+/// The time for the head of an answer, which is not less than that between two reads.
+fn not_before(
+    first_byte: std::time::Duration,
+    read: Option<std::time::Duration>,
+) -> Result<std::time::Duration, ValueError> {
+    match read {
+        Some(read) if first_byte < read => Err(ValueError::FirstByte(read)),
+        _ => Ok(first_byte),
+    }
 }
 
 fn or_off(text: &str) -> Result<Option<std::time::Duration>, ValueError> {
@@ -223,6 +249,7 @@ impl OfPool<'_> {
     fn read(
         &mut self,
         default: &PoolSettings,
+        concurrency: Written,
         find: &dyn Fn(&str, u16) -> Addresses,
         seen: &mut Seen,
     ) -> Option<PoolSettings> {
@@ -246,9 +273,21 @@ impl OfPool<'_> {
         });
         let times = default.times;
         let time = |text: &str| value::time(text, MILLISECOND);
+        let read = self.one("read_timeout", time).unwrap_or(times.read);
+        let first_byte = self.one("first_byte_timeout", |text| {
+            not_before(time(text)?, Some(read))
+        });
+        if !self.pool.keys.contains_key("first_byte_timeout")
+            && times.first_byte.is_some_and(|first_byte| first_byte < read)
+        {
+            self.wrong(
+                "has a read_timeout above first_byte_timeout; write its own first_byte_timeout too",
+            );
+        }
         let times = Times {
             connect: self.one("connect_timeout", time).unwrap_or(times.connect),
-            read: self.one("read_timeout", time).unwrap_or(times.read),
+            first_byte: first_byte.or(times.first_byte),
+            read,
             write: self.one("write_timeout", time).unwrap_or(times.write),
             request: self.one("request_timeout", or_off).unwrap_or(times.request),
         };
@@ -262,6 +301,7 @@ impl OfPool<'_> {
                 .one("health_check", check)
                 .unwrap_or_else(|| default.check.clone()),
             times,
+            concurrency: concurrency.of_pool(self).into(),
             retry_on: retry_on.unwrap_or_else(|| default.retry_on.clone()),
             routes: self.users("routes", seen),
             apps: self.users("apps", seen),

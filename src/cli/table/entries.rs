@@ -668,6 +668,59 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "concurrency",
+        flag: "concurrency",
+        value: "off|adaptive",
+        default: Some("off"),
+        group: PROTECTION,
+        help: "Whether each pool has a limit of calls at once that follows its latency; further ones are shed (503)",
+        more: "`adaptive`: the limit grows while answers come about as fast as from an upstream with \
+               little to do, and shrinks when they take longer, or time out, or are a 503 or 504. \
+               Nothing is charged for a call that is shed. At the limit each app gets its fair share: a \
+               quarter of the places is kept for apps below theirs, and names of apps that no entry has \
+               and no 2xx has proven count as one app. A pool's calls should take about as long as each \
+               other: give slow routes a pool of their own.",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_min",
+        flag: "concurrency-min",
+        value: "N",
+        default: Some("4"),
+        group: PROTECTION,
+        help: "The smallest limit that `concurrency` comes to",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_max",
+        flag: "concurrency-max",
+        value: "N",
+        default: Some("1000"),
+        group: PROTECTION,
+        help: "The largest",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_slack",
+        flag: "concurrency-slack",
+        value: "PERCENT",
+        default: Some("100"),
+        group: PROTECTION,
+        help: "How much longer than from an upstream with little to do answers may take before the limit shrinks",
+        more: "The head of the answer counts, and the median. 100: twice as long.",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_measure",
+        flag: "concurrency-measure",
+        value: "TIME",
+        default: Some("30s"),
+        group: PROTECTION,
+        help: "How often that latency is measured anew, while calls are shed or take too long",
+        more: "The limit is then a quarter for about ten answers (with `concurrency_slack` 100).",
+        ..ONE
+    },
+    Setting {
         key: "shield_requests",
         flag: "shield-requests",
         value: "N|off",
@@ -797,12 +850,23 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "first_byte_timeout",
+        flag: "first-byte-timeout",
+        value: "TIME",
+        group: TIMES,
+        help: "Longest wait for the head of the upstream's answer (504 after); without it: `read_timeout`",
+        more: "Not less than `read_timeout`. A head that drips in has a second more as a whole.",
+        ..ONE
+    },
+    Setting {
         key: "read_timeout",
         flag: "read-timeout",
         value: "TIME",
         default: Some("60s"),
         group: TIMES,
-        help: "Longest wait between two reads from the upstream, the first included",
+        help: "Longest wait between two reads from the upstream",
+        more: "What has begun to go out is cut off after it. For callers of HTTP/2 the wait may be longer \
+               by `send_timeout`, if it is less than `first_byte_timeout`: they may be what is slow.",
         ..ONE
     },
     Setting {
@@ -821,8 +885,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("off"),
         group: TIMES,
         help: "Time for a call as a whole, from its head to the end of its answer",
-        more: "504 where no answer has begun, else the connection is closed. An answer that stops in the \
-               middle is noticed by what was left of the time, or `read_timeout`, when it began.",
+        more: "504 where no answer has begun, else the connection is closed.",
         ..ONE
     },
     Setting {

@@ -87,9 +87,15 @@ pub(in crate::cli) const POOL: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "first_byte_timeout",
+        value: "TIME",
+        help: "Longest wait for the head of the answer",
+        ..ONE
+    },
+    Setting {
         key: "read_timeout",
         value: "TIME",
-        help: "Longest wait between two reads, the first included",
+        help: "Longest wait between two reads",
         ..ONE
     },
     Setting {
@@ -102,6 +108,36 @@ pub(in crate::cli) const POOL: &[Setting] = &[
         key: "request_timeout",
         value: "TIME|off",
         help: "Time for a call as a whole",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency",
+        value: "off|adaptive",
+        help: "See `concurrency` above; each pool has a limit of its own",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_min",
+        value: "N",
+        help: "The smallest limit",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_max",
+        value: "N",
+        help: "The largest limit",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_slack",
+        value: "PERCENT",
+        help: "How much longer answers may take before the limit shrinks",
+        ..ONE
+    },
+    Setting {
+        key: "concurrency_measure",
+        value: "TIME",
+        help: "How often the latency of an upstream with little to do is measured anew",
         ..ONE
     },
 ];

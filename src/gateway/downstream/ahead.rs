@@ -10,7 +10,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
+use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connection::Connection;
@@ -56,16 +56,19 @@ impl Door {
             };
             state.busy();
             let mut ctx = Box::new(Context::new(self.live.now()));
-            let (head, body) = bytes.split_at(request.head);
-            let verdict = self
-                .gateway
-                .judge_whole(&request.header, head, body, &state, &mut ctx)
-                .await;
+            let verdict = {
+                let (head, body) = bytes.split_at(request.head);
+                let judging =
+                    self.gateway
+                        .judge_whole(&request.header, head, body, &state, &mut ctx);
+                judging.await
+            };
             ctx.verdict = ctx.shared.clock.since(ctx.started);
             ctx.shared.metrics.own(ctx.own_us());
             let Some(Stop { reply, is_last }) = verdict else {
-                state.admit(ctx, head);
-                connection.unread(bytes.freeze());
+                let bytes = bytes.freeze();
+                state.admit(ctx, bytes.clone(), request.head);
+                connection.unread(bytes);
                 return Some(connection);
             };
             state.reads(Some(bytes.len() as u64));
@@ -84,7 +87,7 @@ impl Door {
             ctx.note_end(status, None);
             drop(ctx);
             if !kept || sent.is_err() {
-                let _ = connection.shutdown().await;
+                Shutdown::shutdown(&mut *connection).await;
                 return None;
             }
         }

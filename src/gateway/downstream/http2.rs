@@ -9,8 +9,8 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use super::worker::Proxy;
-use crate::gateway::Shared;
-use crate::gateway::patience::{Patience, Serving};
+use crate::gateway::cut::{Server, Serving};
+use crate::gateway::{Shared, watch};
 
 /// One connection's way into the proxy.
 pub(super) struct Http2 {
@@ -44,11 +44,10 @@ impl HttpServerApp for Http2 {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let mut patience = Patience::new(&self.serving);
-        patience
-            .serve(self.proxy.process_new_http(session, shutdown))
-            .await
-            .flatten()
+        let doing = self.proxy.process_new_http(session, shutdown);
+        let server = Server::new(&self.serving);
+        let done = server.serve(watch::over(doing, &mut None)).await;
+        done.flatten().flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {

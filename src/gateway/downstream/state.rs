@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
 use crate::gateway::drain::Unheard;
+use crate::gateway::reply::Reply;
+use crate::gateway::unseen::Unseen;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +34,8 @@ pub(crate) struct State {
     pub(crate) peer: SocketAddr,
     /// Whether it came in over TLS.
     pub(crate) tls: bool,
-    /// Whether it speaks HTTP/2.
-    pub(crate) http2: bool,
+    /// Whether HTTP/2 is spoken.
+    http2: bool,
     phase: AtomicU8,
     /// Counts heads, so that a time limit is never that of an earlier one.
     heads: AtomicU32,
@@ -45,16 +48,21 @@ pub(crate) struct State {
     /// Whether the last request was refused.
     is_refused: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
-    last_words: Mutex<Option<Vec<u8>>>,
     /// Until its first call.
     unheard: Mutex<Option<Unheard>>,
+    /// Whether the caller takes nothing of its answer.
+    is_held_up: AtomicBool,
+    /// What the connection ends with.
+    owed: Mutex<Option<Reply>>,
 }
 
-/// A call that has been admitted before pingora has read it, and its head.
+/// A call that has been admitted before pingora has read it, as it was read then.
 #[derive(Debug)]
 struct Admitted {
     ctx: Box<Context>,
-    head: Box<[u8]>,
+    request: Unseen,
+    /// Bytes of its head.
+    head: usize,
 }
 
 impl State {
@@ -71,8 +79,9 @@ impl State {
             read: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             admitted: Mutex::new(None),
-            last_words: Mutex::new(None),
             unheard: Mutex::new(Some(unheard)),
+            is_held_up: AtomicBool::new(false),
+            owed: Mutex::new(None),
         }
     }
 
@@ -149,25 +158,25 @@ impl State {
         self.is_refused.swap(false, Ordering::Relaxed)
     }
 
-    /// The call with this head is admitted: pingora is about to read it.
-    pub(super) fn admit(&self, ctx: Box<Context>, head: &[u8]) {
-        let head = head.into();
-        *self.admitted.lock() = Some(Admitted { ctx, head });
+    /// This call is admitted: pingora is about to read it. `head`: bytes of its head.
+    pub(super) fn admit(&self, ctx: Box<Context>, request: Bytes, head: usize) {
+        let request = Unseen(request);
+        *self.admitted.lock() = Some(Admitted { ctx, request, head });
     }
 
-    /// The call with this head, if it has been admitted.
+    /// The call with this head, if it has been admitted. With no other body.
     pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
-        let admitted = self.admitted.lock().take()?;
-        (*admitted.head == *head).then_some(admitted.ctx)
-    }
-
-    /// What is written to the connection when it is dropped, if it can be at once.
-    pub(crate) fn say_last(&self, words: Vec<u8>) {
-        *self.last_words.lock() = Some(words);
-    }
-
-    pub(super) fn take_last_words(&self) -> Option<Vec<u8>> {
-        self.last_words.lock().take()
+        let Admitted {
+            mut ctx,
+            request,
+            head: length,
+        } = self.admitted.lock().take()?;
+        let mut request = request.0;
+        let body = request.split_off(length.min(request.len()));
+        (*request == *head).then(|| {
+            ctx.only(body);
+            ctx
+        })
     }
 
     /// Nothing came of what was admitted.
@@ -175,6 +184,28 @@ impl State {
         // Not in the lock: a context settles when it is dropped.
         let admitted = self.admitted.lock().take();
         drop(admitted);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(super) fn hold_up(&self, is_so: bool) {
+        self.is_held_up.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether a write waits for the caller.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.is_held_up.load(Ordering::Relaxed)
+    }
+
+    /// The connection ends with this answer. Whether it can.
+    pub(crate) fn owe(&self, reply: Reply) -> bool {
+        let is_alone = self.phase() == Phase::Busy && !self.http2;
+        *self.owed.lock() = is_alone.then_some(reply);
+        is_alone
+    }
+
+    /// What the connection ends with, if it does.
+    pub(super) fn take_owed(&self) -> Option<Reply> {
+        self.owed.lock().take()
     }
 
     /// Until there have been this many calls.

@@ -5,9 +5,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::gateway::unseen::Unseen;
 
 /// A head and a small body leave together; what is larger is written as it is.
 const WRITE_BUFFER: usize = 2048;
@@ -16,14 +18,14 @@ const WRITE_BUFFER: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Wire {
     tcp: BufWriter<TcpStream>,
-    ahead: Bytes,
+    ahead: Unseen,
 }
 
 impl Wire {
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self {
             tcp: BufWriter::with_capacity(WRITE_BUFFER, tcp),
-            ahead: Bytes::new(),
+            ahead: Unseen::default(),
         }
     }
 
@@ -31,14 +33,13 @@ impl Wire {
         self.tcp.get_ref()
     }
 
+    pub(super) fn into_tcp(self) -> TcpStream {
+        self.tcp.into_inner()
+    }
+
     /// Whether bytes have been looked at, and are still to be read.
     pub(super) fn has_ahead(&self) -> bool {
         !self.ahead.is_empty()
-    }
-
-    /// Whether something has been written that is still to be sent.
-    pub(super) fn has_unsent(&self) -> bool {
-        !self.tcp.buffer().is_empty()
     }
 
     /// Looks at the first bytes until `enough` has seen what it needs: the number of bytes to
@@ -57,7 +58,7 @@ impl Wire {
                 && let Some(used) = enough(&seen)?
             {
                 seen.advance(used.min(seen.len()));
-                self.ahead = seen.freeze();
+                self.ahead = Unseen(seen.freeze());
                 return Ok(());
             }
             let mut limited = (&mut self.tcp).take((most.saturating_sub(seen.len())) as u64);

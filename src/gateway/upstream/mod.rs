@@ -1,11 +1,13 @@
 //! The way upstream: pools of addresses, whom each serves, which address gets a call, and what
 //! becomes of those that fail. Knows the ruleset only to find a call's pool.
 
+mod adaptive;
 mod authority;
 mod choice;
 mod endpoint;
 mod health;
 pub(crate) mod names;
+mod place;
 mod pool;
 mod users;
 mod way;
@@ -95,6 +97,13 @@ pub fn mistakes(pools: &[PoolSettings], rules: &Ruleset) -> Vec<String> {
     let mut mistakes = users::unknown(pools, rules);
     mistakes.extend(bad.map(|error| error.to_string()));
     mistakes
+}
+
+/// The name of the pool that a call goes to.
+#[must_use]
+pub fn pool_of<'p>(pools: &'p [PoolSettings], rules: &Ruleset, call: &Call) -> Option<&'p str> {
+    let index = Users::new(pools, rules).pool_of(call);
+    pools.get(index).map(|pool| pool.name.as_str())
 }
 
 /// What ends a call that has had its time.
@@ -200,6 +209,10 @@ impl Upstreams {
                 self.metrics.forget_pool(&pool.name);
             }
             let kept = next.pool(&pool.name).map_or_else(Vec::new, Pool::endpoints);
+            let is_limited = |pool: &Pool| pool.adaptive.is_some();
+            if is_limited(pool) && !next.pool(&pool.name).is_some_and(is_limited) {
+                self.metrics.forget_concurrency(&pool.name);
+            }
             for gone in pool.endpoints() {
                 if kept.iter().all(|endpoint| endpoint.addr != gone.addr) {
                     self.metrics.forget(&pool.name, &gone.addr.to_string());
@@ -225,6 +238,9 @@ impl Upstreams {
             endpoint.metrics.up.set(i64::from(endpoint.is_well()));
             let in_flight = i64::try_from(endpoint.in_flight()).unwrap_or(i64::MAX);
             endpoint.metrics.in_flight.set(in_flight);
+        }
+        for adaptive in self.pools.iter().filter_map(|pool| pool.adaptive.as_ref()) {
+            adaptive.show();
         }
     }
 

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora::protocols::tls::CaType;
 
+use super::adaptive::Adaptive;
 use super::choice::Set;
 use super::endpoint::{Ejecting, Endpoint, Kind};
 use crate::observe::upstreams::{Failure, PoolMetrics, UpstreamMetrics};
@@ -27,6 +28,8 @@ pub(super) struct Pool {
     pub(super) check: Check,
     pub(super) retry_on: RetryOn,
     pub(super) metrics: PoolMetrics,
+    /// How many calls it may have at once, where that is limited.
+    pub(super) adaptive: Option<Arc<Adaptive>>,
     pub(super) set: ArcSwap<Set>,
     ejecting: Ejecting,
     /// One ejection at a time: two must not rely on each other.
@@ -82,6 +85,10 @@ impl Pool {
             check: settings.check.clone(),
             retry_on: settings.retry_on.clone(),
             metrics: metrics.pool(&name),
+            adaptive: settings.concurrency.map(|concurrency| {
+                let previous = previous.and_then(|pool| pool.adaptive.as_ref());
+                Adaptive::of(concurrency, previous, || metrics.concurrency(&name))
+            }),
             set: ArcSwap::default(),
             ejecting,
             one_ejects: Mutex::default(),

@@ -9,6 +9,7 @@ use pingora::prelude::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 use smallvec::SmallVec;
 
+use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
@@ -46,6 +47,8 @@ pub(in crate::gateway) struct Way {
     stale: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
+    /// Its place among the calls that the pool may have at once, where that is limited.
+    pub(super) held: Option<Held>,
     /// When the latest attempt began.
     connecting: Moment,
     /// When it had its connection, µs: from then on the head of an answer is waited for.
@@ -92,6 +95,7 @@ impl Way {
             repeats: 0,
             stale: 0,
             at: None,
+            held: None,
             connecting: started,
             asked_us: started.mono_us,
             connect_us: 0,
@@ -106,6 +110,13 @@ impl Way {
 
     fn pool(&self) -> Option<&Pool> {
         self.upstreams.pools.get(self.pool?)
+    }
+
+    /// The guard of the call's pool, if it has one.
+    pub(super) fn guard_of(&mut self, call: &Call) -> Option<Arc<Adaptive>> {
+        let index = self.upstreams.pool_of(Some(call));
+        self.pool = Some(index);
+        self.pool()?.adaptive.clone()
     }
 
     /// How many attempts there were.
@@ -145,19 +156,32 @@ impl Way {
         let Some(pool) = self.pool() else {
             return Duration::ZERO;
         };
-        pool.times.read.min(self.left(now))
+        pool.times.head().min(self.left(now))
     }
 
-    /// How long the head of an answer may take as a whole. `body`: how long the next of the
-    /// request's body may take, if it is not out.
-    pub(in crate::gateway) fn head_timeout(&self, body: Option<Duration>, now: Moment) -> Duration {
-        let Some(pool) = self.pool() else {
-            return Duration::ZERO;
-        };
-        // Once for its first byte, and once for the rest.
-        let head = pool.times.read.saturating_mul(2);
-        let body = body.map_or(Duration::ZERO, |body| body.saturating_add(pool.times.write));
-        head.saturating_add(body).min(self.left(now))
+    /// The longest wait for the head of the answer.
+    pub(in crate::gateway) fn head_timeout(&self) -> Duration {
+        self.pool().map_or(Duration::ZERO, |pool| pool.times.head())
+    }
+
+    /// The longest wait for the next piece of an answer, where it is not that for its head.
+    pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
+        let times = self.pool()?.times;
+        (times.read < times.head()).then_some(times.read)
+    }
+
+    /// What is left of the time for the whole call, if it has one.
+    pub(in crate::gateway) fn time_left(&self, now: Moment) -> Option<Duration> {
+        self.ends_us.map(|_| self.left(now))
+    }
+
+    /// Nothing has come for too long.
+    pub(in crate::gateway) fn timed_out(&self, now: Moment) {
+        if let (Some(pool), Some(endpoint)) = (self.pool(), &self.at)
+            && !self.is_over(now)
+        {
+            pool.failed(endpoint, Failure::Timeout, now.mono_us);
+        }
     }
 
     /// An interim answer: an error where there are too many.
@@ -236,7 +260,7 @@ impl Way {
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
-        peer.options.read_timeout = Some(pool.times.read.min(self.left(now)));
+        peer.options.read_timeout = Some(pool.times.head().min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         if self.stale >= MAX_STALE {
             // In no pool, and not kept either.

@@ -25,10 +25,12 @@ fn settings(addrs: &[SocketAddr]) -> PoolSettings {
         check: Check::Off,
         times: Times {
             connect: time,
+            first_byte: None,
             read: time,
             write: time,
             request: None,
         },
+        concurrency: None,
         retry_on: RetryOn::default(),
         routes: Vec::new(),
         apps: Vec::new(),
