@@ -126,6 +126,11 @@ impl Context {
         ctx.id = ctx.shared.new_id();
         (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
         (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx.cause = match why {
+            "slow-head" => Some(Cause::ClientSlow),
+            "large-head" => Some(Cause::ClientTooLarge),
+            _ => None,
+        };
         ctx
     }
 

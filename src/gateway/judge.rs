@@ -270,6 +270,7 @@ impl Gateway {
         }
         ctx.verb = Some(Verb::Shed);
         ctx.error = "shield";
+        ctx.cause = Some(Cause::Shed);
         Some(Reply::shielded())
     }
 
