@@ -39,6 +39,8 @@ use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How long calls that are cut off may take to give back what they hold.
+const CUT_OFF: Duration = Duration::from_millis(500);
 /// How often series of routes and limits that have gone are looked for, in sweeps: they stay for
 /// one such time at least, and two at most.
 const GONE_FOR: u64 = 3000;
@@ -349,13 +351,20 @@ impl Prepared {
         let shared = self.live.now();
         let settings = &shared.settings;
         leave::until_done(&shared, workers, grace);
+        let left = shared.in_flight();
+        shared.cut_off();
+        let mut waited = Duration::ZERO;
+        while shared.in_flight() > 0 && waited < CUT_OFF {
+            std::thread::sleep(Duration::from_millis(5));
+            waited += Duration::from_millis(5);
+        }
         leave::give_back(&shared);
-        match shared.in_flight() {
+        match left {
             0 => tracing::info!("drained"),
             left => tracing::warn!(
                 left,
                 grace_s = settings.grace.as_secs(),
-                "grace is over; cutting off"
+                "grace is over; cut off"
             ),
         }
         keeping.end();

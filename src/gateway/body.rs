@@ -13,6 +13,7 @@ use super::headers::content_length;
 use super::reply::Reply;
 use super::unseen::Unseen;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::route::pricing::MAX_COUNTED_BODY;
 use crate::settings::Settings;
 
@@ -86,6 +87,15 @@ pub(super) async fn read(
             Err(BodyError::Refused(Reply::body_too_large()))
         }
         Ok(Ok(true)) => Ok(body),
+    }
+}
+
+/// Why a body is refused, as the log says it.
+pub(super) fn why(refused: &Reply) -> (Option<Cause>, &'static str) {
+    match refused.status {
+        408 => (Some(Cause::ClientSlow), "body-timeout"),
+        415 => (None, "content-encoding"),
+        _ => (Some(Cause::ClientTooLarge), "max-body"),
     }
 }
 

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 
+use super::Shared;
 use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
 use super::totals::Followed;
 use super::upstream::Way;
-use super::{Gateway, Shared, watch};
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 
 /// An admitted call's charges, until they are settled.
@@ -39,7 +40,11 @@ pub struct Context {
     pub(super) verdict: Moment,
     /// Spent waiting for the body: not our own part.
     pub(super) body_us: u64,
+    /// Of that part, spent waiting for the shared store.
+    pub(super) store_us: u64,
     pub(super) id: HeaderValue,
+    /// Of a head that could be read.
+    pub(super) method: Option<Method>,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
     /// Whether the caller speaks HTTPS, to us or to a trusted proxy.
@@ -73,9 +78,12 @@ pub struct Context {
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
     pub(super) answer: Option<Vec<u8>>,
+    /// Why it failed, if it did.
+    pub(super) cause: Option<Cause>,
+    /// The same in more words.
     pub(super) error: &'static str,
-    /// Of a call that is forwarded.
-    pub(super) method: Method,
+    /// Whether its end has been counted and logged.
+    pub(super) is_noted: bool,
 }
 
 impl Context {
@@ -89,7 +97,9 @@ impl Context {
             started,
             verdict: started,
             body_us: 0,
+            store_us: 0,
             id: HeaderValue::from_static(""),
+            method: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             https: false,
@@ -111,8 +121,9 @@ impl Context {
             room: Room::default(),
             upstream_status: None,
             answer: None,
+            cause: None,
             error: "",
-            method: Method::GET,
+            is_noted: false,
         }
     }
 
@@ -122,6 +133,11 @@ impl Context {
         ctx.id = ctx.shared.new_id();
         (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
         (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx.cause = match why {
+            "slow-head" => Some(Cause::ClientSlow),
+            "large-head" => Some(Cause::ClientTooLarge),
+            _ => None,
+        };
         ctx
     }
 
@@ -206,9 +222,7 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
-        if watch::is_late() {
-            Gateway::end_late(self);
-        }
+        self.note_lost();
         if self.admitted.is_some() {
             let now = self.shared.clock.now();
             self.settle(None, now);

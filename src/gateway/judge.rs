@@ -16,6 +16,7 @@ use crate::admission::{self, Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 use crate::observe::tokens::TokenResult;
 use crate::route::canonical::{self, PathError};
@@ -98,10 +99,14 @@ impl Gateway {
                 Ok(body) => counted
                     .map_or(Ok(1), |route| admission::recipients(route, &body))
                     .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
-                Err(body::BodyError::Gone(error)) => return Err(error),
+                Err(body::BodyError::Gone(error)) => {
+                    ctx.call = Some(call);
+                    return Err(error);
+                }
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
                     ctx.verb = Some(Verb::Reject);
+                    (ctx.cause, ctx.error) = body::why(&reply);
                     return Ok(Some(reply));
                 }
             },
@@ -143,6 +148,7 @@ impl Gateway {
             };
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
+            (ctx.cause, ctx.error) = body::why(&reply);
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
@@ -170,6 +176,7 @@ impl Gateway {
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());
+        ctx.method = Some(request.method.clone());
         ctx.peer = peer;
         ctx.ip = headers::client_ip(request, &shared.settings, peer);
         let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
@@ -177,6 +184,7 @@ impl Gateway {
         if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
             ctx.error = if crowded { "streams" } else { "in-flight" };
+            ctx.cause = Some(Cause::Shed);
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
@@ -267,6 +275,7 @@ impl Gateway {
         }
         ctx.verb = Some(Verb::Shed);
         ctx.error = "shield";
+        ctx.cause = Some(Cause::Shed);
         Some(Reply::shielded())
     }
 
@@ -295,6 +304,7 @@ impl Gateway {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Shed);
             ctx.error = "upstream";
+            ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let proven = || shared.admission.is_proven(&call, now);
@@ -303,6 +313,7 @@ impl Gateway {
             ctx.waits_no_more();
             ctx.verb = Some(Verb::Shed);
             ctx.error = shed.as_str();
+            ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let mut plan = shared.admission.plan(&shared.rules, &call, recipients, now);
@@ -313,7 +324,13 @@ impl Gateway {
         {
             Ok(held) => {
                 ctx.held = held;
-                shared.admission.decide(plan, now).await
+                let asked = shared.is_store_shared().then(|| shared.clock.since(now));
+                let verdict = shared.admission.decide(plan, now).await;
+                if let Some(asked) = asked {
+                    let told = shared.clock.since(now);
+                    ctx.store_us = told.mono_us.saturating_sub(asked.mono_us);
+                }
+                verdict
             }
             Err(denied) => {
                 ctx.error = "unproven";
@@ -411,6 +428,7 @@ impl Gateway {
 fn too_large(ctx: &mut Context) -> Reply {
     ctx.verb = Some(Verb::Reject);
     ctx.error = "max-body";
+    ctx.cause = Some(Cause::ClientTooLarge);
     Reply::file_too_large()
 }
 

@@ -5,9 +5,12 @@
 mod answer;
 mod auth;
 mod body;
+mod cause;
 mod context;
+mod cut;
 pub(crate) mod downstream;
 pub mod drain;
+mod ending;
 mod headers;
 mod judge;
 mod leaver;
@@ -31,6 +34,7 @@ use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -42,7 +46,6 @@ use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Moment, Unit};
-use crate::observe::log;
 use crate::observe::metrics::Verb;
 use crate::observe::tokens::TokenResult;
 
@@ -108,80 +111,6 @@ impl Gateway {
             watch::awaits_body(most, left, caller);
         } else {
             watch::ends();
-        }
-    }
-
-    /// A call that is dropped because it has had its time.
-    fn end_late(ctx: &mut Context) {
-        let now = ctx.shared.clock.since(ctx.started);
-        ctx.error = ErrorType::ReadTimedout.as_str();
-        ctx.way.timed_out(now);
-        ctx.way.place_failed(&upstream::out_of_time(), now);
-        let status = match (ctx.upstream_status, &ctx.connection) {
-            (Some(status), _) => status,
-            (None, connection) => {
-                ctx.shared.metrics.upstream_error();
-                let is_told = connection
-                    .as_ref()
-                    .is_some_and(|connection| connection.owe_timeout());
-                if is_told { 504 } else { 0 }
-            }
-        };
-        // Its task may run all the same.
-        let task = ctx.answer.take().map(|_| ctx.unnamed_task());
-        let method = std::mem::take(&mut ctx.method);
-        Self::note(ctx, method.as_str(), status, task.as_deref());
-    }
-
-    /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
-    /// went out, 0 if none did.
-    fn note_end(&self, ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
-        Self::note(ctx, method, status, task);
-    }
-
-    fn note(ctx: &mut Context, method: &str, status: u16, task: Option<&str>) {
-        let verb = ctx.verb.unwrap_or(Verb::Reject);
-        let end = match verb {
-            Verb::Admit => ctx.shared.clock.since(ctx.verdict),
-            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
-        };
-        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        ctx.settle(task, end);
-        let shared = &ctx.shared;
-        let route = ctx
-            .call
-            .as_ref()
-            .map_or("none", |call| call.route_name(&shared.rules));
-        let limit = ctx.limit.map(|id| &*shared.rules.limit(id).name);
-        let limit = limit.or(ctx.full).unwrap_or_default();
-        if verb == Verb::Admit {
-            shared.metrics.upstream(upstream_us);
-        } else {
-            shared.metrics.refuse(route, limit, verb);
-            if verb == Verb::Shed {
-                shared.metrics.shed(ctx.error);
-            }
-        }
-        if shared.settings.access_log {
-            let line = log::Line {
-                unix_us: end.unix_us,
-                id: ctx.id.to_str().unwrap_or_default(),
-                ip: ctx.ip,
-                method,
-                path: &ctx.path,
-                route,
-                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
-                verb: verb.as_str(),
-                limit,
-                cost: ctx.cost,
-                status,
-                own_us: ctx.own_us(),
-                upstream_us,
-                upstream: ctx.way.address(),
-                attempts: ctx.way.attempts(),
-                error: ctx.error,
-            };
-            log::access(&line, shared.settings.log);
         }
     }
 
@@ -273,7 +202,6 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         let Some(reply) = verdict else {
-            ctx.method.clone_from(&session.req_header().method);
             return Ok(false);
         };
         if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
@@ -292,6 +220,23 @@ impl ProxyHttp for Gateway {
         watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        // One that was idle has cost no time to connect, and is not worth a look at the clock.
+        if !reused {
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.connected(now);
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -386,8 +331,13 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // `Upgrade` does not go upstream.
+            let why = "101, for which nobody has asked";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         if response.status.is_informational() {
-            return Ok(());
+            return ctx.way.interim();
         }
         leaver::end_with_caller(session);
         let now = ctx.shared.clock.since(ctx.started);
@@ -528,7 +478,7 @@ impl ProxyHttp for Gateway {
                 _ => Reply::internal(),
             },
         };
-        ctx.error = error.etype().as_str();
+        ctx.failed(error);
         ctx.waits_no_more();
         ctx.way
             .place_failed(error, ctx.shared.clock.since(ctx.started));
@@ -567,16 +517,15 @@ impl ProxyHttp for Gateway {
             // Half an answer names no task, and one may run all the same.
             task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
         });
-        if let (Some(error), "") = (error, ctx.error) {
-            ctx.error = error.etype().as_str();
+        if let (Some(error), None) = (error, ctx.cause) {
+            ctx.failed(error);
         }
         if ctx.is_incomplete() {
             self.charge_unauthorized(ctx).await;
         }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        let method = session.req_header().method.as_str();
-        self.note_end(ctx, method, status, task.as_deref());
+        ctx.note_end(status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 use super::auth::Tokens;
+use super::cut::Serving;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::drain::Drain;
@@ -58,6 +59,7 @@ pub struct Lasting {
     pub(super) caps: Arc<Caps>,
     pub(super) tokens: Tokens,
     pub(super) load: Load,
+    pub(super) serving: Arc<Serving>,
     /// The way out.
     pub drain: Drain,
     next_id: AtomicU64,
@@ -89,6 +91,7 @@ impl Lasting {
             )),
             tokens: Tokens::default(),
             load: Load::default(),
+            serving: Arc::default(),
             drain: Drain::default(),
             next_id: AtomicU64::new(id_seed),
             former_slots: Mutex::default(),
@@ -269,6 +272,11 @@ impl Shared {
         }
     }
 
+    /// Whether decisions may wait for a store elsewhere.
+    pub(super) fn is_store_shared(&self) -> bool {
+        self.admission.store().shared().is_some()
+    }
+
     /// Requests being handled.
     pub fn in_flight(&self) -> usize {
         self.load.here()
@@ -287,6 +295,11 @@ impl Shared {
     /// For how long a total is believed, microseconds.
     pub fn plan_max_age_us(&self) -> u64 {
         u64::try_from(self.settings.plan_max_age.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives up all calls that still run: what they hold goes back, and their lines are written.
+    pub fn cut_off(&self) {
+        self.serving.cut_off();
     }
 
     /// The store's gauges.

@@ -10,6 +10,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::failures::FailureMetrics;
 use super::reloads::ReloadMetrics;
 use super::tokens::TokenMetrics;
 use super::upstreams::UpstreamMetrics;
@@ -109,6 +110,8 @@ pub struct Metrics {
     registry: Registry,
     /// Those of the way upstream.
     pub upstreams: UpstreamMetrics,
+    /// Of calls that fail, and where time goes.
+    pub failures: FailureMetrics,
     /// Those of callers' tokens.
     pub tokens: TokenMetrics,
     /// Those of reloads.
@@ -357,6 +360,7 @@ impl Metrics {
             },
             decisions,
             upstreams: UpstreamMetrics::new(&registry)?,
+            failures: FailureMetrics::new(&registry)?,
             tokens: TokenMetrics::new(&registry)?,
             reloads: ReloadMetrics::new(&registry)?,
             gone: Mutex::default(),

@@ -15,6 +15,7 @@ mod apps;
 mod bodies;
 mod dodges;
 mod door;
+mod faults;
 mod frames;
 mod h2_abuse;
 mod harness;

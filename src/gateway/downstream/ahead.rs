@@ -84,8 +84,7 @@ impl Door {
                 failed => failed,
             };
             let status = if sent.is_ok() { reply.status } else { 0 };
-            self.gateway
-                .note_end(&mut ctx, request.header.method.as_str(), status, None);
+            ctx.note_end(status, None);
             drop(ctx);
             if !kept || sent.is_err() {
                 Shutdown::shutdown(&mut *connection).await;

@@ -387,13 +387,16 @@ impl Shutdown for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.state.owes_a_timeout() {
-            // As in the middle of a head: what cannot be sent at once is not sent.
-            let answer = refusal::of_noted(&self.live, &self.state, &Reply::gateway_timeout());
-            let cx = &mut Context::from_waker(std::task::Waker::noop());
-            if let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(cx, &answer) {
-                let _ = Pin::new(&mut self.io).poll_flush(cx);
-            }
+        // As in the middle of a head: what cannot be sent at once is not sent.
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        if let Some(reply) = self.state.take_owed() {
+            let answer = refusal::of_noted(&self.live, &self.state, &reply);
+            let written = Pin::new(&mut self.io).poll_write(cx, &answer);
+            self.is_gathering |= matches!(written, Poll::Ready(Ok(_)));
+        }
+        if self.is_gathering && !self.http2 {
+            // The beginning of an answer that is broken off, too.
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
         if !self.may_have_more() {
             return;

@@ -45,7 +45,7 @@ pub(super) fn of(
     };
     let reply = shielded.as_ref().unwrap_or(reply);
     let wire = gateway.on_the_wire(&ctx, reply, false, false);
-    gateway.note_end(&mut ctx, "", reply.status, None);
+    ctx.note_end(reply.status, None);
     // An answer without a status there is not.
     wire.unwrap_or_default().into()
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::gateway::Context;
 use crate::gateway::drain::Unheard;
+use crate::gateway::reply::Reply;
 use crate::gateway::unseen::Unseen;
 
 /// What a connection is doing, as its time limits see it.
@@ -51,8 +52,8 @@ pub(crate) struct State {
     unheard: Mutex<Option<Unheard>>,
     /// Whether the caller takes nothing of its answer.
     is_held_up: AtomicBool,
-    /// Whether the connection ends with a 504.
-    owes_timeout: AtomicBool,
+    /// What the connection ends with.
+    owed: Mutex<Option<Reply>>,
 }
 
 /// A call that has been admitted before pingora has read it, as it was read then.
@@ -80,7 +81,7 @@ impl State {
             admitted: Mutex::new(None),
             unheard: Mutex::new(Some(unheard)),
             is_held_up: AtomicBool::new(false),
-            owes_timeout: AtomicBool::new(false),
+            owed: Mutex::new(None),
         }
     }
 
@@ -195,17 +196,16 @@ impl State {
         self.is_held_up.load(Ordering::Relaxed)
     }
 
-    /// The upstream's answer did not come, and pingora's part is being dropped. Whether the caller
-    /// is told: one call of HTTP/2 among others is reset.
-    pub(crate) fn owe_timeout(&self) -> bool {
+    /// The connection ends with this answer. Whether it can.
+    pub(crate) fn owe(&self, reply: Reply) -> bool {
         let is_alone = self.phase() == Phase::Busy && !self.http2;
-        self.owes_timeout.store(is_alone, Ordering::Relaxed);
+        *self.owed.lock() = is_alone.then_some(reply);
         is_alone
     }
 
-    /// Whether the connection ends with a 504.
-    pub(super) fn owes_a_timeout(&self) -> bool {
-        self.owes_timeout.load(Ordering::Relaxed)
+    /// What the connection ends with, if it does.
+    pub(super) fn take_owed(&self) -> Option<Reply> {
+        self.owed.lock().take()
     }
 
     /// Until there have been this many calls.

@@ -26,6 +26,7 @@ use super::http2::Http2;
 use super::refusal;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::cut::Server;
 use crate::gateway::drain::{Stage, Unheard};
 use crate::gateway::reply::Reply;
 use crate::gateway::{Gateway, Live, headers, watch};
@@ -295,10 +296,12 @@ impl Door {
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
         let mut timer = None;
+        let server = Server::new(&self.live.look().serving);
         loop {
             state.idle();
             let next = self.proxy.process_new_http(session, &self.shutdown);
-            let next = watch::over(next, &mut timer).await.flatten();
+            let next = server.serve(watch::over(next, &mut timer)).await;
+            let next = next.flatten().flatten();
             state.drop_admitted();
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
@@ -323,7 +326,7 @@ impl Door {
         let shared = self.live.now();
         let most = shared.settings.max_requests_per_connection;
         let (streams, rests) = (shared.settings.max_streams, shared.settings.header_timeout);
-        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared.settings));
+        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared));
         // A connection outlives reloads: it holds on to nothing of this one.
         drop(shared);
         let serving = http2.process_new(stream, &stopped);
