@@ -7,6 +7,8 @@ mod seen;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +20,7 @@ use self::leave::StopSignals;
 pub use self::reload::{Loaded, Running, Source};
 pub use self::seen::Files;
 use crate::admission::Policy;
+use crate::admission::totals::is_kept;
 use crate::clock::Clock;
 use crate::gateway::downstream::Worker;
 use crate::gateway::downstream::tls::{Certificates, TlsError};
@@ -29,12 +32,15 @@ use crate::settings::{Listen, Settings, StoreSettings, TlsSettings};
 use crate::spec::Ruleset;
 use crate::store::AnyStore;
 use crate::store::away::Movable;
+use crate::store::journal::{Journal, JournalError};
 use crate::store::memory::{MemoryOptions, MemoryStore};
 use crate::store::redis::connect::{ConnectError, Connector};
 use crate::store::redis::{RedisStore, TimeSource};
 
 /// How often idle counters are looked for; each time in a part of the store.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How long calls that are cut off may take to give back what they hold.
+const CUT_OFF: Duration = Duration::from_millis(500);
 /// How often series of routes and limits that have gone are looked for, in sweeps: they stay for
 /// one such time at least, and two at most.
 const GONE_FOR: u64 = 3000;
@@ -75,6 +81,9 @@ pub enum ServeError {
     /// The counter store's settings cannot be used.
     #[error("store: {0}")]
     Store(#[from] ConnectError),
+    /// The file of totals cannot be used.
+    #[error(transparent)]
+    Totals(#[from] JournalError),
     /// Metrics could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -108,6 +117,8 @@ pub struct Prepared {
     pub listen: Vec<Listen>,
     /// Its admin listener's address.
     pub admin_addr: SocketAddr,
+    /// The file of totals, if there is one.
+    journal: Option<Journal>,
     sockets: Sockets,
     /// What it follows.
     start: Start,
@@ -134,6 +145,7 @@ pub fn prepare(
     let metrics = Metrics::new()?;
     let clock = Clock::start();
     let store = store(&settings, clock)?;
+    let journal = journal(&settings, &rules, &store)?;
     let lasting = Arc::new(Lasting::new(&settings, store, metrics, clock, id_seed));
     let shared = Shared::new(settings, rules, policy, lasting, None)?;
     Ok(Prepared {
@@ -144,6 +156,7 @@ pub fn prepare(
         sockets,
         start,
         door,
+        journal,
     })
 }
 
@@ -165,6 +178,31 @@ fn policy(settings: &Settings, rules: &Ruleset) -> Result<Policy, ServeError> {
         ipv6_prefix: settings.ipv6_prefix,
         unknown_apps: settings.unknown_apps,
     })
+}
+
+/// The file of totals that the settings name, read into the store.
+fn journal(
+    settings: &Settings,
+    rules: &Ruleset,
+    store: &AnyStore,
+) -> Result<Option<Journal>, JournalError> {
+    let kept = rules.apps.iter().any(is_kept);
+    match (store.embedded(), &settings.plan_file) {
+        (Some(store), Some(path)) => Journal::open(path.clone(), store.counters()).map(Some),
+        (Some(_), None) if kept => {
+            tracing::warn!(
+                "apps have plans, and nothing keeps their totals: they begin anew with each start, and \
+                 refuse nothing until they are imported; set plan_file, or keep counters in Redis"
+            );
+            Ok(None)
+        }
+        (None, Some(path)) => {
+            let file = path.display();
+            tracing::warn!(%file, "plan_file is not used: the store in Redis keeps totals itself");
+            Ok(None)
+        }
+        (Some(_), None) | (None, None) => Ok(None),
+    }
 }
 
 /// The counters that the settings name.
@@ -285,6 +323,8 @@ impl Prepared {
         tracing::info!(admin = %self.admin_addr, "admin");
         admin::warn_if_open(settings);
 
+        let keeping =
+            Keeping::start(self.journal, shared.lasting().clone()).map_err(ServeError::Start)?;
         if let Some(reloading) = self.reloading {
             reloading.start().map_err(ServeError::Start)?;
         }
@@ -311,16 +351,58 @@ impl Prepared {
         let shared = self.live.now();
         let settings = &shared.settings;
         leave::until_done(&shared, workers, grace);
+        let left = shared.in_flight();
+        shared.cut_off();
+        let mut waited = Duration::ZERO;
+        while shared.in_flight() > 0 && waited < CUT_OFF {
+            std::thread::sleep(Duration::from_millis(5));
+            waited += Duration::from_millis(5);
+        }
         leave::give_back(&shared);
-        match shared.in_flight() {
+        match left {
             0 => tracing::info!("drained"),
             left => tracing::warn!(
                 left,
                 grace_s = settings.grace.as_secs(),
-                "grace is over; cutting off"
+                "grace is over; cut off"
             ),
         }
+        keeping.end();
         Ok(())
+    }
+}
+
+/// The thread that writes totals down.
+struct Keeping {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeping {
+    fn start(journal: Option<Journal>, shared: Arc<Lasting>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let keep = journal.map(|journal| {
+            let keep = move || {
+                if let Some(store) = shared.admission.store().embedded() {
+                    journal.keep(store.counters(), &told);
+                }
+            };
+            let thread = std::thread::Builder::new().name("totals".to_owned());
+            thread.spawn(keep)
+        });
+        Ok(Self {
+            stop,
+            thread: keep.transpose()?,
+        })
+    }
+
+    /// Writes what is left.
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
     }
 }
 

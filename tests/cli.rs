@@ -124,7 +124,8 @@ fn a_start_that_fails_says_why_in_one_line() {
         (
             // It may have named the upstream.
             &["run", "--config", "nowhere.toml"],
-            "floodgate: cannot read nowhere.toml: No such file",
+            "floodgate: cannot read nowhere.toml: No such file or directory (os error 2); correct the \
+             path, or leave --config out",
         ),
         (
             &["run", "--upstream", "http://127.0.0.1:1", "--listen", "x"],
@@ -1003,6 +1004,96 @@ fn routes_lists_every_call_in_both_forms() {
             "{entry}"
         );
     }
+}
+
+#[test]
+fn routes_shows_what_holds_for_a_known_app() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = [\"Own#Chat\", \"0a1b\"]\nplan = \"basic\"\nedition = \"v3\"\n\
+                suspended = true\nallow = [\"10.0.0.0/8\"]\ncertificate_file = \"not-there\"\n\
+                limits.messages-users = \"12345/min\"\n\
+                [[app]]\nnames = [\"plain#app\"]\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let run_here = |args: &[&str]| {
+        let all = [&["routes", "--apps", "apps.toml"][..], args].concat();
+        run_with(dir.path(), &[], &all, "")
+    };
+    let all = run_here(&[]);
+    assert_eq!(all.code, 0, "{}", all.err);
+    let note = "1 of 2 known apps differ: floodgate routes --app NAME\n";
+    assert!(all.out.starts_with(note), "{}", all.out);
+    assert!(!all.out.contains("12345"), "{}", all.out);
+    for name in ["own#chat", "Own#Chat", "0A1B"] {
+        let own = run_here(&["--app", name]);
+        assert_eq!(own.code, 0, "{}", own.err);
+        assert_eq!(
+            own.out.lines().next(),
+            Some(
+                "app own#chat, 0a1b; plan basic; from 10.0.0.0/8 alone; suspended: each of its \
+                 calls is answered by 403"
+            )
+        );
+        assert!(
+            own.out.contains("12345 messages/min per app"),
+            "{}",
+            own.out
+        );
+        assert_eq!(own.out.matches("(edition v3)").count(), 2, "{}", own.out);
+    }
+    let listed = json_of(&run_here(&["--app", "own#chat", "--json"]));
+    let own: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| {
+            let limits = entry["limits"].as_array().unwrap();
+            limits.iter().any(|limit| limit["quota"] == 12345)
+        })
+        .map(|entry| entry["route"].as_str().unwrap())
+        .collect();
+    assert!(
+        own.len() == 2 && own.iter().all(|route| *route == "messages-users"),
+        "{own:?}"
+    );
+    // One that has a name in one form is called in that form alone.
+    let plain = run_here(&["--app", "plain#app"]);
+    assert!(plain.out.contains("/{org_name}") && !plain.out.contains("/app-id/"));
+    for (name, instead) in [
+        ("own#chatt", "did you mean \"own#chat\"?"),
+        (
+            "nothing-like-it",
+            "leave it out to see what holds for an app like any other",
+        ),
+    ] {
+        let ran = run_here(&["--app", name]);
+        assert_eq!(ran.code, 1);
+        assert_eq!(
+            ran.err,
+            format!("floodgate: --app {name:?}: no [[app]] entry has this name; {instead}\n")
+        );
+    }
+    let ran = run(&["routes", "--app", "x"]);
+    assert!(
+        ran.err.contains("name the file that has it by --apps"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_file_by_itself_is_told_how_it_is_named() {
+    for command in ["check", "run", "routes"] {
+        let ran = run(&[command, "nope.toml"]);
+        assert_eq!(ran.code, 2);
+        assert!(
+            ran.err
+                .contains("tip: a file is named by what it holds: --config for settings"),
+            "{}",
+            ran.err
+        );
+    }
+    let ran = run(&["check", "--nope.toml"]);
+    assert!(!ran.err.contains("a file is named"), "{}", ran.err);
 }
 
 #[test]

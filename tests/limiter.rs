@@ -233,6 +233,7 @@ fn run_on(
                     charges: charges.collect(),
                     origin: None,
                     app: None,
+                    totals: Vec::new(),
                 };
                 match store.decide_now(&mut plan, moment(now_us)) {
                     Decision::Admit { nearest, .. } => {
@@ -270,6 +271,7 @@ fn run_on(
                         assert_eq!(retry_after.is_none(), never);
                         last = Some((plan, now_us, decision));
                     }
+                    Decision::Full { .. } => panic!("no total was asked"),
                 }
             }
             Act::GiveBack(index) if !calls.is_empty() => {
@@ -388,6 +390,7 @@ proptest! {
                     // Ten tries a step.
                     now_us += window_us / 500;
                 }
+                Decision::Full { .. } => panic!("no total was asked"),
             }
         }
         let full = 20 * u64::from(quota);

@@ -12,6 +12,7 @@ pub mod payload;
 mod settle;
 #[cfg(test)]
 mod tests;
+pub mod totals;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::apps::UnknownApps;
 use crate::head::Head;
 use crate::identity::token::TokenError;
 use crate::identity::{self, Auth};
+use crate::limit::total::TotalCharge;
 use crate::limit::{Decision, LimitId, Moment, Plan, Scope, Unit};
 use crate::route::canonical::PathError;
 use crate::route::pricing::{self, PriceError};
@@ -113,6 +115,8 @@ pub enum Refused {
     Deny(Denied),
     /// Bad, unknown or unauthenticated.
     Reject(Reject),
+    /// No room in a total.
+    Full(Box<totals::Full>),
     /// The store could not decide.
     Store(StoreError),
 }
@@ -120,6 +124,15 @@ pub enum Refused {
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl Refused {
+    fn full(charge: &TotalCharge) -> Self {
+        Self::Full(Box::new(totals::Full {
+            kind: charge.kind,
+            whose: charge.whose.clone(),
+        }))
     }
 }
 
@@ -305,6 +318,11 @@ impl<S: Store> Admission<S> {
     /// # Errors
     /// As [`Admission::admit`].
     pub async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
+        if let Some(charge) = plan.totals.iter().find(|charge| charge.can_never_fit()) {
+            return Err(Refused::full(charge));
+        }
+        // Of what is not there yet no store knows. They stand behind all others.
+        plan.totals.retain(|charge| !charge.is_new);
         match self.store.decide(&mut plan, now).await? {
             Decision::Admit { nearest, reported } => Ok(Admitted {
                 nearest: nearest.map(|room| Nearest {
@@ -324,6 +342,7 @@ impl<S: Store> Admission<S> {
                 left,
                 retry_after,
             })),
+            Decision::Full { total } => Err(Refused::full(&plan.totals[total])),
         }
     }
 }

@@ -244,6 +244,8 @@ impl<S: Store> Admission<S> {
         match self.store.decide(&mut plan, now).await? {
             Decision::Admit { nearest, .. } => Ok(nearest.map_or(0, |room| room.left)),
             Decision::Deny { left, .. } => Ok(left),
+            // It asks no total.
+            Decision::Full { .. } => Ok(0),
         }
     }
 

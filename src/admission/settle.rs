@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::call::counted;
 use super::{Admission, Call};
 use crate::identity::Auth;
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Hold, LimitId, Moment, Plan, Scope, Unit};
 use crate::spec::{Route, Ruleset};
 use crate::store::{Store, StoreError};
@@ -97,6 +98,24 @@ impl<S: Store> Admission<S> {
             }
         }
         given_back
+    }
+
+    /// Changes totals of this app by what came of a call. Never waits.
+    pub fn store_totals(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment) {
+        self.store.tell_totals(app, changes, now);
+    }
+
+    /// Changes totals of this app; what each is then.
+    ///
+    /// # Errors
+    /// [`StoreError`]; some may have been changed.
+    pub async fn change_totals(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        self.store.change_totals(app, changes, now).await
     }
 
     /// Charges the address for a 401 of the upstream's, or for a call that it left incomplete. A

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
+use crate::limit::total::Kind;
 use crate::limit::{CounterKey, LimitId};
 use crate::spec::EditionId;
 
@@ -106,6 +107,8 @@ pub struct App {
     pub plan: Option<AppPlan>,
     /// For how many days its messages are kept, where its plan does not say it.
     pub history_days: Option<u32>,
+    /// How much it may hold, where its plan does not say it; `u64::MAX`: any number.
+    pub totals: Vec<(Kind, u64)>,
     /// Keys of its tokens; several during a rotation, in the order in which they are written.
     pub certificates: Vec<Certificate>,
     /// Where its calls may come from; empty: from anywhere. No IPv4-mapped networks.
@@ -208,6 +211,7 @@ mod tests {
             editions: None,
             plan: None,
             history_days: None,
+            totals: Vec::new(),
             certificates: Vec::new(),
             allow: Vec::new(),
             suspended: false,

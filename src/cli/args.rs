@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
+use super::plan;
 use super::table::{SETTINGS, Setting, env_name};
 
 /// Settings that matter to the commands that only look at routes.
-const FOR_LOOKING: &[&str] = &["routes", "edition"];
+const FOR_LOOKING: &[&str] = &["routes", "edition", "apps"];
 
 /// Settings that matter to `explain`.
 const FOR_EXPLAINING: &[&str] = &["routes", "edition", "apps", "unknown_apps"];
@@ -88,6 +90,16 @@ pub fn command() -> Command {
     let routes = with_settings(
         Command::new("routes")
             .about("List the routes and the limits that hold for them")
+            .long_about(
+                "List the routes and the limits that hold for them: for an app like any other, or \
+                 for the known app (--apps) that --app names, with its own edition and limits.",
+            )
+            .arg(
+                Arg::new("app")
+                    .long("app")
+                    .value_name("NAME")
+                    .help("What holds for this app, by its org#app or App ID"),
+            )
             .arg(json.clone()),
         Some(FOR_LOOKING),
     );
@@ -142,6 +154,9 @@ pub fn command() -> Command {
         .subcommand(explain)
         .subcommand(health)
         .subcommand(load)
+        .subcommand(plan::command(|command| {
+            with_settings(command, Some(plan::SHOWN))
+        }))
 }
 
 /// Adds `--config` and every setting; those that are not in `shown` are left out of the help.
@@ -162,6 +177,20 @@ fn with_settings(command: Command, shown: Option<&[&str]>) -> Command {
         let hidden = shown.is_some_and(|shown| !shown.contains(&setting.key));
         argument(setting).hide(hidden)
     }))
+}
+
+/// Says how a file is named, where one stands by itself.
+pub(super) fn help_with_files(error: &mut clap::Error) {
+    let by_itself = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => !argument.starts_with('-'),
+        _ => false,
+    };
+    if by_itself && error.kind() == ErrorKind::UnknownArgument {
+        let tip = "a file is named by what it holds: --config for settings, --routes for routes, \
+                   --apps for apps";
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
 }
 
 /// Words that can only be a switch's value.

@@ -82,10 +82,11 @@ impl fmt::Display for Given {
 /// A mistake in the settings.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Mistake {
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {source}; correct the path, or leave {setting} out", .path.display())]
     Unreadable {
         path: PathBuf,
         source: std::io::Error,
+        setting: &'static str,
     },
     #[error("{}:{line}: {message}", .path.display())]
     Syntax {
@@ -261,6 +262,7 @@ impl Layers {
                 mistakes.push(Mistake::Unreadable {
                     path: path.to_owned(),
                     source,
+                    setting: "--config",
                 });
                 return;
             }

@@ -7,6 +7,7 @@ mod explain;
 mod health;
 mod layers;
 mod load;
+mod plan;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -50,9 +51,15 @@ pub enum CliError {
     /// An argument of `explain`.
     #[error(transparent)]
     Explain(#[from] explain::ArgumentError),
+    /// A command of `plan`.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
     /// A gateway's health is not known.
     #[error(transparent)]
     Health(#[from] health::HealthError),
+    /// An app that `routes` is asked for.
+    #[error(transparent)]
+    App(#[from] routes::AppError),
     /// `load` cannot begin, or not end.
     #[error(transparent)]
     Load(#[from] load::ArgumentError),
@@ -84,7 +91,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::joined(arguments);
     let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            args::help_with_files(&mut error);
             let is_clean = |argument: &OsString| {
                 let text = argument.to_string_lossy();
                 matches!(printable(&text), Cow::Borrowed(_))
@@ -116,6 +124,7 @@ fn dispatch(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended,
         Some(("demo", matches)) => demo::run(matches, env),
         Some(("check", matches)) => check::run(matches, env),
         Some(("routes", matches)) => routes::run(matches, env),
+        Some(("plan", matches)) => plan::run(matches, env),
         Some(("explain", matches)) => explain::run(matches, env),
         Some(("health", matches)) => health::run(matches, env),
         Some(("load", matches)) => load::run(matches, env),

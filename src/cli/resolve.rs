@@ -267,6 +267,11 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         _ => Ok(text.to_owned()),
     });
     let store = store::read(reader);
+    let plan_max_age = reader.one("plan_max_age", |text| match text.ends_with('d') {
+        true => value::long(text),
+        false => value::time(text, SECOND),
+    });
+    let plan_file = reader.file("plan_file");
     let max_counters = reader.one("max_counters", |t| value::number(t, 1000, 1_000_000_000));
     let auth = reader.one("auth", |text| value::choice(text, Auth::WORDS));
     let bad_token_memory = reader.one("bad_token_memory", |text| match text {
@@ -362,6 +367,8 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         edition: edition?,
         store: store?,
         max_counters: max_counters?,
+        plan_max_age: plan_max_age?,
+        plan_file,
         trusted_proxies,
         client_ip_header: client_ip_header?,
         ipv6_prefix: ipv6_prefix?,
@@ -409,7 +416,8 @@ fn admin_token(reader: &mut Reader) -> Option<Secret> {
         (None, Some(path)) => {
             // A mistake in the file names the file, and never what is in it.
             let given = reader.given("admin_token_file").pop()?;
-            (given, store::secret_in(reader, path)?.expose().to_owned())
+            let secret = store::secret_in(reader, path, "admin_token_file")?;
+            (given, secret.expose().to_owned())
         }
         (None, None) => return None,
     };

@@ -5,12 +5,40 @@ use std::ffi::OsString;
 use clap::ArgMatches;
 use serde::Serialize;
 
+use super::rules::Certificates;
 use super::show::{LimitView, columns, quota, views};
+use super::value::nearest;
 use super::{CliError, Ended, Purpose, load, print, rules};
+use crate::apps::App;
+use crate::identity::{self, fold_app};
 use crate::limit::LimitId;
 use crate::route::Form;
+use crate::serve::Files;
 use crate::spec::size;
 use crate::spec::{EditionId, Route, RouteLimits, Ruleset, Unmatched};
+
+/// An app that nobody knows.
+#[derive(Debug, thiserror::Error)]
+#[error("--app {name:?}: no [[app]] entry has this name; {instead}")]
+pub struct AppError {
+    name: String,
+    instead: String,
+}
+
+impl AppError {
+    fn new<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Self {
+        let known: Vec<&str> = known.collect();
+        let instead = match nearest(name, known.iter().copied()) {
+            _ if known.is_empty() => "name the file that has it by --apps".to_owned(),
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "leave it out to see what holds for an app like any other".to_owned(),
+        };
+        Self {
+            name: name.to_owned(),
+            instead,
+        }
+    }
+}
 
 /// One call in JSON.
 #[derive(Debug, Serialize)]
@@ -25,20 +53,90 @@ struct RouteView<'r> {
     sources: Vec<&'r str>,
 }
 
+/// Whom the list is for.
+#[derive(Clone, Copy, Debug)]
+struct Audience<'r> {
+    rules: &'r Ruleset,
+    /// Of an App Key, and of an App ID.
+    editions: (EditionId, EditionId),
+    /// `None`: an app like any other.
+    app: Option<&'r App>,
+}
+
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let settings = load(matches, env, Purpose::Look)?;
-    let rules = rules::load(&settings.routes)?;
+    let mut rules = rules::load(&settings.routes)?;
     let editions = rules::selection(&rules, &settings.edition)?;
+    let apps = Some((&mut rules, editions));
+    rules::add_apps(apps, &settings.apps, Certificates::Leave, &Files::default())?;
+    let asked = matches.get_one::<String>("app");
+    let app = asked.map(|name| find(&rules, name)).transpose()?;
+    let of = Audience {
+        rules: &rules,
+        editions: app.and_then(|app| app.editions).unwrap_or(editions),
+        app,
+    };
     print(&match matches.get_flag("json") {
-        true => json(&rules, editions),
-        false => text(&rules, editions),
+        true => json(of),
+        false => text(of),
     })?;
     Ok(Ended::Good)
 }
 
-/// How the address forms begin, and the edition of each.
-fn forms(editions: (EditionId, EditionId)) -> [(Form, EditionId); 2] {
-    [(Form::AppKey, editions.0), (Form::AppId, editions.1)]
+/// The known app of this name.
+fn find<'r>(rules: &'r Ruleset, name: &str) -> Result<&'r App, AppError> {
+    let folded = fold_app(name, rules.fold_app_names);
+    rules.apps.find(&folded).ok_or_else(|| {
+        let known = rules.apps.iter().flat_map(|app| &app.names);
+        AppError::new(name, known.map(String::as_str))
+    })
+}
+
+impl<'r> Audience<'r> {
+    /// The address forms, and the edition of each: those in which the app has a name.
+    fn forms(self) -> impl Iterator<Item = (Form, EditionId)> + 'r {
+        let both = [
+            (Form::AppKey, self.editions.0),
+            (Form::AppId, self.editions.1),
+        ];
+        both.into_iter().filter(move |(form, _)| {
+            self.app
+                .is_none_or(|app| app.names.iter().any(|n| identity::form(n) == Some(*form)))
+        })
+    }
+
+    fn limits(self, route: &Route, edition: EditionId) -> Vec<LimitId> {
+        let limits: Option<&RouteLimits> = route.editions.get(edition.0);
+        let limits = limits.map_or(&[][..], |limits| &limits.limits);
+        let own = |id: &LimitId| self.app.map_or(*id, |app| app.limit(*id));
+        limits.iter().map(own).collect()
+    }
+
+    /// What is known of the app, in a line, and whether others have limits of their own.
+    fn note(self) -> Option<String> {
+        let Some(app) = self.app else {
+            let differ = |app: &&App| app.editions.is_some() || !app.limits.is_empty();
+            let differ = self.rules.apps.iter().filter(differ).count();
+            return (differ > 0).then(|| {
+                format!(
+                    "{differ} of {} known apps differ: floodgate routes --app NAME\n\n",
+                    self.rules.apps.len()
+                )
+            });
+        };
+        let mut note = format!("app {}", app.names.join(", "));
+        if let Some(plan) = app.plan {
+            note.push_str(&format!("; plan {}", plan.as_str()));
+        }
+        if !app.allow.is_empty() {
+            let allow: Vec<String> = app.allow.iter().map(ToString::to_string).collect();
+            note.push_str(&format!("; from {} alone", allow.join(", ")));
+        }
+        if app.suspended {
+            note.push_str("; suspended: each of its calls is answered by 403");
+        }
+        Some(note + "\n\n")
+    }
 }
 
 fn prefix(form: Form) -> &'static str {
@@ -64,14 +162,10 @@ fn sources(route: &Route, edition: EditionId) -> &[Box<str>] {
         .unwrap_or(&route.sources)
 }
 
-fn limits_of(route: &Route, edition: EditionId) -> &[LimitId] {
-    let limits: Option<&RouteLimits> = route.editions.get(edition.0);
-    limits.map_or(&[], |limits| &limits.limits)
-}
-
-fn json(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
+fn json(of: Audience<'_>) -> String {
+    let rules = of.rules;
     let mut list = Vec::new();
-    for (form, edition) in forms(editions) {
+    for (form, edition) in of.forms() {
         for route in &rules.routes {
             for (method, path) in &route.calls {
                 list.push(RouteView {
@@ -79,7 +173,7 @@ fn json(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
                     edition: &rules.editions[edition.0].name,
                     method,
                     path: format!("{}{path}", prefix(form)),
-                    limits: views(rules, limits_of(route, edition)),
+                    limits: views(rules, &of.limits(route, edition)),
                     max_recipients: route.max_recipients,
                     max_body: route.max_body,
                     sources: sources(route, edition).iter().map(|s| &**s).collect(),
@@ -90,19 +184,20 @@ fn json(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
     super::show::json(&list)
 }
 
-fn text(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
-    let mut text = String::new();
-    for (form, edition) in forms(editions) {
+fn text(of: Audience<'_>) -> String {
+    let rules = of.rules;
+    let mut text = of.note().unwrap_or_default();
+    for (form, edition) in of.forms() {
         let name = &rules.editions[edition.0].name;
         text.push_str(&format!("{}  (edition {name})\n\n", prefix(form)));
         let mut rows = Vec::new();
         for route in &rules.routes {
             for (method, path) in &route.calls {
-                rows.push(row(rules, route, edition, [method, path]));
+                rows.push(row(of, route, edition, [method, path]));
             }
         }
         if rules.unmatched == Unmatched::DefaultLimit {
-            rows.push(row(rules, &rules.unmatched_route, edition, ["*", "*"]));
+            rows.push(row(of, &rules.unmatched_route, edition, ["*", "*"]));
         }
         text.push_str(&columns("  ", &rows));
         text.push('\n');
@@ -111,12 +206,12 @@ fn text(rules: &Ruleset, editions: (EditionId, EditionId)) -> String {
     text
 }
 
-fn row(rules: &Ruleset, route: &Route, edition: EditionId, call: [&str; 2]) -> [String; 5] {
+fn row(of: Audience<'_>, route: &Route, edition: EditionId, call: [&str; 2]) -> [String; 5] {
     // An address's copy of an app's figure is said in the same breath.
     let mut figures: Vec<(String, Vec<&str>)> = Vec::new();
     let mut group = None;
-    for id in limits_of(route, edition) {
-        let limit = rules.limit(*id);
+    for id in of.limits(route, edition) {
+        let limit = of.rules.limit(id);
         group = group.or(limit.group.as_deref());
         let (quota, scope) = (quota(limit), limit.scope.as_str());
         match figures.iter_mut().find(|(known, _)| *known == quota) {
@@ -155,10 +250,18 @@ mod tests {
     use super::*;
     use crate::cli::sample;
 
+    fn all(rules: &Ruleset, editions: (EditionId, EditionId)) -> Audience<'_> {
+        Audience {
+            rules,
+            editions,
+            app: None,
+        }
+    }
+
     fn list(selection: &str) -> Vec<Value> {
         let rules = sample::rules();
         let editions = rules.selection(selection).unwrap();
-        serde_json::from_str(&json(&rules, editions)).unwrap()
+        serde_json::from_str(&json(all(&rules, editions))).unwrap()
     }
 
     fn find<'l>(list: &'l [Value], path: &str) -> &'l Value {
@@ -211,7 +314,7 @@ mod tests {
     #[test]
     fn the_text_has_titles_and_the_paths_that_no_document_has() {
         let rules = sample::rules();
-        let text = text(&rules, rules.selection("current").unwrap());
+        let text = text(all(&rules, rules.selection("current").unwrap()));
         assert!(text.contains("获取用户"), "{text}");
         assert!(text.contains("100 calls/s per app and ip"), "{text}");
         assert!(

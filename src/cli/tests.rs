@@ -101,7 +101,8 @@ fn other(setting: &Setting) -> String {
         ("threads", _) => "1024".to_owned(),
         ("listen", _) => "127.0.0.1:1 tls".to_owned(),
         ("max_headers", _) => "200".to_owned(),
-        ("concurrency_min", _) => "5".to_owned(),
+        ("concurrency_min", _) => "7".to_owned(),
+        ("first_byte_timeout", _) => "2min".to_owned(),
         ("https_redirect", _) => "443".to_owned(),
         ("hsts", _) => "1h".to_owned(),
         ("admin_token", _) => "sixteen-of-these".to_owned(),
@@ -177,6 +178,7 @@ fn a_reload_takes_what_it_can_and_names_what_waits_for_a_restart() {
         "--store=redis://h",
         "--apps=/base.toml",
         "--admin-token=sixteen-of-others",
+        "--concurrency=adaptive",
     ];
     let running = settings(&base, &[], None);
     for setting in SETTINGS {
@@ -184,6 +186,7 @@ fn a_reload_takes_what_it_can_and_names_what_waits_for_a_restart() {
         let value = match key {
             "listen" => "127.0.0.1:7 tls".to_owned(),
             "store" => "redis://other".to_owned(),
+            "concurrency" => "off".to_owned(),
             _ if key.ends_with("_file") => secret.to_owned(),
             _ => other(setting),
         };

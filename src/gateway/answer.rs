@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header;
 use http::response::Parts;
+use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
@@ -16,6 +17,7 @@ use super::{Gateway, Shared, headers};
 use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 use crate::settings::RateLimitHeaders;
 
@@ -108,9 +110,11 @@ impl Gateway {
                 ctx.verb = Some(Verb::Reject);
                 Reply::rejected(reject, &ctx.path)
             }
+            Refused::Full(full) => self.refuse_full(ctx, full),
             Refused::Store(_) => {
                 ctx.verb = Some(Verb::Shed);
                 ctx.error = "store";
+                ctx.cause = Some(Cause::Store);
                 Reply::shed("The limits cannot be checked at the moment.")
             }
         }
@@ -203,9 +207,15 @@ impl Gateway {
         }
         session
             .write_response_header(Box::new(response), head_only)
-            .await?;
+            .await
+            .map_err(Error::into_down)?;
         if !head_only {
-            session.write_response_body(Some(body), true).await?;
+            let written = session.write_response_body(Some(body), true).await;
+            written.map_err(Error::into_down)?;
+        } else if session.is_http2() {
+            // pingora ends the stream of a call that has failed with a reset.
+            let ended = session.as_downstream_mut().finish_body().await;
+            ended.map_err(Error::into_down)?;
         }
         if lingers && !waits_for_continue {
             // It is closed after this, and over unread bytes a connection may lose the answer.

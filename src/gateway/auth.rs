@@ -16,6 +16,7 @@ use crate::admission::{Call, Denied, Reject, Target};
 use crate::apps::App;
 use crate::identity::{Auth, token};
 use crate::limit::{Moment, Plan};
+use crate::observe::tokens::TokenResult;
 use crate::spec::Ruleset;
 
 /// Good tokens that are remembered. An app's own server has one or two.
@@ -41,6 +42,8 @@ struct Proof {
 pub(super) struct Token {
     key: u128,
     is_good: bool,
+    /// What came of looking at it.
+    result: TokenResult,
     /// Whether a 2xx says that it is good: who knows what a backend serves beside what is
     /// documented, and to whom.
     proves: bool,
@@ -50,6 +53,22 @@ impl Token {
     /// Whether it has been seen good.
     pub(super) fn is_good(self) -> bool {
         self.is_good
+    }
+
+    /// What came of looking for one, for the metrics. `has_field`: whether there is something in
+    /// a token's place. `None`: the call needs none.
+    pub(super) fn result(
+        looked: &Result<Option<Self>, &Reject>,
+        has_field: bool,
+    ) -> Option<TokenResult> {
+        match looked {
+            Ok(token) => token.map(|token| token.result),
+            Err(Reject::Unauthenticated) if has_field => Some(TokenResult::Malformed),
+            Err(Reject::Unauthenticated) => Some(TokenResult::Missing),
+            Err(Reject::Token(fault)) => Some(TokenResult::Bad(*fault)),
+            Err(Reject::TokenRefused) => Some(TokenResult::Remembered),
+            Err(_) => None,
+        }
     }
 }
 
@@ -119,14 +138,15 @@ impl Tokens {
         let app = call.app(rules).filter(|_| token::is_access_token(token));
         let app = app.filter(|app| !app.certificates.is_empty());
         let key = self.key(&call.caller.app, token, app);
-        let seen = |is_good| Token {
+        let seen = |result| Token {
             key,
-            is_good,
+            is_good: result != TokenResult::Opaque,
+            result,
             proves: matches!(call.target, Target::Route(_)),
         };
         let known = self.good.get(key, now.mono_us).map(|(proof, _)| proof);
         if known.is_some_and(|proof| proof.verified || !is_checked) {
-            return Ok(Some(seen(true)));
+            return Ok(Some(seen(TokenResult::Known)));
         }
         // It may have been signed well, and have been withdrawn.
         if bad.is_some() && self.bad.get(key, now.mono_us).is_some() {
@@ -134,7 +154,10 @@ impl Tokens {
         }
         let Some(app) = app.filter(|_| is_checked) else {
             // Opaque, as far as can be told here.
-            return Ok(Some(seen(known.is_some())));
+            return Ok(Some(seen(match known {
+                Some(_) => TokenResult::Known,
+                None => TokenResult::Opaque,
+            })));
         };
         let is_app = |id: &str| app_ids(app).any(|name| name.eq_ignore_ascii_case(id));
         let certificates = app
@@ -153,7 +176,7 @@ impl Tokens {
         };
         self.good
             .put(key, proof, now.mono_us.saturating_add(left_us.min(GOOD_US)));
-        Ok(Some(seen(true)))
+        Ok(Some(seen(TokenResult::Verified)))
     }
 
     /// Learns from the backend's answer to a call with this token.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -11,7 +12,9 @@ use pingora::{Error, ErrorType};
 
 use super::headers::content_length;
 use super::reply::Reply;
+use super::unseen::Unseen;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::route::pricing::MAX_COUNTED_BODY;
 use crate::settings::Settings;
 
@@ -95,24 +98,46 @@ pub(super) async fn read(
     }
 }
 
+/// Why a body is refused, as the log says it.
+pub(super) fn why(refused: &Reply) -> (Option<Cause>, &'static str) {
+    match refused.status {
+        408 => (Some(Cause::ClientSlow), "body-timeout"),
+        415 => (None, "content-encoding"),
+        _ => (Some(Cause::ClientTooLarge), "max-body"),
+    }
+}
+
 /// Why a body that is being forwarded is cut off.
 const TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
+/// The same, where it is not the body that was priced.
+const ANOTHER: ErrorType = ErrorType::Custom("BodyNotPriced");
 
 /// Whether a call failed by the size of its body.
 pub(super) fn is_too_large(error: &Error) -> bool {
     *error.etype() == TOO_LARGE
 }
 
-/// How much of a body that is being forwarded may come.
-#[derive(Clone, Copy, Debug, Default)]
+/// How much of a body that is being forwarded may come, and what of it is known already.
+#[derive(Debug, Default)]
 pub(super) struct Room {
     most: u64,
     left: u64,
+    /// The body that was priced, where pingora reads it only afterwards.
+    priced: Option<Unseen>,
 }
 
 impl Room {
     pub(super) fn new(most: u64) -> Self {
-        Self { most, left: most }
+        Self {
+            most,
+            left: most,
+            priced: None,
+        }
+    }
+
+    /// No other body than this one goes on.
+    pub(super) fn only(&mut self, priced: Bytes) {
+        self.priced = Some(Unseen(priced));
     }
 
     /// The body is sent from its beginning, for the first time or again.
@@ -121,11 +146,17 @@ impl Room {
     }
 
     /// Takes what has come. An error where it is too much: the upstream does not get it.
-    pub(super) fn take(&mut self, bytes: usize) -> pingora::Result<()> {
-        match self.left.checked_sub(bytes as u64) {
-            Some(left) => self.left = left,
-            None => return Err(Error::explain(TOO_LARGE, "more than max_body").into_down()),
+    pub(super) fn take(&mut self, bytes: &[u8]) -> pingora::Result<()> {
+        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+            return Err(Error::explain(TOO_LARGE, "more than max_body").into_down());
+        };
+        if let Some(priced) = &self.priced {
+            let from = usize::try_from(self.most - self.left).unwrap_or(usize::MAX);
+            if !priced.get(from..).is_some_and(|p| p.starts_with(bytes)) {
+                return Err(Error::explain(ANOTHER, "not the body that was priced").into_down());
+            }
         }
+        self.left = left;
         Ok(())
     }
 }
@@ -168,5 +199,26 @@ impl Pace {
         }
         let taken = Duration::from_micros(now.mono_us.saturating_sub(self.began_us));
         stretch.checked_sub(taken).filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_body_goes_on_than_the_one_that_was_priced() {
+        let mut room = Room::new(10);
+        room.only(Bytes::from_static(b"abcdef"));
+        assert!(room.take(b"abc").is_ok());
+        assert!(room.take(b"dx").is_err());
+        assert!(room.take(b"def").is_ok());
+        assert!(room.take(b"g").is_err());
+        room.restart();
+        assert!(room.take(b"def").is_err());
+        assert!(room.take(b"abcdef").is_ok());
+        let mut any = Room::new(2);
+        assert!(any.take(b"ab").is_ok());
+        assert!(is_too_large(&any.take(b"c").unwrap_err()));
     }
 }

@@ -3,17 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
+use super::Shared;
 use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
 use super::payload::Payload;
+use super::totals::Followed;
 use super::upstream::Way;
-use super::{Gateway, Shared, watch};
 use crate::admission::{Call, Nearest, Outcome};
 use crate::limit::{LimitId, Moment, Plan};
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 
 /// An admitted call's charges, until they are settled.
@@ -38,7 +41,11 @@ pub struct Context {
     pub(super) verdict: Moment,
     /// Spent waiting for the body: not our own part.
     pub(super) body_us: u64,
+    /// Of that part, spent waiting for the shared store.
+    pub(super) store_us: u64,
     pub(super) id: HeaderValue,
+    /// Of a head that could be read.
+    pub(super) method: Option<Method>,
     pub(super) ip: IpAddr,
     pub(super) peer: IpAddr,
     /// Whether the caller speaks HTTPS, to us or to a trusted proxy.
@@ -57,6 +64,10 @@ pub struct Context {
     pub(super) cost: u32,
     pub(super) verb: Option<Verb>,
     pub(super) limit: Option<LimitId>,
+    /// The total that has no room, or would have none.
+    pub(super) full: Option<&'static str>,
+    /// Its part in totals.
+    pub(super) totals: Followed,
     /// Its attempts upstream.
     pub(super) way: Way,
     /// Whether the body was read before the decision.
@@ -70,9 +81,12 @@ pub struct Context {
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
     pub(super) answer: Option<Vec<u8>>,
+    /// Why it failed, if it did.
+    pub(super) cause: Option<Cause>,
+    /// The same in more words.
     pub(super) error: &'static str,
-    /// Of a call that is forwarded.
-    pub(super) method: Method,
+    /// Whether its end has been counted and logged.
+    pub(super) is_noted: bool,
 }
 
 impl Context {
@@ -86,7 +100,9 @@ impl Context {
             started,
             verdict: started,
             body_us: 0,
+            store_us: 0,
             id: HeaderValue::from_static(""),
+            method: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             https: false,
@@ -100,6 +116,8 @@ impl Context {
             cost: 0,
             verb: None,
             limit: None,
+            full: None,
+            totals: Followed::default(),
             way,
             has_read_body: false,
             pace: None,
@@ -107,9 +125,29 @@ impl Context {
             payload: Payload::default(),
             upstream_status: None,
             answer: None,
+            cause: None,
             error: "",
-            method: Method::GET,
+            is_noted: false,
         }
+    }
+
+    /// Of what was refused before a request had come of it.
+    pub(super) fn refused(shared: Arc<Shared>, peer: IpAddr, tls: bool, why: &'static str) -> Self {
+        let mut ctx = Self::new(shared);
+        ctx.id = ctx.shared.new_id();
+        (ctx.ip, ctx.peer, ctx.https) = (peer.to_canonical(), peer, tls);
+        (ctx.verb, ctx.error) = (Some(Verb::Reject), why);
+        ctx.cause = match why {
+            "slow-head" => Some(Cause::ClientSlow),
+            "large-head" => Some(Cause::ClientTooLarge),
+            _ => None,
+        };
+        ctx
+    }
+
+    /// No other body than this one, which was priced, goes upstream.
+    pub(super) fn only(&mut self, body: Bytes) {
+        self.room.only(body);
     }
 
     /// Counts the call among those in flight. Whether there is room for it.
@@ -176,6 +214,10 @@ impl Context {
                 Outcome::NoAnswer { task: &unnamed }
             }
         };
+        let sent = matches!(outcome, Outcome::NoAnswer { .. });
+        let status = self.upstream_status;
+        self.totals
+            .settle(&self.shared, &mut admitted.plan, status, sent, now);
         self.shared.settle(call, &mut admitted.plan, outcome, now);
         self.let_go();
     }
@@ -184,9 +226,7 @@ impl Context {
 impl Drop for Context {
     // A panic in a hook, or the end of the runtime, skips `logging` and not this.
     fn drop(&mut self) {
-        if watch::is_late() {
-            Gateway::end_late(self);
-        }
+        self.note_lost();
         if self.admitted.is_some() {
             let now = self.shared.clock.now();
             self.settle(None, now);

@@ -122,15 +122,40 @@ pub(super) fn is_trusted(settings: &Settings, peer: IpAddr) -> bool {
         .any(|net| net.contains(&peer))
 }
 
-/// The bearer token of the call. One that names two has none.
+/// The bearer token of the call, in the characters that one has (RFC 6750, 2.1). One that names
+/// two has none: nor has one with quotes or a list, of which another server might take a part.
 pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
     let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
     };
     let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then_some(token)
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer ") && is_token(token)).then_some(token)
+}
+
+/// Letters, digits and `-._~+/`, and then `=`.
+fn is_token(token: &str) -> bool {
+    let text = token.trim_end_matches('=');
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
+}
+
+/// Whether pingora may have escaped what the caller wrote in its target, so that the head is
+/// longer than what came in. It does so where it cannot read a target otherwise, which is for
+/// blanks and controls alone.
+pub(super) fn may_be_escaped(head: &[u8]) -> bool {
+    // Empty lines before a request are allowed.
+    let mut lines = head.split(|b| *b == b'\n');
+    let line = lines.find(|line| !matches!(line, [] | [b'\r']));
+    line.unwrap_or_default().windows(3).any(|escape| {
+        matches!(
+            escape,
+            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F' | b'f']
+        )
+    })
 }
 
 /// The length of a request's body, where its framing says it: 0 without one.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::auth::Token;
 use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
@@ -14,7 +16,9 @@ use crate::admission::{Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
+use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 use crate::route::canonical::{self, PathError};
 use crate::text;
 
@@ -77,7 +81,8 @@ impl Gateway {
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
         let has_body = !session.as_downstream_mut().is_body_done();
-        ctx.has_read_body = counted.is_some() || has_body && call.holds_others_up(&shared.rules);
+        let counts = counted.is_some() || self.counts_totals(&call, shared);
+        ctx.has_read_body = counts || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
         let length = headers::content_length(session.req_header());
         if !ctx.has_read_body && length.is_some_and(|length| length > most) {
@@ -98,20 +103,26 @@ impl Gateway {
             return Ok(Some(reply));
         }
         let is_whole = ctx.has_read_body || !has_body;
-        let is_plain = counted.is_some() || is_checked;
+        let is_plain = counts || is_checked;
         let reading = body::read(session, &shared.settings, is_plain, most);
         let recipients = match ctx.has_read_body {
-            false => Ok(1),
+            false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
-                Ok(body) => payload::recipients(shared, &call, &body, ctx).and_then(|recipients| {
-                    let request = session.req_header();
-                    let checked = payload::check_body(shared, &call, request, &body, ctx);
-                    checked.map(|()| recipients)
-                }),
-                Err(body::BodyError::Gone(error)) => return Err(error),
+                Ok(body) => payload::recipients(shared, &call, &body, ctx)
+                    .and_then(|recipients| {
+                        let request = session.req_header();
+                        let checked = payload::check_body(shared, &call, request, &body, ctx);
+                        checked.map(|()| recipients)
+                    })
+                    .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
+                Err(body::BodyError::Gone(error)) => {
+                    ctx.call = Some(call);
+                    return Err(error);
+                }
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
                     ctx.verb = Some(Verb::Reject);
+                    (ctx.cause, ctx.error) = body::why(&reply);
                     return Ok(Some(reply));
                 }
             },
@@ -153,14 +164,17 @@ impl Gateway {
             };
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
+            (ctx.cause, ctx.error) = body::why(&reply);
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
         // In a coding it does not get here.
-        let recipients = payload::recipients(shared, &call, body, ctx).and_then(|recipients| {
-            let checked = payload::check_body(shared, &call, request, body, ctx);
-            checked.map(|()| recipients)
-        });
+        let recipients = payload::recipients(shared, &call, body, ctx)
+            .and_then(|recipients| {
+                let checked = payload::check_body(shared, &call, request, body, ctx);
+                checked.map(|()| recipients)
+            })
+            .and_then(|n| self.ask_totals(&call, body, ctx).map(|()| n));
         let now = ctx.started;
         let decided = self.decide(shared, call, recipients, true, now, ctx);
         decided.await.map(Stop::from)
@@ -182,6 +196,7 @@ impl Gateway {
         // Those that the caller has reset are still with the backend.
         let crowded = connection.call_begins() >= shared.settings.max_streams;
         ctx.connection = Some(connection.clone());
+        ctx.method = Some(request.method.clone());
         ctx.peer = peer;
         ctx.ip = headers::client_ip(request, &shared.settings, peer);
         let trusted_id = trusted.then(|| headers::request_id(request)).flatten();
@@ -189,16 +204,12 @@ impl Gateway {
         if !ctx.enter() || crowded {
             ctx.verb = Some(Verb::Shed);
             ctx.error = if crowded { "streams" } else { "in-flight" };
+            ctx.cause = Some(Cause::Shed);
             return Err(Reply::shed("The gateway is at its capacity.").into());
         }
         let now = ctx.started;
-        if !shared
-            .shield
-            .admits(prefix(ctx.ip, shared.policy.ipv6_prefix), now)
-        {
-            ctx.verb = Some(Verb::Shed);
-            ctx.error = "shield";
-            return Err(Reply::shielded().into());
+        if let Some(reply) = self.shield(shared, ctx) {
+            return Err(reply.into());
         }
 
         if let Some(reply) = strict::refusal(request, head) {
@@ -229,20 +240,23 @@ impl Gateway {
         let call = match target {
             Ok(call) => call,
             // Boxed, as other rare turns are: each call pays for the size of its futures.
-            Err(reject) => return Err(Box::pin(self.reject(shared, ctx, reject)).await.into()),
+            Err(reject) => {
+                self.count_token(shared, request, &Err(&reject));
+                return Err(Box::pin(self.reject(shared, ctx, reject)).await.into());
+            }
         };
         let auth = call.auth(&shared.rules, &shared.policy);
-        let looked = shared
-            .tokens
-            .look(
-                &shared.rules,
-                auth,
-                &call,
-                bearer,
-                shared.settings.bad_token_memory,
-                now,
-            )
-            .and_then(|token| self.kept(shared, &call, &ctx.path, now).map(|()| token));
+        let looked = shared.tokens.look(
+            &shared.rules,
+            auth,
+            &call,
+            bearer,
+            shared.settings.bad_token_memory,
+            now,
+        );
+        self.count_token(shared, request, &looked.as_ref().copied());
+        let looked =
+            looked.and_then(|token| self.kept(shared, &call, &ctx.path, now).map(|()| token));
         ctx.token = match looked {
             Ok(token) => token,
             Err(reject) => {
@@ -264,6 +278,31 @@ impl Gateway {
             return Err(Reply::expectation_failed().into());
         }
         Ok(call)
+    }
+
+    /// Counts what came of looking for a call's token.
+    fn count_token(
+        &self,
+        shared: &Shared,
+        request: &RequestHeader,
+        looked: &Result<Option<Token>, &Reject>,
+    ) {
+        let has_field = request.headers.contains_key(header::AUTHORIZATION);
+        if let Some(result) = Token::result(looked, has_field) {
+            shared.metrics.tokens.count(result);
+        }
+    }
+
+    /// The answer to an address that has asked too often.
+    pub(super) fn shield(&self, shared: &Shared, ctx: &mut Context) -> Option<Reply> {
+        let ip = prefix(ctx.ip, shared.policy.ipv6_prefix);
+        if shared.shield.admits(ip, ctx.started) {
+            return None;
+        }
+        ctx.verb = Some(Verb::Shed);
+        ctx.error = "shield";
+        ctx.cause = Some(Cause::Shed);
+        Some(Reply::shielded())
     }
 
     /// Step 4: the answer, unless the call is admitted. `is_whole`: nothing of its body is to come.
@@ -292,6 +331,7 @@ impl Gateway {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Shed);
             ctx.error = "upstream";
+            ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
         let proven = || shared.admission.is_proven(&call, now);
@@ -300,19 +340,28 @@ impl Gateway {
             ctx.waits_no_more();
             ctx.verb = Some(Verb::Shed);
             ctx.error = shed.as_str();
+            ctx.cause = Some(Cause::Shed);
             return Some(Reply::shed("The upstream is at its capacity."));
         }
-        let plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        let mut plan = shared.admission.plan(&shared.rules, &call, recipients, now);
+        plan.totals = ctx.totals.take_charges();
         let verdict = match shared
             .tokens
             .hold(ctx.token, &plan, shared.settings.unproven_share)
         {
             Ok(held) => {
                 ctx.held = held;
-                shared.admission.decide(plan, now).await
+                let asked = shared.is_store_shared().then(|| shared.clock.since(now));
+                let verdict = shared.admission.decide(plan, now).await;
+                if let Some(asked) = asked {
+                    let told = shared.clock.since(now);
+                    ctx.store_us = told.mono_us.saturating_sub(asked.mono_us);
+                }
+                verdict
             }
             Err(denied) => {
                 ctx.error = "unproven";
+                shared.metrics.tokens.count(TokenResult::Unproven);
                 Err(Refused::Deny(denied))
             }
         };
@@ -337,6 +386,7 @@ impl Gateway {
                         ctx.limit.get_or_insert(charge.limit);
                     }
                 }
+                ctx.full = self.report_totals(shared, call, &admitted.plan);
                 ctx.admitted = Some(Admitted {
                     plan: admitted.plan,
                     forwarded: false,
@@ -405,6 +455,7 @@ impl Gateway {
 fn too_large(ctx: &mut Context) -> Reply {
     ctx.verb = Some(Verb::Reject);
     ctx.error = "max-body";
+    ctx.cause = Some(Cause::ClientTooLarge);
     Reply::file_too_large()
 }
 

@@ -5,9 +5,12 @@
 mod answer;
 mod auth;
 mod body;
+mod cause;
 mod context;
+mod cut;
 pub(crate) mod downstream;
 pub mod drain;
+mod ending;
 mod headers;
 mod judge;
 mod leaver;
@@ -19,6 +22,8 @@ mod shared;
 mod shield;
 mod strict;
 mod task;
+mod totals;
+mod unseen;
 pub mod upstream;
 mod watch;
 
@@ -26,10 +31,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, header};
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -41,8 +47,8 @@ use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
 use self::upstream::Broken;
 use crate::limit::{Hold, Limit, Moment, Unit};
-use crate::observe::log;
 use crate::observe::metrics::Verb;
+use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -109,86 +115,14 @@ impl Gateway {
         }
     }
 
-    /// A call that is dropped because it has had its time.
-    fn end_late(ctx: &mut Context) {
-        let now = ctx.shared.clock.since(ctx.started);
-        ctx.error = ErrorType::ReadTimedout.as_str();
-        ctx.way.timed_out(now);
-        ctx.way.place_failed(&upstream::out_of_time(), now);
-        let status = match (ctx.upstream_status, &ctx.connection) {
-            (Some(status), _) => status,
-            (None, connection) => {
-                ctx.shared.metrics.upstream_error();
-                let is_told = connection
-                    .as_ref()
-                    .is_some_and(|connection| connection.owe_timeout());
-                if is_told { 504 } else { 0 }
-            }
-        };
-        // Its task may run all the same.
-        let task = ctx.answer.take().map(|_| ctx.unnamed_task());
-        let method = std::mem::take(&mut ctx.method);
-        Self::note(ctx, &method, status, task.as_deref());
-    }
-
-    /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
-    /// went out, 0 if none did.
-    fn note_end(&self, ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
-        Self::note(ctx, method, status, task);
-    }
-
-    fn note(ctx: &mut Context, method: &Method, status: u16, task: Option<&str>) {
-        let verb = ctx.verb.unwrap_or(Verb::Reject);
-        let end = match verb {
-            Verb::Admit => ctx.shared.clock.since(ctx.verdict),
-            Verb::Deny | Verb::Shed | Verb::Reject => ctx.verdict,
-        };
-        let upstream_us = end.mono_us.saturating_sub(ctx.verdict.mono_us);
-        ctx.settle(task, end);
-        let shared = &ctx.shared;
-        let route = ctx
-            .call
-            .as_ref()
-            .map_or("none", |call| call.route_name(&shared.rules));
-        let limit = ctx
-            .limit
-            .map_or_else(|| ctx.payload.limit(), |id| &*shared.rules.limit(id).name);
-        if verb == Verb::Admit {
-            shared.metrics.upstream(upstream_us);
-        } else {
-            shared.metrics.refuse(route, limit, verb);
-            if verb == Verb::Shed {
-                shared.metrics.shed(ctx.error);
-            }
-        }
-        if shared.settings.access_log {
-            let line = log::Line {
-                unix_us: end.unix_us,
-                id: ctx.id.to_str().unwrap_or_default(),
-                ip: ctx.ip,
-                method: method.as_str(),
-                path: &ctx.path,
-                route,
-                app: ctx.call.as_ref().map_or("", |call| &call.caller.app),
-                verb: verb.as_str(),
-                limit,
-                cost: ctx.cost,
-                status,
-                own_us: ctx.own_us(),
-                upstream_us,
-                upstream: ctx.way.address(),
-                attempts: ctx.way.attempts(),
-                error: ctx.error,
-            };
-            log::access(&line, shared.settings.log);
-        }
-    }
-
     /// Whether the backend's status matters though the caller has gone: it may be a 401, or its
     /// task may run on. Any other call has cost what it has cost, and is given up.
     fn is_awaited(&self, ctx: &Context) -> bool {
         let is_unknown = ctx.token.is_some_and(|token| !token.is_good());
-        is_unknown || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
+        // What it has made counts, whoever is there to hear of it.
+        is_unknown
+            || ctx.totals.is_there()
+            || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
     }
 
     /// Whether a slot of this call is held past its response.
@@ -245,7 +179,8 @@ impl ProxyHttp for Gateway {
         let head = session.as_downstream().as_http1();
         let head = head.map(|http1| http1.get_headers_raw_bytes());
         if let Some(head) = &head {
-            let length = headers::plain_length(session.req_header());
+            let length = headers::plain_length(session.req_header())
+                .filter(|_| !headers::may_be_escaped(head));
             connection.reads(length.map(|length| head.len() as u64 + length));
         }
         let head = head.as_deref();
@@ -268,7 +203,6 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         let Some(reply) = verdict else {
-            ctx.method.clone_from(&session.req_header().method);
             return Ok(false);
         };
         if matches!(ctx.verb, Some(Verb::Deny | Verb::Reject)) {
@@ -287,6 +221,23 @@ impl ProxyHttp for Gateway {
         watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> pingora::Result<()> {
+        // One that was idle has cost no time to connect, and is not worth a look at the clock.
+        if !reused {
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.connected(now);
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -340,6 +291,7 @@ impl ProxyHttp for Gateway {
             // The task's ID is read from the answer.
             request.remove_header(&header::ACCEPT_ENCODING);
         }
+        ctx.totals.prepare(request);
         Ok(())
     }
 
@@ -354,7 +306,7 @@ impl ProxyHttp for Gateway {
             return Err(upstream::out_of_time());
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
-        ctx.room.take(bytes)?;
+        ctx.room.take(body.as_deref().unwrap_or_default())?;
         payload::pass(ctx, body, end_of_stream)?;
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
@@ -382,8 +334,13 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // `Upgrade` does not go upstream.
+            let why = "101, for which nobody has asked";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         if response.status.is_informational() {
-            return Ok(());
+            return ctx.way.interim();
         }
         leaver::end_with_caller(session);
         let now = ctx.shared.clock.since(ctx.started);
@@ -414,6 +371,10 @@ impl ProxyHttp for Gateway {
             let now = ctx.shared.clock.since(ctx.started);
             let bad = ctx.shared.settings.bad_token_memory;
             ctx.shared.tokens.answered(token, status, bad, now);
+            if status == 401 {
+                let tokens = &ctx.shared.metrics.tokens;
+                tokens.count(TokenResult::RefusedUpstream);
+            }
         }
         if status == 401 {
             self.charge_unauthorized(ctx).await;
@@ -421,6 +382,7 @@ impl ProxyHttp for Gateway {
             ctx.settle(None, ctx.shared.clock.now());
         }
         ctx.let_go();
+        ctx.totals.begin(response);
         if self.holds_task(ctx) {
             ctx.answer = Some(Vec::new());
         }
@@ -439,6 +401,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
+        ctx.totals.note(body.as_ref(), end_of_stream);
         match end_of_stream {
             true => watch::ends(),
             false => watch::step(),
@@ -519,7 +482,7 @@ impl ProxyHttp for Gateway {
                 _ => Reply::internal(),
             },
         };
-        ctx.error = error.etype().as_str();
+        ctx.failed(error);
         ctx.waits_no_more();
         ctx.way
             .place_failed(error, ctx.shared.clock.since(ctx.started));
@@ -558,8 +521,8 @@ impl ProxyHttp for Gateway {
             // Half an answer names no task, and one may run all the same.
             task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
         });
-        if let (Some(error), "") = (error, ctx.error) {
-            ctx.error = error.etype().as_str();
+        if let (Some(error), None) = (error, ctx.cause) {
+            ctx.failed(error);
         }
         // Who sends without a good token what is refused keeps the backend busy all the same.
         let is_refused = ctx.payload.is_cut_off() && ctx.token.is_none_or(|t| !t.is_good());
@@ -568,7 +531,7 @@ impl ProxyHttp for Gateway {
         }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        self.note_end(ctx, &session.req_header().method, status, task.as_deref());
+        ctx.note_end(status, task.as_deref());
     }
 
     fn suppress_proxy_warn_log(

@@ -21,6 +21,11 @@ use crate::spec::payload::{Checked, Judged, RECIPIENTS};
 /// Why a body that is being forwarded is cut off.
 const REFUSED: ErrorType = ErrorType::Custom("PayloadRefused");
 
+/// Whether a call failed by what it carries.
+pub(super) fn is_refused(error: &Error) -> bool {
+    *error.etype() == REFUSED
+}
+
 /// What is known of what a call carries.
 #[derive(Debug, Default)]
 pub(super) struct Payload {

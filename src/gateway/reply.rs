@@ -11,8 +11,11 @@ use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
 use crate::admission::history::Expired;
+use crate::admission::totals::Full;
 use crate::admission::{Denied, Reject};
+use crate::apps::AppPlan;
 use crate::identity::token::TokenError;
+use crate::limit::total::Kind;
 use crate::limit::{Denial, Limit, Unit, Window};
 use crate::payload::{Measure, Why};
 use crate::route::pricing::{Cap, PriceError};
@@ -117,6 +120,37 @@ impl Reply {
         reply.limit = Some(limit.name.to_string());
         reply.app = app.map(str::to_owned);
         reply.retry_after = denied.retry_after.map(whole_seconds);
+        reply
+    }
+
+    /// The service's answer for a call that a total of the app has no room for. Of attributes its
+    /// words are not known.
+    #[must_use]
+    pub fn full(full: &Full, plan: Option<AppPlan>, app: &str) -> Self {
+        let exceed = |description: String| {
+            Self::new(403, "exceed_limit", "ExceedLimitException", description)
+        };
+        let whose = full.whose.as_deref().unwrap_or_default();
+        let mut reply = match full.kind {
+            Kind::Users => Self::new(
+                429,
+                "resource_limited",
+                "ResourceLimitedException",
+                format!(
+                    "You have exceeded the limit of the {} edition. Please upgrade to higher edition.",
+                    plan.map_or("current", AppPlan::as_str)
+                ),
+            ),
+            Kind::Groups => exceed(format!("appKey:{app} has create too many groups!")),
+            Kind::Chatrooms => exceed(format!("appKey:{app} has create too many chatrooms!")),
+            Kind::JoinedGroups => exceed(format!("user {whose} has joined too many groups!")),
+            Kind::JoinedChatrooms => exceed(format!("user {whose} has joined too many chatrooms!")),
+            Kind::GroupMembers => exceed("members size is greater than max user size !".to_owned()),
+            Kind::Friends => exceed("user contact number exceed limit".to_owned()),
+            Kind::UserAttributes => exceed(format!("appKey:{app} user attributes exceed limit")),
+        };
+        reply.limit = Some(full.kind.limit_name().to_owned());
+        reply.app = Some(app.to_owned());
         reply
     }
 
@@ -350,6 +384,27 @@ impl Reply {
         )
     }
 
+    /// Plain HTTP where TLS is spoken.
+    #[must_use]
+    pub fn plain_http() -> Self {
+        let mut reply = Self::bad_request();
+        reply.description = "A plain HTTP request was sent to an HTTPS port.".into();
+        reply
+    }
+
+    /// A call for a tunnel.
+    #[must_use]
+    pub fn no_tunnel() -> Self {
+        let mut reply = Self::new(
+            405,
+            "method_not_allowed",
+            "HttpRequestMethodNotSupportedException",
+            "There is no tunnel here: CONNECT is not served.",
+        );
+        reply.allow = Some("DELETE, GET, HEAD, OPTIONS, POST, PUT".to_owned());
+        reply
+    }
+
     /// A request that pingora refused.
     #[must_use]
     pub fn bad_request() -> Self {
@@ -417,21 +472,6 @@ impl Reply {
             );
         }
         Ok(head)
-    }
-
-    /// The whole answer as HTTP/1.1 writes it, for a connection that ends with it.
-    #[must_use]
-    pub fn whole(&self, form: AnswerForm, timestamp: u64) -> Vec<u8> {
-        let body = self.body(form, timestamp, 0);
-        let status = StatusCode::from_u16(self.status).unwrap_or_default();
-        let reason = status.canonical_reason().unwrap_or_default();
-        let head = format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            self.status,
-            Self::content_type(form),
-            body.len()
-        );
-        [head.into_bytes(), body].concat()
     }
 
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.

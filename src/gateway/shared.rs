@@ -10,11 +10,12 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 use super::auth::Tokens;
+use super::cut::Serving;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::drain::Drain;
 use super::load::Load;
-use super::reply::{self, Reply};
+use super::reply;
 use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
 use crate::admission::{Admission, Call, Outcome, Policy};
@@ -58,6 +59,7 @@ pub struct Lasting {
     pub(super) caps: Arc<Caps>,
     pub(super) tokens: Tokens,
     pub(super) load: Load,
+    pub(super) serving: Arc<Serving>,
     /// The way out.
     pub drain: Drain,
     next_id: AtomicU64,
@@ -89,6 +91,7 @@ impl Lasting {
             )),
             tokens: Tokens::default(),
             load: Load::default(),
+            serving: Arc::default(),
             drain: Drain::default(),
             next_id: AtomicU64::new(id_seed),
             former_slots: Mutex::default(),
@@ -269,9 +272,9 @@ impl Shared {
         }
     }
 
-    /// An answer as it stands on the wire, for a connection that ends with it.
-    pub(super) fn whole(&self, reply: &Reply) -> Vec<u8> {
-        reply.whole(self.settings.answers, self.clock.now().unix_us / 1000)
+    /// Whether decisions may wait for a store elsewhere.
+    pub(super) fn is_store_shared(&self) -> bool {
+        self.admission.store().shared().is_some()
     }
 
     /// Requests being handled.
@@ -287,6 +290,16 @@ impl Shared {
     /// Whether the gateway is on its way out.
     pub fn is_draining(&self) -> bool {
         self.drain.is_leaving()
+    }
+
+    /// For how long a total is believed, microseconds.
+    pub fn plan_max_age_us(&self) -> u64 {
+        u64::try_from(self.settings.plan_max_age.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives up all calls that still run: what they hold goes back, and their lines are written.
+    pub fn cut_off(&self) {
+        self.serving.cut_off();
     }
 
     /// The store's gauges.

@@ -5,6 +5,7 @@
 //! in `chunked`, any on HTTP/1.0, obs-fold, a space before a colon, control characters in names
 //! and values, two `Host`s, one unlike an absolute target, names and passwords in a target.
 
+use http::Method;
 use http::header::{self, HeaderMap};
 use pingora::http::RequestHeader;
 
@@ -39,6 +40,9 @@ pub(super) fn ends_its_connection(request: &RequestHeader) -> bool {
 /// The answer to a head with two readings. What comes after it on its connection is not read.
 /// `head`: as HTTP/1 has it on the wire.
 pub(super) fn refusal(request: &RequestHeader, head: Option<&[u8]>) -> Option<Reply> {
+    if request.method == Method::CONNECT {
+        return Some(Reply::no_tunnel());
+    }
     let fault = match head {
         Some(head) => of_http1(head, request),
         None => of_request(request),

@@ -94,6 +94,12 @@ impl KeyHasher {
         self.hash(b'u', &[app.as_bytes(), user.as_bytes()])
     }
 
+    /// The key of a total of an app, or of a user or group of it, by folded names.
+    #[must_use]
+    pub fn total(&self, kind: &str, app: &str, whose: &str) -> CounterKey {
+        self.hash(b'p', &[kind.as_bytes(), app.as_bytes(), whose.as_bytes()])
+    }
+
     /// The key of an address that has already been cut to its prefix.
     #[must_use]
     pub fn ip(&self, ip: IpAddr) -> CounterKey {

@@ -8,6 +8,7 @@ pub mod key;
 pub mod plan;
 pub mod sliding;
 pub mod slots;
+pub mod total;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::total::TotalCharge;
 use super::{CounterKey, OnStoreFailure, Scope};
 
 /// Index of a limit in its ruleset.
@@ -86,6 +87,8 @@ pub struct Charge {
 pub struct Plan {
     /// The charges, in the order in which limits are named to the caller.
     pub charges: SmallVec<[Charge; 6]>,
+    /// What it asks of the app's totals. No total is asked twice.
+    pub totals: Vec<TotalCharge>,
     /// The key of the address that asked: bounds how many new counters one address makes.
     pub origin: Option<CounterKey>,
     /// The key of the app that is called: its counters are kept together.
@@ -123,6 +126,11 @@ pub enum Decision {
         /// When a retry can succeed; `None`: never, the cost is larger than the quota.
         /// At most the window's length. For tasks: one second, since nobody knows.
         retry_after: Option<Duration>,
+    },
+    /// Nothing was taken: no rate denies, and a total has no room.
+    Full {
+        /// Which of [`Plan::totals`].
+        total: usize,
     },
 }
 

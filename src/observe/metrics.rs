@@ -10,7 +10,9 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::failures::FailureMetrics;
 use super::reloads::ReloadMetrics;
+use super::tokens::TokenMetrics;
 use super::upstreams::UpstreamMetrics;
 use crate::admission::Target;
 use crate::limit::LimitId;
@@ -75,10 +77,14 @@ pub enum Turned {
     SlowHead,
     /// A head that is too large.
     LargeHead,
+    /// Plain HTTP on a listener with TLS.
+    PlainHttp,
+    /// Frames of HTTP/2 that do nothing, and too many of them.
+    Frames,
 }
 
 impl Turned {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Full, "full"),
         (Self::AddressFull, "address-full"),
         (Self::ProxyProtocol, "proxy-protocol"),
@@ -86,7 +92,17 @@ impl Turned {
         (Self::Idle, "idle"),
         (Self::SlowHead, "slow-head"),
         (Self::LargeHead, "large-head"),
+        (Self::PlainHttp, "plain-http"),
+        (Self::Frames, "frames"),
     ];
+
+    /// Its label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let mut all = Self::ALL.iter();
+        all.find(|(turned, _)| *turned == self)
+            .map_or("", |(_, why)| *why)
+    }
 }
 
 /// All metrics of a gateway.
@@ -95,6 +111,10 @@ pub struct Metrics {
     registry: Registry,
     /// Those of the way upstream.
     pub upstreams: UpstreamMetrics,
+    /// Of calls that fail, and where time goes.
+    pub failures: FailureMetrics,
+    /// Those of callers' tokens.
+    pub tokens: TokenMetrics,
     /// Those of reloads.
     pub reloads: ReloadMetrics,
     decisions: IntCounterVec,
@@ -256,7 +276,7 @@ impl Metrics {
         registry.register(Box::new(expiry.clone()))?;
         let turned_away = counters(
             "floodgate_connections_turned_away_total",
-            "Connections closed before their first request, or in the middle of a head.",
+            "Connections closed before their first request, in the middle of a head, or for what they do.",
             &["why"],
         )?;
         Ok(Self {
@@ -341,6 +361,8 @@ impl Metrics {
             },
             decisions,
             upstreams: UpstreamMetrics::new(&registry)?,
+            failures: FailureMetrics::new(&registry)?,
+            tokens: TokenMetrics::new(&registry)?,
             reloads: ReloadMetrics::new(&registry)?,
             gone: Mutex::default(),
             registry,

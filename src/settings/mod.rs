@@ -156,6 +156,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Live counters the embedded store may hold.
     pub max_counters: usize,
+    /// For how long a total is believed after it was imported or reconciled.
+    pub plan_max_age: Duration,
+    /// Where totals are kept that no shared store has.
+    pub plan_file: Option<PathBuf>,
     /// Proxies that are believed whom they call for.
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which they say it.

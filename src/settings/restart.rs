@@ -9,6 +9,7 @@ pub const RESTART: &[&str] = &[
     "admin",
     "store",
     "max_counters",
+    "plan_file",
     "store_username",
     "store_password",
     "store_password_file",
@@ -43,6 +44,10 @@ impl Settings {
         if self.max_counters != running.max_counters {
             waiting.push("max_counters");
             self.max_counters = running.max_counters;
+        }
+        if self.plan_file != running.plan_file {
+            waiting.push("plan_file");
+            self.plan_file.clone_from(&running.plan_file);
         }
         if self.log != running.log {
             waiting.push("log");

@@ -123,6 +123,7 @@ impl<'r> Compiler<'r> {
             editions,
             plan: written.plan,
             history_days: written.history_days,
+            totals: written.totals.clone(),
             certificates: self.certificates(written, forms),
             allow: written.allow.clone(),
             suspended: written.suspended,

@@ -4,6 +4,7 @@ mod checks;
 mod history;
 mod limits;
 mod payload;
+mod totals;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use self::limits::Owner;
 use super::check::{Collector, suggestion};
 pub use super::check::{Mistake, Mistakes};
+use super::totals::RouteTotals;
 use super::written::{Reader, Written, WrittenRoute};
 use super::{Edition, EditionId, IpLimits, Route, RouteId, RouteLimits, Ruleset, SHIPPED};
 use crate::apps::Apps;
@@ -182,6 +184,7 @@ impl Compiler<'_> {
         };
         let history = self.history(&editions);
         let payloads = self.payloads(&editions);
+        let totals = self.totals(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -194,6 +197,7 @@ impl Compiler<'_> {
             ip_limits,
             history,
             payloads,
+            totals,
             table,
             keys: self.keys,
             apps: Apps::default(),
@@ -283,6 +287,7 @@ impl Compiler<'_> {
             calls: Box::default(),
             auth: None,
             history: false,
+            totals: RouteTotals::default(),
             cost: None,
             max_recipients: None,
             validate: None,
@@ -322,6 +327,7 @@ impl Compiler<'_> {
             calls: calls.into(),
             auth: written.auth,
             history: written.history.is_some(),
+            totals: self.route_totals(written),
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
             validate: written.validate,

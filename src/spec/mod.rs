@@ -9,6 +9,7 @@ pub mod figure;
 pub mod history;
 pub mod payload;
 pub(crate) mod size;
+pub mod totals;
 mod written;
 
 #[cfg(test)]
@@ -73,6 +74,8 @@ pub struct Route {
     pub auth: Option<Auth>,
     /// Whether it is the message history, and the last segment of its path the hour.
     pub history: bool,
+    /// What its calls do to the app's totals.
+    pub totals: totals::RouteTotals,
     /// The body field whose entries are the recipients, and the caps of counted fields; `None`:
     /// the body is not read.
     pub cost: Option<CostSource>,
@@ -122,6 +125,8 @@ pub struct Ruleset {
     pub history: Option<history::History>,
     /// What a call may carry.
     pub payloads: payload::Payloads,
+    /// How much apps may hold, by [`Kind`](crate::limit::total::Kind).
+    pub totals: Box<[totals::KindRules]>,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

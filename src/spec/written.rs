@@ -5,12 +5,14 @@ mod entry;
 mod history;
 mod limit;
 mod payload;
+mod totals;
 mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
 pub(super) use history::WrittenHistory;
-use payload::{WrittenKind, WrittenUse};
 pub(super) use payload::{WrittenMost, WrittenPayload};
+use payload::{WrittenType, WrittenUse};
+pub(super) use totals::{WrittenCount, WrittenKind, WrittenRule, WrittenTotals};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,7 @@ use super::check::{Collector, Place, suggestion};
 use super::figure::{Figure, Period};
 use crate::identity::Auth;
 use crate::limit::calendar::Zone;
+use crate::limit::total::Kind;
 use crate::limit::{Denial, Hold, Mode, OnStoreFailure, Scope, Unit};
 
 /// A value and its place.
@@ -83,13 +86,15 @@ pub(super) struct WrittenRoute {
     pub(super) caps: Vec<(At<String>, u32)>,
     /// Limits of what its calls may carry.
     pub(super) payload: Vec<WrittenUse>,
-    pub(super) message_type: WrittenKind,
+    pub(super) message_type: WrittenType,
     /// Of its caps of counted fields.
     pub(super) validate: Option<Mode>,
     /// What the bearer token must be.
     pub(super) auth: Option<Auth>,
     /// Where it says that it is the message history.
     pub(super) history: Option<Place>,
+    /// What its calls make, delete and tell.
+    pub(super) totals: WrittenTotals,
     pub(super) denial: Option<Denial>,
     /// Of its limits that have none of their own, the group's included.
     pub(super) mode: Option<Mode>,
@@ -125,6 +130,7 @@ pub(super) struct Written {
     pub(super) payloads: Vec<WrittenPayload>,
     /// Those that a route names in any file, as with groups.
     pub(super) used_payloads: BTreeSet<String>,
+    pub(super) totals: BTreeMap<Kind, WrittenKind>,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -168,6 +174,9 @@ const ROUTE_KEYS: &[&str] = &[
     "validate",
     "auth",
     "history",
+    "makes",
+    "frees",
+    "tells",
     "denial",
     "mode",
     "on_store_failure",
@@ -241,12 +250,13 @@ impl<'w> Reader<'w> {
                 "ip" => self.ip(value),
                 "history" => self.history(value),
                 "payload" => self.each_table(value, "payload", Self::payload),
+                "totals" => self.totals(value),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
-                        "editions", "select", "defaults", "ip", "history", "payload", "group",
-                        "route",
+                        "editions", "select", "defaults", "ip", "history", "payload", "totals",
+                        "group", "route",
                     ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(

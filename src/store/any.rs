@@ -6,6 +6,7 @@ use super::away::Movable;
 use super::redis::RedisStore;
 use super::redis::decide::AtOnce;
 use super::{Store, StoreError, StoreGauges};
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 
 /// Counters in this process, or in a Redis that gateways share.
@@ -90,6 +91,25 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.reset(plan, now).await,
             Self::Redis(store) => store.reset(plan, now).await,
+        }
+    }
+
+    fn tell_totals(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment) {
+        match self {
+            Self::Memory(store) => store.tell_totals(app, changes, now),
+            Self::Redis(store) => store.tell_totals(app, changes, now),
+        }
+    }
+
+    async fn change_totals(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        match self {
+            Self::Memory(store) => store.change_totals(app, changes, now).await,
+            Self::Redis(store) => store.change_totals(app, changes, now).await,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::memory::MemoryStore;
 use super::{Store, StoreError, StoreGauges};
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 
 /// What the process that has the counters is asked.
@@ -27,6 +28,8 @@ pub enum Asked {
     Finish(CounterKey, String, Moment),
     /// To set counters to empty.
     Reset(Plan, Moment),
+    /// To change totals.
+    Totals(Vec<(CounterKey, Change)>),
 }
 
 /// What it says.
@@ -37,6 +40,8 @@ pub enum Answer {
     Decided(Plan, Decision),
     /// Whether the task had a slot.
     Finished(bool),
+    /// What totals are after their changes.
+    Totals(Vec<Total>),
     /// It is done.
     Done,
 }
@@ -175,6 +180,7 @@ pub fn answer(counters: &MemoryStore, asked: Asked) -> Option<Answer> {
                 unix_us: 0,
             };
             counters.give_back(&mut plan, whenever, &|_| true);
+            counters.change_here(&untaken(&plan))?;
             Answer::Done
         }
         Asked::Hold(mut plan, task, longest, now) => {
@@ -186,7 +192,17 @@ pub fn answer(counters: &MemoryStore, asked: Asked) -> Option<Answer> {
             counters.reset_now(&plan, now).then_some(())?;
             Answer::Done
         }
+        Asked::Totals(changes) => Answer::Totals(counters.change_here(&changes)?),
     })
+}
+
+/// What gives back all that was taken of totals.
+fn untaken(plan: &Plan) -> Vec<(CounterKey, Change)> {
+    let back = plan.totals.iter().filter_map(|charge| {
+        let (units, round) = (charge.units, charge.taken?);
+        Some((charge.key, Change::GiveBack { units, round }))
+    });
+    back.collect()
 }
 
 /// Takes out what is still taken and passes `which`.
@@ -266,6 +282,29 @@ impl Store for Movable {
             }
             if self.ask(|| Asked::Reset(plan.clone(), now)).await.is_some() {
                 return Ok(());
+            }
+        }
+    }
+
+    fn tell_totals(&self, _app: CounterKey, changes: &[(CounterKey, Change)], _now: Moment) {
+        if self.counters.change_here(changes).is_none() {
+            self.tell(Asked::Totals(changes.to_vec()));
+        }
+    }
+
+    async fn change_totals(
+        &self,
+        _app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        _now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        loop {
+            if let Some(totals) = self.counters.change_here(changes) {
+                return Ok(totals);
+            }
+            let asked = || Asked::Totals(changes.to_vec());
+            if let Some(Answer::Totals(totals)) = self.ask(asked).await {
+                return Ok(totals);
             }
         }
     }

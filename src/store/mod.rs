@@ -4,6 +4,8 @@
 mod any;
 #[cfg(feature = "gateway")]
 pub mod away;
+#[cfg(feature = "gateway")]
+pub mod journal;
 pub mod memory;
 #[cfg(feature = "gateway")]
 pub mod redis;
@@ -13,6 +15,7 @@ pub use any::AnyStore;
 
 use std::time::Duration;
 
+use crate::limit::total::{Change, Total};
 use crate::limit::{CounterKey, Decision, Moment, Plan};
 
 /// Why a store could not decide.
@@ -37,8 +40,9 @@ pub struct StoreGauges {
 
 /// Shared counters.
 pub trait Store: Send + Sync + 'static {
-    /// One all-or-nothing decision over every charge of the plan. On admission each charge's
-    /// `taken` is filled.
+    /// One all-or-nothing decision over every charge of the plan, and every total that it asks.
+    /// On admission each charge's `taken` is filled, and that of each total. A total whose store
+    /// is out of use refuses nothing, and nothing is taken from it.
     ///
     /// # Errors
     /// When the store cannot be asked; nothing has been charged then.
@@ -91,6 +95,20 @@ pub trait Store: Send + Sync + 'static {
         plan: &Plan,
         now: Moment,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Changes totals of this app. Never waits: where the store is out of use, it is told later.
+    fn tell_totals(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment);
+
+    /// Changes totals of this app; what each is after its change.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; some of the changes may have been made.
+    fn change_totals(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        now: Moment,
+    ) -> impl Future<Output = Result<Vec<Total>, StoreError>> + Send;
 
     /// Drops idle counters, a part of the store at a time. Called a few times a second.
     fn sweep(&self, now: Moment);

@@ -86,6 +86,11 @@ retry_budget = 0
 eject_after = 1
 max_connections = 60
 max_in_flight = 4000
+
+[[pool]]
+name = "adaptive"
+routes = ["chatfiles"]
+concurrency = "adaptive"
 """
 FILES = {
     "mine.toml": """

@@ -280,3 +280,85 @@ fn a_body_that_looks_like_a_request_stays_a_body() {
         200
     );
 }
+
+#[test]
+fn a_target_that_pingora_has_escaped_hides_no_bytes_in_its_hands() {
+    let gateway = gateway(&["--bad-token-memory", "off"]);
+    let body = |n: usize| format!("{{\"to\":{:?}}}", (0..n).collect::<Vec<_>>());
+    let (many, one) = (body(5), format!("{:<1$}", body(1), body(5).len()));
+    let head = |pad: &str| {
+        format!(
+            "POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nX: {pad}\r\nContent-Length: {}\r\n\r\n",
+            many.len()
+        )
+    };
+    let pad = "p".repeat((head("").len() + many.len()) % 2);
+    let first = format!("{}{many}", head(&pad));
+    // Each blank becomes three bytes of the head as pingora has it: as many more as it holds of
+    // what comes after.
+    let blanks = " x".repeat(first.len() / 2);
+    let refused = format!("GET /o/a/users/x{blanks} HTTP/1.1\r\nHost: h\r\n\r\n");
+    let mut connection = gateway.connect();
+    connection.send(format!("{refused}{first}").as_bytes());
+    assert_eq!(connection.read_answer("GET").status, 401);
+    connection.send(format!("{}{one}", head(&pad)).as_bytes());
+    for _ in 0..2 {
+        assert_eq!(connection.read_answer("POST").status, 200);
+    }
+    let bodies: Vec<_> = gateway.backend().requests();
+    let bodies: Vec<_> = bodies.iter().map(|seen| &*seen.body).collect();
+    assert_eq!(bodies, [many.as_bytes(), one.as_bytes()]);
+    let charged = gateway.metric("floodgate_units_charged_total", &["t-messages", ":app"]);
+    assert_eq!(charged, 6.0);
+    // And what follows is in its place.
+    assert_eq!(connection.call("GET", "/o/a/users/x", &[], "").status, 200);
+}
+
+#[test]
+fn a_refused_caller_has_no_more_time_than_any_other() {
+    let args = [
+        "--header-timeout",
+        "700ms",
+        "--body-timeout",
+        "1s",
+        "--keepalive",
+        "2s",
+    ];
+    let gateway = gateway(&args);
+    let refused = || {
+        let mut connection = gateway.connect();
+        for _ in 0..2 {
+            let answer = connection.call("GET", "/o/a/users/x", &["Authorization: -"], "");
+            assert_eq!(answer.status, 401);
+        }
+        connection
+    };
+    let (mut idle, mut slow, mut half) = (refused(), refused(), refused());
+    // A head that drips, a body that does not come, and nothing at all.
+    half.send(b"POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Length: 9\r\n\r\n{");
+    for byte in b"GET /o/a/users/x HTTP/1.1\r\nHost: h\r\nX: "
+        .iter()
+        .cycle()
+        .take(60)
+    {
+        if slow.try_send(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for connection in [&mut slow, &mut half] {
+        let answer = connection.read_answer("GET");
+        assert_eq!(
+            (answer.status, &*answer.error().0),
+            (408, "request_timeout")
+        );
+        assert!(connection.is_closed());
+    }
+    assert!(idle.is_closed());
+    soon("the slow one is logged", || {
+        let log = gateway.log();
+        log.lines()
+            .any(|line| line.contains("\"slow-head\"") && line.contains("408"))
+    });
+    assert_eq!(gateway.backend().count(), 0);
+}

@@ -376,3 +376,31 @@ fn http_2_in_the_clear_waits_for_nobody_without_a_limit() {
         gateway.metric("floodgate_connections_open", &[]) == 0.0
     });
 }
+
+#[test]
+fn what_is_sent_behind_the_last_request_costs_no_answer() {
+    let gateway = start(&[]);
+    const LARGE: usize = 8_000_000;
+    let large = format!("{HEAD}Connection: close\r\nx-standin-body: {LARGE}\r\n\r\n");
+    let chunked = "POST /o/a/users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nTransfer-Encoding: chunked\r\n";
+    let chunked = format!("{chunked}x-standin-body: {LARGE}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
+    for request in [large, chunked] {
+        let mut connection = gateway.connect();
+        connection.send(request.as_bytes());
+        // Nobody reads these: neither those that are there when the answer ends, nor later ones.
+        connection.send(format!("{HEAD}\r\n").repeat(200).as_bytes());
+        std::thread::sleep(Duration::from_millis(300));
+        let mut got = connection.read_some(1_000_000).len();
+        let mut behind = Ok(());
+        while behind.is_ok() && got < LARGE {
+            behind = connection.try_send(format!("{HEAD}\r\n").as_bytes());
+            got += connection.read_some(500_000).len();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        got += connection.rest().len();
+        assert!(got > LARGE, "{got}");
+    }
+    soon("no connection is left", || {
+        gateway.metric("floodgate_connections_open", &[]) == 0.0
+    });
+}

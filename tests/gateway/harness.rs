@@ -34,6 +34,8 @@ pub(crate) struct Start<'a> {
     pub(crate) upstream: Option<SocketAddr>,
     /// The same, as the flag takes it.
     pub(crate) url: Option<String>,
+    /// Whether what it says on standard error is kept, for [`Gateway::errors`].
+    pub(crate) keep_errors: bool,
 }
 
 pub(crate) fn start(args: &[&str]) -> Gateway {
@@ -74,6 +76,10 @@ impl Start<'_> {
             .args(self.args)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
+        if self.keep_errors {
+            let errors = std::fs::File::create(dir.path().join("errors"));
+            command.stderr(errors.expect("a file"));
+        }
         let mut child = command.spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut listeners = Vec::new();
@@ -150,8 +156,18 @@ impl Gateway {
             .sum()
     }
 
+    /// What it has said on standard error, where that is kept.
+    pub(crate) fn errors(&self) -> String {
+        std::fs::read_to_string(self._dir.path().join("errors")).unwrap_or_default()
+    }
+
+    /// The file of its log.
+    pub(crate) fn log_file(&self) -> std::path::PathBuf {
+        self._dir.path().join("log")
+    }
+
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// The same, with what was said before it listened.

@@ -3,12 +3,14 @@
 
 mod backend;
 mod h2;
+mod mixed;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use self::backend::Backend;
+use crate::door::soon;
 use crate::harness::{Gateway, Start};
 
 const ROUTES: &str = r#"
@@ -28,6 +30,11 @@ calls = ["POST /s/counted"]
 cost = "to"
 max_recipients = 6
 v3 = { limits = ["1000000 messages/s"], ip_copy = false }
+
+[[route]]
+name = "s-once"
+calls = ["GET /s/once"]
+v3 = { limits = ["1/3600s"], ip_copy = false }
 
 [[route]]
 name = "s-next"
@@ -140,8 +147,8 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
         .collect()
 }
 
-/// Sends it, whole or in pieces: the statuses, and whether the other side closed.
-fn send(gateway: &Gateway, bytes: &[u8], piece: usize) -> (Vec<u16>, bool) {
+/// Sends it, whole or in pieces: the answers, and whether the other side closed.
+fn send(gateway: &Gateway, bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(gateway.addr).expect("a connection");
     stream.set_nodelay(true).expect("a socket option");
     let timeout = Some(Duration::from_secs(5));
@@ -167,7 +174,18 @@ fn send(gateway: &Gateway, bytes: &[u8], piece: usize) -> (Vec<u16>, bool) {
         }
     });
     let _ = stream.shutdown(Shutdown::Both);
-    (statuses(&answers), closed)
+    (answers, closed)
+}
+
+/// Whether this is an answer of our own in the native form.
+fn is_native(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let has = |field: &str| json[field].is_string();
+    head.contains("x-request-id: ") && has("error") && has("exception") && has("error_description")
 }
 
 fn run(table: &Table) {
@@ -179,7 +197,8 @@ fn run(table: &Table) {
         bytes.extend(NEXT.as_bytes());
         for piece in [bytes.len(), 7] {
             backend.take();
-            let (statuses, closed) = send(&gateway, &bytes, piece);
+            let (answers, closed) = send(&gateway, &bytes, piece);
+            let statuses = statuses(&answers);
             let seen = backend.take();
             let seen: Vec<_> = seen
                 .iter()
@@ -190,9 +209,9 @@ fn run(table: &Table) {
                 .collect();
             let next = ("GET", "/o/a/s/next", "");
             let (as_expected, requests) = match row.reading {
-                Refused(status) => (statuses == [status], vec![]),
+                Refused(status) => (statuses == [status] && is_native(&answers), vec![]),
                 Answered(status) => (statuses == [status, 200], vec![next]),
-                OneOr400(..) if statuses == [400] => (true, vec![]),
+                OneOr400(..) if statuses == [400] => (is_native(&answers), vec![]),
                 One(method, target, body) | OneOr400(method, target, body) => {
                     (statuses == [200, 200], vec![(method, target, body), next])
                 }
@@ -790,6 +809,11 @@ fn a_refused_head_gets_the_native_answer_and_reaches_no_counter() {
         "GET /o/a/s/plain HTTP/1.1\nHost: gateway\r\n\r\n",
         "GET /o/a/s/plain HTTP/1.1\r\n\r\n",
         "POST /o/a/s/plain HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        // These pingora refuses.
+        "GET /o/a/s/plain HTTP/1.1\r\nHost : g\r\n\r\n",
+        "GET /o/a/s/plain HTTP/1.1\r\nHost: g\r\nHost: h\r\n\r\n",
+        "nonsense\r\n\r\n",
+        "GET /o/a/s/plain HTTP/1.1\r\nHost: g\r\nContent-Length: x\r\n\r\n",
     ] {
         let mut connection = gateway.connect();
         connection.send(head.as_bytes());
@@ -797,8 +821,73 @@ fn a_refused_head_gets_the_native_answer_and_reaches_no_counter() {
         assert_eq!(answer.status, 400);
         assert_eq!(answer.error().0, "illegal_argument");
         assert_eq!(answer.header("connection"), Some("close"));
+        assert!(answer.header("date").is_some());
         assert!(connection.is_closed());
+        // The answer's name is in the log.
+        let id = answer.header("x-request-id").expect("a name").to_owned();
+        soon("it is logged", || {
+            let log = gateway.log();
+            let mut lines = log.lines();
+            lines.any(|line| {
+                line.contains(&id) && line.contains("\"malformed\"") && line.contains("400")
+            })
+        });
     }
     assert_eq!(gateway.metric("floodgate_units_charged_total", &[]), 0.0);
-    assert!(gateway.metric("floodgate_decisions_total", &["reject"]) >= 3.0);
+    let rejected = ["route=\"none\"", "verb=\"reject\""];
+    assert_eq!(gateway.metric("floodgate_decisions_total", &rejected), 7.0);
+}
+
+#[test]
+fn a_refused_head_is_told_on_a_used_connection_and_behind_another_request_too() {
+    let backend = Backend::start();
+    let gateway = gateway(&backend, &[]);
+    let good = NEXT.replace("Connection: close\r\n", "");
+    let bad = "GET /o/a/s/plain HTTP/1.1\r\nHost : g\r\n\r\n";
+    // In one packet, and after the answer.
+    for wait in [false, true] {
+        let mut connection = gateway.connect();
+        if wait {
+            connection.send(good.as_bytes());
+            assert_eq!(connection.read_answer("GET").status, 200);
+            connection.send(bad.as_bytes());
+        } else {
+            connection.send(format!("{good}{bad}{good}").as_bytes());
+            assert_eq!(connection.read_answer("GET").status, 200);
+        }
+        let answer = connection.read_answer("GET");
+        assert_eq!(
+            (answer.status, &*answer.error().0),
+            (400, "illegal_argument")
+        );
+        assert!(connection.is_closed());
+    }
+    // After a refusal, where pingora is not asked first.
+    let mut connection = gateway.connect();
+    let no_token = good.replace("Authorization", "X-Authorization");
+    for _ in 0..2 {
+        connection.send(no_token.as_bytes());
+        assert_eq!(connection.read_answer("GET").status, 401);
+    }
+    connection.send(bad.as_bytes());
+    let answer = connection.read_answer("GET");
+    assert_eq!(
+        (answer.status, &*answer.error().0),
+        (400, "illegal_argument")
+    );
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn heads_that_are_none_count_for_the_shield() {
+    let backend = Backend::start();
+    let gateway = gateway(&backend, &["--shield-requests", "5"]);
+    let status = || {
+        let mut connection = gateway.connect();
+        connection.send(b"nonsense\r\n\r\n");
+        connection.read_answer("GET").status
+    };
+    let statuses: Vec<u16> = (0..40).map(|_| status()).collect();
+    assert_eq!(statuses[0], 400);
+    assert!(statuses.contains(&429), "{statuses:?}");
 }

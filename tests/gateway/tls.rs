@@ -426,3 +426,53 @@ fn certificates_that_cannot_be_used_are_one_clear_line_and_exit_1() {
     }
     assert!(Path::new(&certificate).exists());
 }
+
+#[test]
+fn plain_http_at_a_tls_port_is_told_so() {
+    let authority = Authority::new();
+    let files = authority.files("first", &["a.example"]);
+    let gateway = over_tls(&[&files], &["--header-timeout", "2s"]);
+    let to = gateway.listeners[1];
+    let long = format!(
+        "POST /o/a/users HTTP/1.1\r\nHost: h\r\nX: {}\r\nContent-Length: 20000\r\n\r\n{}",
+        "x".repeat(3000),
+        "y".repeat(20000)
+    );
+    for request in [
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "PROPFIND / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &long,
+    ] {
+        let mut plain = Connection::to(to);
+        plain.send(request.as_bytes());
+        let answer = plain.read_answer("GET");
+        assert_eq!(answer.status, 400);
+        assert_eq!(
+            answer.error().1,
+            "A plain HTTP request was sent to an HTTPS port."
+        );
+        assert_eq!(answer.header("strict-transport-security"), None);
+        assert!(plain.is_closed());
+    }
+    assert_eq!(turned_away(&gateway, "plain-http"), 4.0);
+    soon("it is logged", || {
+        gateway.log().matches("\"plain-http\"").count() == 4
+    });
+    // What is neither is told nothing.
+    for bytes in [
+        &b"\x80\x2e\x01"[..],
+        b"\0",
+        b"get / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"G",
+    ] {
+        let mut other = Connection::to(to);
+        other.send(bytes);
+        assert!(!other.rest().contains("HTTP"), "{bytes:?}");
+    }
+    // A greeting in pieces is one greeting.
+    let client = authority.client(Client::default());
+    assert_eq!(status(to, &client, "a.example"), Ok(200));
+    assert_eq!(gateway.backend().count(), 1);
+}

@@ -156,6 +156,19 @@ fn a_call_without_a_token_is_a_native_401_and_costs_its_address_alone() {
             "Authorization: Bearer ",
             "Authorization: Basic YTpi",
             "Authorization: Bearer a\r\nAuthorization: Bearer b",
+            // What a laxer backend might take a token from.
+            "Authorization: Bearer \"007a\"",
+            "Authorization: Bearer ,007a",
+            "Authorization: Bearer x, Bearer 007a",
+            "Authorization: Bearer x 007a",
+            "Authorization: Bearer\t007a",
+            "Authorization: Bearer \t007a",
+            "Authorization: Bearer %30%30%37a",
+            "Authorization: Bearer =007a",
+            "Authorization: Bearer 007a;x",
+            "Authorization: Bearer \u{e9}007a",
+            "Authorization: Bearer:007a",
+            "Authorization: \"Bearer 007a\"",
         ] {
             let answer = gateway.connect().call("GET", "/o/a/t/app", &[header], "");
             assert_eq!(answer.status, 401, "{header}");
@@ -165,7 +178,13 @@ fn a_call_without_a_token_is_a_native_401_and_costs_its_address_alone() {
             );
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
-        assert_eq!(charged(&gateway, "unauthorized"), 4.0);
+        assert_eq!(charged(&gateway, "unauthorized"), 16.0);
+        let result = |result: &str| {
+            let label = format!("result=\"{result}\"");
+            gateway.metric("floodgate_tokens_total", &[&label])
+        };
+        assert_eq!((result("missing"), result("malformed")), (1.0, 15.0));
+        assert_eq!(gateway.metric("floodgate_tokens_total", &[]), 16.0);
         assert_eq!(charged(&gateway, "t-app"), 0.0);
         assert_eq!(gateway.backend().count(), 0);
         // The one call that asks for no token is the one that gets one.
@@ -249,6 +268,21 @@ fn a_token_that_can_be_checked_is_checked_before_anything_is_charged() {
         );
     }
     assert_eq!(charged(&gateway, "unauthorized"), 11.0);
+    for (result, number) in [
+        ("verified", 1.0),
+        ("known", 2.0),
+        ("corrupt", 4.0),
+        ("wrong-signature", 1.0),
+        ("expired", 2.0),
+        ("not-yet-valid", 1.0),
+        ("other-app", 1.0),
+        ("no-app-privilege", 2.0),
+        ("opaque", 0.0),
+    ] {
+        let label = format!("result=\"{result}\"");
+        let counted = gateway.metric("floodgate_tokens_total", &[&label]);
+        assert_eq!(counted, number, "{result}");
+    }
     assert_eq!(charged(&gateway, "t-app:"), before);
     assert_eq!(gateway.backend().count(), seen);
     wait_for("the log says why", || {
@@ -361,6 +395,15 @@ fn a_token_that_the_backend_has_refused_does_not_reach_it_for_a_while() {
     std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(call(&gateway, "/o/a/t/app", "bad").status, 401);
     assert_eq!(gateway.backend().count(), 4);
+    for (result, number) in [
+        ("remembered-bad", 3.0),
+        ("refused-upstream", 3.0),
+        ("opaque", 4.0),
+    ] {
+        let label = format!("result=\"{result}\"");
+        let counted = gateway.metric("floodgate_tokens_total", &[&label]);
+        assert_eq!(counted, number, "{result}");
+    }
     // No unit of the app is gone.
     assert_eq!(
         gateway.metric("floodgate_units_refunded_total", &["t-eight", ":app"]),
@@ -423,6 +466,8 @@ fn bad_tokens_and_a_slow_backend_leave_three_quarters_to_others() {
     let answers: Vec<Answer> = attack.iter_mut().map(|c| c.read_answer("GET")).collect();
     let denied: Vec<&Answer> = answers.iter().filter(|a| a.status == 429).collect();
     assert_eq!(denied.len(), 18);
+    let unproven = ["result=\"unproven\""];
+    assert_eq!(gateway.metric("floodgate_tokens_total", &unproven), 18.0);
     for answer in denied {
         assert_eq!(answer.error().0, "reach_limit");
         assert_eq!(answer.header("retry-after"), Some("1"));

@@ -57,13 +57,14 @@ async fn used(store: &RedisStore, clock: Clock, app_quota: u32) -> [u32; 2] {
         let whole = call(app_quota, 0, now.unix_us);
         let mut plan = Plan {
             charges: whole.charges[index..=index].into(),
-            ..whole
+            ..whole.clone()
         };
         let quota = plan.charges[0].quota;
         *used = quota
             - match store.decide(&mut plan, now).await.unwrap() {
                 Decision::Admit { nearest, .. } => nearest.unwrap().left,
                 Decision::Deny { left, .. } => left,
+                Decision::Full { .. } => panic!("it asks no total"),
             };
     }
     used

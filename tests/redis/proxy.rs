@@ -14,7 +14,8 @@ struct State {
     /// Bytes are kept back, connections stay: as behind a cable that was pulled.
     is_cut: AtomicBool,
     is_over: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
+    /// With the number of its connection.
+    streams: Mutex<Vec<(usize, TcpStream)>>,
 }
 
 /// Passes bytes on until dropped.
@@ -31,20 +32,24 @@ impl Proxy {
         let state = Arc::new(State::default());
         let shared = state.clone();
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for (number, client) in listener.incoming().map_while(Result::ok).enumerate() {
                 if shared.is_over.load(Ordering::Relaxed) {
                     return;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
                     continue;
                 };
+                let both = [&client, &server].map(|s| (number, s.try_clone().unwrap()));
+                shared.streams.lock().extend(both);
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     to.set_nodelay(true).unwrap();
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = shared.clone();
-                    std::thread::spawn(move || pass(from, to, &shared));
+                    std::thread::spawn(move || {
+                        pass(from, to, &shared);
+                        shared.streams.lock().retain(|(n, _)| *n != number);
+                    });
                 }
-                shared.streams.lock().extend([client, server]);
             }
         });
         Self { port: own, state }
@@ -62,6 +67,13 @@ impl Proxy {
 
     pub(crate) fn cut(&self) {
         self.state.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends all connections; new ones may come.
+    pub(crate) fn break_all(&self) {
+        for (_, stream) in self.state.streams.lock().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     pub(crate) fn heal(&self) {
@@ -91,8 +103,6 @@ impl Drop for Proxy {
         self.state.is_over.store(true, Ordering::Relaxed);
         self.heal();
         let _ = TcpStream::connect(("127.0.0.1", self.port));
-        for stream in self.state.streams.lock().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.break_all();
     }
 }

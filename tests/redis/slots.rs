@@ -195,7 +195,8 @@ name = "t-leased"
 calls = ["GET /t/leased"]
 v3 = { limits = ["1000/100s"], ip_copy = false }
 "#;
-    let mut a = crate::gateways::with_routes(routes, &url, &["--threads", "1"]);
+    let mut a = crate::gateways::with_routes(routes, &url, &[]);
+    crate::gateways::acquainted(&[&a]);
     // Many in a lease's life, so that as many are leased for the next one; then the end.
     let mut connection = a.connect();
     let mut admitted = 0;
@@ -206,8 +207,7 @@ v3 = { limits = ["1000/100s"], ip_copy = false }
     assert!(a.metric("floodgate_store_lease_hits_total", &[]) > 0.0);
     a.signal("-TERM");
     assert_eq!(a.wait(), Some(0));
-    let b =
-        crate::gateways::with_routes(routes, &url, &["--threads", "1", "--store-leases", "false"]);
+    let b = crate::gateways::with_routes(routes, &url, &["--store-leases", "false"]);
     let mut connection = b.connect();
     let mut more = 0;
     for _ in 0..1000 {

@@ -34,7 +34,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<StoreSettings> {
         StoreSettings::Redis(options) => options,
     };
     let password = match (password, password_file) {
-        (None, Some(path)) => Some(secret_in(reader, path)?),
+        (None, Some(path)) => Some(secret_in(reader, path, "store_password_file")?),
         (password, _) => password,
     };
     options.username = username.or(options.username);
@@ -64,11 +64,20 @@ fn text(reader: &mut Reader, key: &str) -> Option<String> {
     Some(given.text)
 }
 
-pub(super) fn secret_in(reader: &mut Reader, path: PathBuf) -> Option<Secret> {
+/// What is in the file that `setting` names.
+pub(super) fn secret_in(
+    reader: &mut Reader,
+    path: PathBuf,
+    setting: &'static str,
+) -> Option<Secret> {
     match reader.files.read_secret(&path) {
         Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
         Err(source) => {
-            reader.mistakes.push(Mistake::Unreadable { path, source });
+            reader.mistakes.push(Mistake::Unreadable {
+                path,
+                source,
+                setting,
+            });
             None
         }
     }

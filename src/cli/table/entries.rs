@@ -151,7 +151,7 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         value: "TEXT",
         secret: true,
         group: ADDRESSES,
-        help: "The bearer token that /charge, /counters/reset and /reload of the admin listener ask for",
+        help: "The bearer token that /charge, /counters/reset, /plan and /reload of the admin listener ask for",
         more: "16 visible ASCII characters or more. Without one, they answer 403. Every process on the host can \
                read a flag: the environment and a file are better places.",
         ..ONE
@@ -381,6 +381,30 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: RULES,
         help: "Whether an app that no entry names may be called; reject: 404",
         more: "`reject` needs `apps`.",
+        ..ONE
+    },
+    Setting {
+        key: "plan_max_age",
+        flag: "plan-max-age",
+        value: "TIME",
+        default: Some("7d"),
+        group: RULES,
+        help: "How long a total of an app's plan refuses calls after it was imported or reconciled",
+        more: "Client SDKs and what is deleted elsewhere move totals past the gateway. One that is older, or \
+               was never imported, lets calls pass, and reports those that it would have refused. See \
+               `floodgate plan`.",
+        ..ONE
+    },
+    Setting {
+        key: "plan_file",
+        flag: "plan-file",
+        value: "FILE",
+        group: RULES,
+        help: "Where totals of apps' plans are kept, with `store = \"memory\"`",
+        more: "Written ten times a second where anything has changed, and read at the start: a crash loses a \
+               tenth of a second. One gateway writes it. Without it they begin anew with the process, and \
+               refuse nothing until they are imported. A store in Redis keeps them itself. In \
+               floodgate.toml, the path is relative to that file.",
         ..ONE
     },
     Setting {

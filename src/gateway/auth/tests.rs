@@ -26,6 +26,7 @@ impl World {
             editions: None,
             plan: None,
             history_days: None,
+            totals: Vec::new(),
             certificates: vec![Certificate::new(&certificate).unwrap()],
             allow: Vec::new(),
             suspended: false,

@@ -10,7 +10,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::limit::{CounterKey, LimitId, Plan, Scope};
+use crate::limit::{Charge, CounterKey, LimitId, Plan, Scope};
 
 /// Locks over them.
 const SHARDS: usize = 16;
@@ -46,26 +46,30 @@ impl Unproven {
         let Some(ip) = plan.origin else {
             return Ok(held);
         };
-        for charge in &plan.charges {
-            if charge.scope == Scope::Ip || charge.report || charge.cost == 0 {
-                continue;
-            }
-            let key = (charge.key, ip);
-            let share = u64::from(charge.quota) * u64::from(percent) / 100;
+        let own = |charge: &&Charge| charge.scope != Scope::Ip && !charge.report && charge.cost > 0;
+        let charges = plan.charges.iter().filter(own);
+        let charges = charges.map(|c| (c.limit, c.key, u64::from(c.quota), c.cost));
+        // A total has no limit of its own: the call's first one answers for it.
+        let first = plan.charges.iter().find(own).map(|charge| charge.limit);
+        let totals = plan.totals.iter().filter(|total| total.units > 0);
+        let totals = totals.filter_map(|t| Some((first?, t.key, t.figure, t.units)));
+        for (limit, key, quota, cost) in charges.chain(totals) {
+            let key = (key, ip);
+            let share = quota.saturating_mul(percent.into()) / 100;
             let fits = {
                 let mut shard = self.shard(key).lock();
                 let units = shard.entry(key).or_default();
-                let fits = *units == 0 || *units + u64::from(charge.cost) <= share;
+                let fits = *units == 0 || *units + u64::from(cost) <= share;
                 if fits {
-                    *units += u64::from(charge.cost);
+                    *units += u64::from(cost);
                 }
                 fits
             };
             if !fits {
                 self.let_go(&mut held);
-                return Err(charge.limit);
+                return Err(limit);
             }
-            held.0.push((key, charge.cost));
+            held.0.push((key, cost));
         }
         Ok(held)
     }
@@ -93,7 +97,8 @@ impl Unproven {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{Charge, OnStoreFailure, Span};
+    use crate::limit::total::{Kind, TotalCharge};
+    use crate::limit::{OnStoreFailure, Span};
 
     fn charge(limit: u32, quota: u32, cost: u32, scope: Scope) -> Charge {
         Charge {
@@ -112,11 +117,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_address_holds_its_share_of_a_total_too() {
+        let unproven = Unproven::default();
+        let ask = || {
+            let mut plan = plan(1, &[charge(0, 1000, 1, Scope::App)]);
+            plan.totals.push(TotalCharge {
+                kind: Kind::Users,
+                key: CounterKey(77),
+                figure: 100,
+                units: 10,
+                report: false,
+                since_s: 0,
+                whose: None,
+                is_new: false,
+                taken: None,
+                over: false,
+            });
+            unproven.hold(&plan, 25)
+        };
+        let (first, second) = (ask().unwrap(), ask().unwrap());
+        assert_eq!(ask().unwrap_err(), LimitId(0));
+        for mut held in [first, second] {
+            unproven.let_go(&mut held);
+        }
+        assert_eq!(unproven.len(), 0);
+    }
+
     fn plan(ip: u128, charges: &[Charge]) -> Plan {
         Plan {
             charges: charges.iter().copied().collect(),
             origin: Some(CounterKey(ip)),
             app: None,
+            totals: Vec::new(),
         }
     }
 

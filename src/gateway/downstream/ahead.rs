@@ -10,7 +10,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
+use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connection::Connection;
@@ -56,23 +56,25 @@ impl Door {
             };
             state.busy();
             let mut ctx = Box::new(Context::new(self.live.now()));
-            let (head, body) = bytes.split_at(request.head);
-            let verdict = self
-                .gateway
-                .judge_whole(&request.header, head, body, &state, &mut ctx)
-                .await;
+            let verdict = {
+                let (head, body) = bytes.split_at(request.head);
+                let judging =
+                    self.gateway
+                        .judge_whole(&request.header, head, body, &state, &mut ctx);
+                judging.await
+            };
             ctx.verdict = ctx.shared.clock.since(ctx.started);
             ctx.shared.metrics.own(ctx.own_us());
             let Some(Stop { reply, is_last }) = verdict else {
-                state.admit(ctx, head);
-                connection.unread(bytes.freeze());
+                let bytes = bytes.freeze();
+                state.admit(ctx, bytes.clone(), request.head);
+                connection.unread(bytes);
                 return Some(connection);
             };
             state.reads(Some(bytes.len() as u64));
             let most = ctx.shared.settings.max_requests_per_connection;
             let kept = !is_last && !state.has_had(most) && !ctx.shared.is_draining();
-            let method = request.header.method.clone();
-            let head_only = method == Method::HEAD;
+            let head_only = request.header.method == Method::HEAD;
             let wire = self
                 .gateway
                 .on_the_wire(&ctx, &reply, head_only, kept)
@@ -82,10 +84,10 @@ impl Door {
                 failed => failed,
             };
             let status = if sent.is_ok() { reply.status } else { 0 };
-            self.gateway.note_end(&mut ctx, &method, status, None);
+            ctx.note_end(status, None);
             drop(ctx);
             if !kept || sent.is_err() {
-                let _ = connection.shutdown().await;
+                Shutdown::shutdown(&mut *connection).await;
                 return None;
             }
         }

@@ -1,4 +1,4 @@
-//! A connection's bytes, with or without TLS.
+//! A connection's bytes, with or without TLS, until it is closed.
 
 use std::io;
 use std::pin::Pin;
@@ -15,13 +15,25 @@ use super::wire::Wire;
 pub(super) enum Channel {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
+    /// Nothing goes out any more, and nothing comes in.
+    Closed,
 }
 
 impl Channel {
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(wire) => wire.tcp(),
-            Self::Tls(stream) => stream.get_ref().0.tcp(),
+            Self::Plain(wire) => Some(wire.tcp()),
+            Self::Tls(stream) => Some(stream.get_ref().0.tcp()),
+            Self::Closed => None,
+        }
+    }
+
+    /// Takes the socket. What has not been flushed is lost.
+    pub(super) fn take_tcp(&mut self) -> Option<TcpStream> {
+        match std::mem::replace(self, Self::Closed) {
+            Self::Plain(wire) => Some(wire.into_tcp()),
+            Self::Tls(stream) => Some(stream.into_inner().0.into_tcp()),
+            Self::Closed => None,
         }
     }
 }
@@ -35,6 +47,7 @@ impl AsyncRead for Channel {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -48,6 +61,7 @@ impl AsyncWrite for Channel {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
             Self::Tls(io) => Pin::new(io).poll_write(cx, bytes),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -59,6 +73,7 @@ impl AsyncWrite for Channel {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -66,6 +81,7 @@ impl AsyncWrite for Channel {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Closed => false,
         }
     }
 
@@ -73,6 +89,7 @@ impl AsyncWrite for Channel {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 
@@ -80,6 +97,7 @@ impl AsyncWrite for Channel {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }

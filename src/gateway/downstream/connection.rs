@@ -2,7 +2,7 @@
 //! as a whole, for an idle connection, and for a caller that does not read its answer.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,13 +18,17 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::caps::Place;
 use super::channel::Channel;
+use super::frames::Frames;
+use super::refusal;
 use super::state::{Phase, State};
 use crate::gateway::Live;
 use crate::gateway::reply::Reply;
+use crate::gateway::unseen::Unseen;
 use crate::observe::metrics::Turned;
 
 /// How slowly a caller may read its answer, bytes a second, once it holds the answer up.
@@ -48,13 +52,16 @@ struct Idle {
 /// One connection of a caller.
 #[derive(Debug)]
 pub(super) struct Connection {
-    io: Channel,
+    pub(super) io: Channel,
+    fd: RawFd,
     state: Arc<State>,
     carried: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     http2: bool,
-    live: Live,
+    /// Of HTTP/2.
+    frames: Option<Frames>,
+    pub(super) live: Live,
     idle: Option<Idle>,
     /// The head that is coming in, and until when.
     head: Option<(u32, Pin<Box<Sleep>>)>,
@@ -67,9 +74,11 @@ pub(super) struct Connection {
     /// Whether something written may not have gone.
     is_gathering: bool,
     /// What has been read, and is read again.
-    ahead: Bytes,
+    ahead: Unseen,
+    /// What is left to send of the refusal of a head, if one was refused.
+    pub(super) refusal: Option<Bytes>,
     /// Its place among the connections; free again when it is dropped.
-    _place: Place,
+    place: Option<Place>,
 }
 
 impl Connection {
@@ -84,7 +93,8 @@ impl Connection {
         let tls = state
             .tls
             .then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())));
-        let socket = SocketDigest::from_raw_fd(io.tcp().as_raw_fd());
+        let fd = io.tcp().map_or(-1, |tcp| tcp.as_raw_fd());
+        let socket = SocketDigest::from_raw_fd(fd);
         // Asking the system for it would be a call for each request.
         let _ = socket.peer_addr.set(Some(state.peer.into()));
         // pingora hands this from the connection to its calls, untouched.
@@ -92,20 +102,23 @@ impl Connection {
         let carried = ProxyDigest::new(Box::new(nothing), Some(Box::new(state.clone())));
         Self {
             io,
+            fd,
             state,
             carried: Arc::new(carried),
             socket: Arc::new(socket),
             tls,
             http2,
+            frames: http2.then(Frames::new),
             live,
             idle: None,
             head: None,
             taken: 0,
             received: 0,
-            ahead: Bytes::new(),
+            ahead: Unseen::default(),
+            refusal: None,
             held_up: None,
             is_gathering: false,
-            _place: place,
+            place: Some(place),
         }
     }
 
@@ -122,10 +135,22 @@ impl Connection {
         self.received == self.state.read()
     }
 
+    /// Whether the caller has sent what nobody will read, or may have.
+    fn may_have_more(&self) -> bool {
+        let is_unread = |tcp: &TcpStream| tcp.try_read(&mut [0]).is_ok_and(|n| n > 0);
+        !self.http2
+            && (self.refusal.is_some()
+                || !self.is_at_a_beginning()
+                || self.io.tcp().is_some_and(is_unread))
+    }
+
     /// These bytes, the last that were received, come again as if for the first time.
     pub(super) fn unread(&mut self, bytes: Bytes) {
         self.received -= bytes.len() as u64;
-        self.ahead = bytes;
+        self.ahead = Unseen(match self.ahead.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &self.ahead[..]].concat().into(),
+        });
         self.state.idle();
     }
 
@@ -185,10 +210,9 @@ impl Connection {
     fn turn_away(&mut self, cx: &mut Context<'_>, why: Turned, reply: &Reply) -> io::Error {
         self.live.look().metrics.turned_away(why);
         if !self.http2 {
-            let answer = self.live.look().whole(reply);
-            let (mut io, cx) = (Pin::new(&mut self.io), cx);
-            if let Poll::Ready(Ok(_)) = io.as_mut().poll_write(cx, &answer) {
-                let _ = io.as_mut().poll_flush(cx);
+            self.refuse(reply, why.as_str());
+            if self.poll_refuse(cx).is_ready() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
             }
         }
         io::ErrorKind::TimedOut.into()
@@ -225,6 +249,9 @@ impl Connection {
                 if self.held_up.is_some() {
                     self.state.hold_up(false);
                 }
+                if let Some(frames) = &mut self.frames {
+                    frames.went(n);
+                }
                 if let Some((_, gone)) = &mut self.held_up {
                     *gone = gone.saturating_add(n as u64);
                 }
@@ -247,19 +274,6 @@ impl Connection {
             self.state.hold_up(false);
         }
         polled
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if self.state.owes_a_timeout() {
-            // As in the middle of a head: what cannot be sent at once is not sent.
-            let answer = self.live.look().whole(&Reply::gateway_timeout());
-            let cx = &mut Context::from_waker(std::task::Waker::noop());
-            if let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(cx, &answer) {
-                let _ = Pin::new(&mut self.io).poll_flush(cx);
-            }
-        }
     }
 }
 
@@ -297,6 +311,12 @@ impl AsyncRead for Connection {
         }
         let came = buf.filled().len() - before;
         this.received += came as u64;
+        if let Some(frames) = &mut this.frames
+            && !frames.came(buf.filled().get(before..).unwrap_or_default())
+        {
+            this.live.look().metrics.turned_away(Turned::Frames);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if !this.http2 && came > 0 {
             match this.state.phase() {
                 Phase::Idle => {
@@ -318,7 +338,10 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
+        let polled = match this.is_refused_by_pingora() {
+            true => this.poll_refuse(cx).map_ok(|()| bytes.len()),
+            false => Pin::new(&mut this.io).poll_write(cx, bytes),
+        };
         this.written(cx, polled)
     }
 
@@ -328,7 +351,12 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        let polled = match this.is_refused_by_pingora() {
+            true => this
+                .poll_refuse(cx)
+                .map_ok(|()| slices.iter().map(|slice| slice.len()).sum()),
+            false => Pin::new(&mut this.io).poll_write_vectored(cx, slices),
+        };
         this.written(cx, polled)
     }
 
@@ -357,9 +385,39 @@ impl Shutdown for Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // As in the middle of a head: what cannot be sent at once is not sent.
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        if let Some(reply) = self.state.take_owed() {
+            let answer = refusal::of_noted(&self.live, &self.state, &reply);
+            let written = Pin::new(&mut self.io).poll_write(cx, &answer);
+            self.is_gathering |= matches!(written, Poll::Ready(Ok(_)));
+        }
+        if self.is_gathering && !self.http2 {
+            // The beginning of an answer that is broken off, too.
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+        }
+        if !self.may_have_more() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if let Some(mut tcp) = self.io.take_tcp() {
+            let place = self.place.take();
+            runtime.spawn(async move {
+                let _ = tcp.shutdown().await;
+                refusal::drop_the_rest(&mut tcp).await;
+                drop(place);
+            });
+        }
+    }
+}
+
 impl UniqueID for Connection {
     fn id(&self) -> UniqueIDType {
-        self.io.tcp().as_raw_fd()
+        self.fd
     }
 }
 

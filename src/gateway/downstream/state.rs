@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora::protocols::Digest;
 use tokio::sync::Notify;
 
 use crate::gateway::Context;
 use crate::gateway::drain::Unheard;
+use crate::gateway::reply::Reply;
+use crate::gateway::unseen::Unseen;
 
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +52,17 @@ pub(crate) struct State {
     unheard: Mutex<Option<Unheard>>,
     /// Whether the caller takes nothing of its answer.
     is_held_up: AtomicBool,
-    /// Whether the connection ends with a 504.
-    owes_timeout: AtomicBool,
+    /// What the connection ends with.
+    owed: Mutex<Option<Reply>>,
 }
 
-/// A call that has been admitted before pingora has read it, and its head.
+/// A call that has been admitted before pingora has read it, as it was read then.
 #[derive(Debug)]
 struct Admitted {
     ctx: Box<Context>,
-    head: Box<[u8]>,
+    request: Unseen,
+    /// Bytes of its head.
+    head: usize,
 }
 
 impl State {
@@ -76,7 +81,7 @@ impl State {
             admitted: Mutex::new(None),
             unheard: Mutex::new(Some(unheard)),
             is_held_up: AtomicBool::new(false),
-            owes_timeout: AtomicBool::new(false),
+            owed: Mutex::new(None),
         }
     }
 
@@ -153,16 +158,25 @@ impl State {
         self.is_refused.swap(false, Ordering::Relaxed)
     }
 
-    /// The call with this head is admitted: pingora is about to read it.
-    pub(super) fn admit(&self, ctx: Box<Context>, head: &[u8]) {
-        let head = head.into();
-        *self.admitted.lock() = Some(Admitted { ctx, head });
+    /// This call is admitted: pingora is about to read it. `head`: bytes of its head.
+    pub(super) fn admit(&self, ctx: Box<Context>, request: Bytes, head: usize) {
+        let request = Unseen(request);
+        *self.admitted.lock() = Some(Admitted { ctx, request, head });
     }
 
-    /// The call with this head, if it has been admitted.
+    /// The call with this head, if it has been admitted. With no other body.
     pub(crate) fn take_admitted(&self, head: &[u8]) -> Option<Box<Context>> {
-        let admitted = self.admitted.lock().take()?;
-        (*admitted.head == *head).then_some(admitted.ctx)
+        let Admitted {
+            mut ctx,
+            request,
+            head: length,
+        } = self.admitted.lock().take()?;
+        let mut request = request.0;
+        let body = request.split_off(length.min(request.len()));
+        (*request == *head).then(|| {
+            ctx.only(body);
+            ctx
+        })
     }
 
     /// Nothing came of what was admitted.
@@ -182,17 +196,16 @@ impl State {
         self.is_held_up.load(Ordering::Relaxed)
     }
 
-    /// The upstream's answer did not come, and pingora's part is being dropped. Whether the caller
-    /// is told: one call of HTTP/2 among others is reset.
-    pub(crate) fn owe_timeout(&self) -> bool {
+    /// The connection ends with this answer. Whether it can.
+    pub(crate) fn owe(&self, reply: Reply) -> bool {
         let is_alone = self.phase() == Phase::Busy && !self.http2;
-        self.owes_timeout.store(is_alone, Ordering::Relaxed);
+        *self.owed.lock() = is_alone.then_some(reply);
         is_alone
     }
 
-    /// Whether the connection ends with a 504.
-    pub(super) fn owes_a_timeout(&self) -> bool {
-        self.owes_timeout.load(Ordering::Relaxed)
+    /// What the connection ends with, if it does.
+    pub(super) fn take_owed(&self) -> Option<Reply> {
+        self.owed.lock().take()
     }
 
     /// Until there have been this many calls.

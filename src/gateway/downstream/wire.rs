@@ -5,9 +5,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::gateway::unseen::Unseen;
 
 /// A head and a small body leave together; what is larger is written as it is.
 const WRITE_BUFFER: usize = 2048;
@@ -16,19 +18,23 @@ const WRITE_BUFFER: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Wire {
     tcp: BufWriter<TcpStream>,
-    ahead: Bytes,
+    ahead: Unseen,
 }
 
 impl Wire {
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self {
             tcp: BufWriter::with_capacity(WRITE_BUFFER, tcp),
-            ahead: Bytes::new(),
+            ahead: Unseen::default(),
         }
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
         self.tcp.get_ref()
+    }
+
+    pub(super) fn into_tcp(self) -> TcpStream {
+        self.tcp.into_inner()
     }
 
     /// Whether bytes have been looked at, and are still to be read.
@@ -52,7 +58,7 @@ impl Wire {
                 && let Some(used) = enough(&seen)?
             {
                 seen.advance(used.min(seen.len()));
-                self.ahead = seen.freeze();
+                self.ahead = Unseen(seen.freeze());
                 return Ok(());
             }
             let mut limited = (&mut self.tcp).take((most.saturating_sub(seen.len())) as u64);

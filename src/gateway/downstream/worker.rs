@@ -23,9 +23,12 @@ use super::channel::Channel;
 use super::closing;
 use super::connection::Connection;
 use super::http2::Http2;
+use super::refusal;
 use super::state::State;
 use super::wire::Wire;
+use crate::gateway::cut::Server;
 use crate::gateway::drain::{Stage, Unheard};
+use crate::gateway::reply::Reply;
 use crate::gateway::{Gateway, Live, headers, watch};
 use crate::identity::address::prefix;
 use crate::identity::proxy_protocol::{self, Progress, ProxyError};
@@ -42,6 +45,9 @@ const NOTICE: Duration = Duration::from_millis(10);
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes that tell a method from a TLS record: `PROPFIND` and a blank.
+const METHOD: usize = 9;
 
 pub(super) type Proxy = HttpProxy<Gateway>;
 
@@ -64,7 +70,10 @@ impl Worker {
 
     fn proxy(&self) -> Arc<Proxy> {
         let mut proxy = HttpProxy::new(Gateway::new(self.live.clone()), self.conf.clone());
-        proxy.server_options = Some(HttpServerOptions::default());
+        let mut options = HttpServerOptions::default();
+        // It is refused here, in our own words.
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Arc::new(proxy)
     }
@@ -123,7 +132,7 @@ pub(super) struct Door {
 enum Refused {
     /// It is told nothing.
     Silent(Turned),
-    /// The caller has gone, or the like.
+    /// The caller has gone, or knows.
     Gone,
 }
 
@@ -225,6 +234,22 @@ impl Door {
         let tls = shared.certificates.as_ref().filter(|_| self.how.tls);
         let (io, http2) = match tls {
             Some(certificates) => {
+                let mut is_plain = false;
+                let look = wire.look(METHOD, |bytes| {
+                    is_plain = begins_with_a_method(bytes);
+                    let is_known = !is_plain || bytes.contains(&b' ') || bytes.len() == METHOD;
+                    Ok::<_, Refused>(is_known.then_some(0))
+                });
+                let looked = within(settings.header_timeout, Turned::Tls, look).await;
+                looked.map_err(|_| Refused::Silent(Turned::Tls))?;
+                if is_plain {
+                    let reply = Reply::plain_http();
+                    let why = Turned::PlainHttp.as_str();
+                    let refusal = refusal::of(&self.live, peer, false, &reply, why);
+                    shared.metrics.turned_away(Turned::PlainHttp);
+                    refusal::send(&mut wire, &refusal).await;
+                    return Err(Refused::Gone);
+                }
                 let handshake = TlsAcceptor::from(certificates.config()).accept(wire);
                 let handshake = async {
                     let stream = handshake.await;
@@ -271,10 +296,12 @@ impl Door {
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
         let mut timer = None;
+        let server = Server::new(&self.live.look().serving);
         loop {
             state.idle();
             let next = self.proxy.process_new_http(session, &self.shutdown);
-            let next = watch::over(next, &mut timer).await.flatten();
+            let next = server.serve(watch::over(next, &mut timer)).await;
+            let next = next.flatten().flatten();
             state.drop_admitted();
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
@@ -299,7 +326,7 @@ impl Door {
         let shared = self.live.now();
         let most = shared.settings.max_requests_per_connection;
         let (streams, rests) = (shared.settings.max_streams, shared.settings.header_timeout);
-        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared.settings));
+        let http2 = Arc::new(Http2::new(self.proxy.clone(), &shared));
         // A connection outlives reloads: it holds on to nothing of this one.
         drop(shared);
         let serving = http2.process_new(stream, &stopped);
@@ -338,6 +365,13 @@ impl Door {
             }
         }
     }
+}
+
+/// Whether these bytes, the first of a connection, can begin an HTTP request, and no TLS record.
+fn begins_with_a_method(bytes: &[u8]) -> bool {
+    let mut after = bytes.iter().skip_while(|b| b.is_ascii_uppercase());
+    let is_letter = bytes.first().is_some_and(u8::is_ascii_uppercase);
+    is_letter && after.next().is_none_or(|b| *b == b' ')
 }
 
 /// Whether accepting failed for one caller alone.

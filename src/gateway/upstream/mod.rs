@@ -22,7 +22,7 @@ use pingora::protocols::tls::CaType;
 use self::endpoint::Ejecting;
 use self::pool::Pool;
 use self::users::Users;
-pub(super) use self::way::{Broken, Way};
+pub(super) use self::way::{Broken, NOWHERE, Way};
 use crate::admission::Call;
 use crate::clock::Clock;
 use crate::observe::upstreams::UpstreamMetrics;

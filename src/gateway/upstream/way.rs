@@ -22,6 +22,15 @@ use crate::settings::Balance;
 /// A call that got out is sent again this often at most.
 const MAX_REPEATS: u8 = 2;
 
+/// Idle connections in a row that turned out to have been closed, before the next attempt makes a
+/// new one: where one upstream has closed all of them, there may be more than attempts.
+const MAX_STALE: u8 = 2;
+/// Marks connections for one attempt alone.
+const FRESH: u64 = 0x8000_0000_0000_0000;
+
+/// Interim answers to one attempt; an upstream could go on with them for ever.
+const MAX_INTERIM: u32 = 32;
+
 /// What is known of a call's way.
 #[derive(Debug)]
 pub(in crate::gateway) struct Way {
@@ -34,16 +43,26 @@ pub(in crate::gateway) struct Way {
     tried: SmallVec<[SocketAddr; 1]>,
     attempts: usize,
     repeats: u8,
+    /// Attempts on idle connections that had been closed.
+    stale: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
     /// Its place among the calls that the pool may have at once, where that is limited.
     pub(super) held: Option<Held>,
     /// When the latest attempt began.
     connecting: Moment,
+    /// When it had its connection, µs: from then on the head of an answer is waited for.
+    asked_us: u64,
+    /// Spent connecting, µs.
+    connect_us: u64,
+    /// Until the head of the latest answer, µs.
+    first_byte_us: u64,
     /// What is left of the time to connect.
     connect_left: Option<Duration>,
     /// When the call must be over, µs.
     ends_us: Option<u64>,
+    /// Interim answers (1xx) of the latest attempt.
+    interims: u32,
     /// Whether any attempt has got out.
     pub(in crate::gateway) was_sent: bool,
     /// Whether the attempt that ends now is followed by another.
@@ -74,11 +93,16 @@ impl Way {
             tried: SmallVec::new(),
             attempts: 0,
             repeats: 0,
+            stale: 0,
             at: None,
             held: None,
             connecting: started,
+            asked_us: started.mono_us,
+            connect_us: 0,
+            first_byte_us: 0,
             connect_left: None,
             ends_us: None,
+            interims: 0,
             was_sent: false,
             repeat: false,
         }
@@ -103,6 +127,28 @@ impl Way {
     /// The address of the latest.
     pub(in crate::gateway) fn address(&self) -> Option<SocketAddr> {
         self.tried.last().copied()
+    }
+
+    /// The name of its pool; empty before there is one.
+    pub(in crate::gateway) fn pool_name(&self) -> &str {
+        self.pool().map_or("", |pool| &*pool.name)
+    }
+
+    /// Spent connecting, over all attempts.
+    pub(in crate::gateway) fn connect_us(&self) -> u64 {
+        self.connect_us
+    }
+
+    /// From the connection of the attempt that was answered to the head of the answer.
+    pub(in crate::gateway) fn first_byte_us(&self) -> u64 {
+        self.first_byte_us
+    }
+
+    /// The attempt has a new connection.
+    pub(in crate::gateway) fn connected(&mut self, now: Moment) {
+        self.asked_us = now.mono_us;
+        let took = now.mono_us.saturating_sub(self.connecting.mono_us);
+        self.connect_us = self.connect_us.saturating_add(took);
     }
 
     /// The longest wait for something from upstream.
@@ -136,6 +182,16 @@ impl Way {
         {
             pool.failed(endpoint, Failure::Timeout, now.mono_us);
         }
+    }
+
+    /// An interim answer: an error where there are too many.
+    pub(in crate::gateway) fn interim(&mut self) -> pingora::Result<()> {
+        self.interims += 1;
+        if self.interims > MAX_INTERIM {
+            let why = "interim answers, and no answer";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
+        Ok(())
     }
 
     /// What is left of the time for the whole call.
@@ -199,11 +255,18 @@ impl Way {
         // An attempt that got out has not used its time up by connecting.
         let patience = patience.min(self.left(now));
         self.connecting = now;
+        self.asked_us = now.mono_us;
+        self.interims = 0;
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
         peer.options.read_timeout = Some(pool.times.head().min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
+        if self.stale >= MAX_STALE {
+            // In no pool, and not kept either.
+            peer.group_key ^= FRESH;
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         endpoint.enter();
         self.tried.push(endpoint.addr);
         self.at = Some(endpoint.clone());
@@ -216,6 +279,7 @@ impl Way {
         let waited = Duration::from_micros(now.mono_us.saturating_sub(self.connecting.mono_us));
         let left = self.connect_left.unwrap_or_default().saturating_sub(waited);
         self.connect_left = Some(left);
+        self.connected(now);
         let Some(pool) = self.pool() else {
             return false;
         };
@@ -244,6 +308,7 @@ impl Way {
         is_kept: bool,
         now: Moment,
     ) -> pingora::Result<()> {
+        self.first_byte_us = now.mono_us.saturating_sub(self.asked_us).max(1);
         if let Some(endpoint) = &self.at {
             endpoint.answered();
         }
@@ -319,6 +384,7 @@ impl Way {
         match again {
             // The address has done no wrong.
             Again::Stale => {
+                self.stale = self.stale.saturating_add(1);
                 self.tried.pop();
             }
             _ => {
@@ -337,8 +403,11 @@ impl Way {
     }
 }
 
+/// What ends a call whose pool has no address.
+pub(in crate::gateway) const NOWHERE: ErrorType = ErrorType::Custom("NoUpstream");
+
 fn nowhere() -> Box<Error> {
-    Error::explain(ErrorType::ConnectError, "no upstream address").into_up()
+    Error::explain(NOWHERE, "no upstream address").into_up()
 }
 
 impl Drop for Way {

@@ -192,7 +192,7 @@ async fn one_charge(shared: &Shared, foreign: &Foreign, now: Moment) -> Value {
         }
         Err(Refused::Store(why)) => unavailable(&why.to_string()),
         // Not an answer of a decision.
-        Err(Refused::Reject(_)) => unavailable("it could not be decided"),
+        Err(Refused::Reject(_) | Refused::Full(_)) => unavailable("it could not be decided"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod charge;
 mod guard;
+mod plan;
 mod receipts;
 mod reload;
 mod reset;
@@ -38,6 +39,9 @@ pub fn router(live: Live) -> Router {
         .route("/charge", post(charge::charge))
         .route("/charge/give-back", post(charge::give_back))
         .route("/counters/reset", post(reset::reset))
+        .route("/plan/import", post(plan::import))
+        .route("/plan/listing", post(plan::begin))
+        .route("/plan/listing/end", post(plan::end))
         .route("/reload", post(reload::reload))
         .route_layer(middleware::from_fn_with_state(live.clone(), guard::token));
     let tasks = Router::new()
@@ -46,6 +50,7 @@ pub fn router(live: Live) -> Router {
     let reads = Router::new()
         .route("/top", get(top::top))
         .route("/peers", get(top::peers))
+        .route("/plan", get(plan::show))
         .route("/reload", get(reload::state))
         .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(live.clone(), guard::read));
@@ -77,19 +82,21 @@ fn error(status: StatusCode, why: impl Into<String>) -> Response {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     shared.upstreams.show();
+    let totals = plan::metrics(&shared).await;
     (
         [(CONTENT_TYPE, prometheus::TEXT_FORMAT)],
-        shared.metrics.render(
-            shared.gauges(),
-            shared
-                .admission
-                .store()
-                .shared()
-                .map(RedisStore::shared_gauges),
-            shared.in_flight(),
-            shared.upstream_waiting(),
-            shared.connections(),
-        ),
+        totals
+            + &shared.metrics.render(
+                shared.gauges(),
+                shared
+                    .admission
+                    .store()
+                    .shared()
+                    .map(RedisStore::shared_gauges),
+                shared.in_flight(),
+                shared.upstream_waiting(),
+                shared.connections(),
+            ),
     )
 }
 

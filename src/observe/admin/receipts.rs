@@ -34,6 +34,7 @@ impl Charged {
             charges: self.charges.into_iter().collect(),
             app: self.app,
             origin: self.origin,
+            totals: Vec::new(),
         };
         (plan, self.counts)
     }

@@ -139,8 +139,12 @@ pub(super) fn line(line: &Line<'_>) -> String {
     for (name, number) in [
         (",\"cost\":", line.cost.into()),
         (",\"status\":", line.status.into()),
-        (",\"own_us\":", line.own_us),
-        (",\"upstream_us\":", line.upstream_us),
+        (",\"own_us\":", line.times.own_us),
+        (",\"body_us\":", line.times.body_us),
+        (",\"store_us\":", line.times.store_us),
+        (",\"upstream_us\":", line.times.upstream_us),
+        (",\"connect_us\":", line.times.connect_us),
+        (",\"first_byte_us\":", line.times.first_byte_us),
         (",\"attempts\":", line.attempts),
     ] {
         out.extend_from_slice(name.as_bytes());
@@ -150,9 +154,14 @@ pub(super) fn line(line: &Line<'_>) -> String {
     if let Some(addr) = line.upstream {
         push_addr(&mut out, addr);
     }
-    out.push(b'"');
-    out.extend_from_slice(b",\"error\":\"");
-    push_escaped(&mut out, line.error);
+    for (name, text) in [
+        ("\",\"pool\":\"", line.pool),
+        ("\",\"cause\":\"", line.cause),
+        ("\",\"error\":\"", line.error),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        push_escaped(&mut out, text);
+    }
     out.extend_from_slice(b"\",\"target\":\"access\"}\n");
     // Of texts and ASCII alone.
     String::from_utf8(out).unwrap_or_default()
@@ -198,6 +207,7 @@ fn push_time(out: &mut Vec<u8>, unix_us: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::failures::Times;
 
     #[test]
     fn a_line_is_json_whatever_callers_write() {
@@ -213,10 +223,15 @@ mod tests {
             limit: "",
             cost: 7,
             status: 429,
-            own_us: 0,
-            upstream_us: u64::MAX,
+            times: Times {
+                upstream_us: u64::MAX,
+                connect_us: 3,
+                ..Times::default()
+            },
+            pool: "p\"",
             upstream: Some("[2001:db8::2]:80".parse().unwrap()),
             attempts: 2,
+            cause: "tls",
             error: "",
         };
         let written = line(&asked);
@@ -230,7 +245,15 @@ mod tests {
         assert_eq!(read["upstream_us"], u64::MAX);
         assert_eq!(read["upstream"], "[2001:db8::2]:80");
         assert_eq!(read["attempts"], 2);
-        assert_eq!(read.as_object().unwrap().len(), 18);
+        assert_eq!(read["connect_us"], 3);
+        assert_eq!(read["pool"], asked.pool);
+        assert_eq!(read["cause"], "tls");
+        let page = include_str!("README.md");
+        let fields = read.as_object().unwrap();
+        assert_eq!(fields.len(), 24);
+        for field in fields.keys() {
+            assert!(page.contains(&format!("| `{field}` |")), "{field}");
+        }
     }
 
     /// Keeps what is written.

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::queue::Guard;
 use self::queue::Queue;
+use super::failures::Times;
 use crate::settings::LogFormat;
 
 /// Starts logging to standard output. Keep the guard: dropping it writes what still waits.
@@ -57,15 +58,17 @@ pub struct Line<'a> {
     pub cost: u32,
     /// Status of the answer; 0: none was sent.
     pub status: u16,
-    /// Our own part, µs.
-    pub own_us: u64,
-    /// From the verdict to the end, µs.
-    pub upstream_us: u64,
+    /// Where its time went.
+    pub times: Times,
+    /// The pool that it was sent to; empty: none.
+    pub pool: &'a str,
     /// The upstream address of the last attempt.
     pub upstream: Option<std::net::SocketAddr>,
     /// Attempts upstream.
     pub attempts: u64,
-    /// Why the call failed, if it did.
+    /// Why the call failed, if it did: one of a few words.
+    pub cause: &'a str,
+    /// What exactly went wrong, if anything did.
     pub error: &'a str,
 }
 
@@ -88,10 +91,16 @@ pub fn access(line: &Line<'_>, format: LogFormat) {
             limit = line.limit,
             cost = line.cost,
             status = line.status,
-            own_us = line.own_us,
-            upstream_us = line.upstream_us,
+            own_us = line.times.own_us,
+            body_us = line.times.body_us,
+            store_us = line.times.store_us,
+            upstream_us = line.times.upstream_us,
+            connect_us = line.times.connect_us,
+            first_byte_us = line.times.first_byte_us,
+            pool = line.pool,
             upstream = line.upstream.map(tracing::field::display),
             attempts = line.attempts,
+            cause = line.cause,
             error = line.error,
         ),
     }

@@ -7,6 +7,7 @@ use toml::de::DeTable;
 
 use super::{At, Reader, Value};
 use crate::apps::AppPlan;
+use crate::limit::total::Kind;
 use crate::spec::check::{Place, suggestion};
 use crate::spec::figure::Figure;
 
@@ -15,6 +16,7 @@ const APP_KEYS: &[&str] = &[
     "edition",
     "plan",
     "history_days",
+    "totals",
     "limits",
     "certificate_file",
     "certificate_env",
@@ -39,6 +41,7 @@ pub(in crate::spec) struct WrittenApp {
     pub(in crate::spec) edition: Option<At<String>>,
     pub(in crate::spec) plan: Option<AppPlan>,
     pub(in crate::spec) history_days: Option<u32>,
+    pub(in crate::spec) totals: Vec<(Kind, u64)>,
     /// By the route or group whose limit it is.
     pub(in crate::spec) limits: Vec<(At<String>, Vec<WrittenFigure>)>,
     pub(in crate::spec) certificate_file: Option<At<String>>,
@@ -90,6 +93,7 @@ impl Reader<'_> {
             edition: None,
             plan: None,
             history_days: None,
+            totals: Vec::new(),
             limits: Vec::new(),
             certificate_file: None,
             certificate_env: None,
@@ -118,6 +122,7 @@ impl Reader<'_> {
                     app.plan = self.choice(value, "plan", &plans);
                 }
                 "history_days" => app.history_days = self.days(value),
+                "totals" => app.totals = self.own_totals(value),
                 "limits" => app.limits = self.own_limits(value),
                 "certificate_file" => {
                     app.certificate_file = self.secret_place(value, "certificate_file")

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::{
     At, DENIALS, FAILURES, MODES, ROUTE_KEYS, Reader, Value, WrittenEdition, WrittenGroup,
-    WrittenRoute,
+    WrittenRoute, WrittenTotals,
 };
 use crate::identity::Auth;
 use crate::spec::check::{LAYER, suggestion};
@@ -218,6 +218,7 @@ impl Reader<'_> {
             validate: None,
             auth: None,
             history: None,
+            totals: WrittenTotals::default(),
             denial: None,
             mode: None,
             on_store_failure: None,
@@ -256,13 +257,16 @@ impl Reader<'_> {
                 "caps" => route.caps = self.caps(value),
                 "payload" => route.payload = self.uses(value),
                 "validate" => route.validate = self.choice(value, "validate", MODES),
-                "message_type" => route.message_type = self.kind(value),
+                "message_type" => route.message_type = self.message_type(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "history" => {
                     let at = self.at(value);
                     let is_history = self.bool(value, "history").unwrap_or_default();
                     route.history = is_history.then_some(at);
                 }
+                "makes" => route.totals.makes = self.total_rules(value, "makes"),
+                "frees" => route.totals.frees = self.total_rules(value, "frees"),
+                "tells" => route.totals.tells = self.tells(value),
                 "denial" => route.denial = self.choice(value, "denial", DENIALS),
                 "mode" => route.mode = self.choice(value, "mode", MODES),
                 "on_store_failure" => {

@@ -65,7 +65,7 @@ pub(in crate::spec) struct WrittenUse {
 }
 
 /// Where the type of a route's messages stands.
-pub(in crate::spec) type WrittenKind = Option<At<Box<[Step]>>>;
+pub(in crate::spec) type WrittenType = Option<At<Box<[Step]>>>;
 
 impl Reader<'_> {
     pub(super) fn payload(&mut self, value: &Value<'_>) {
@@ -122,7 +122,9 @@ impl Reader<'_> {
                     payload.answer = self.choice(value, "answer", ANSWERS).unwrap_or_default();
                 }
                 "validate" => payload.validate = self.choice(value, "validate", MODES),
-                edition => self.most(edition, key.span().start, value, &mut payload.editions),
+                edition => {
+                    self.payload_figure(edition, key.span().start, value, &mut payload.editions)
+                }
             }
         }
         match position.and_then(|at| self.written.payloads.get_mut(at)) {
@@ -144,7 +146,7 @@ impl Reader<'_> {
     }
 
     /// The figure of an edition, if the key names one.
-    fn most(
+    fn payload_figure(
         &mut self,
         name: &str,
         start: usize,
@@ -271,7 +273,7 @@ impl Reader<'_> {
     }
 
     /// `message_type = "type"` of a route.
-    pub(super) fn kind(&mut self, value: &Value<'_>) -> WrittenKind {
+    pub(super) fn message_type(&mut self, value: &Value<'_>) -> WrittenType {
         let At { value: text, at } = self.string(value, "message_type")?;
         let steps = steps(&text);
         if steps.is_none() {

@@ -64,6 +64,20 @@ impl MemoryStore {
         if let Some(denied) = session.deny(charges, &found) {
             return Some(denied);
         }
+        // Until all is taken nobody else moves them.
+        let mut totals = match plan.totals.is_empty() {
+            true => None,
+            false => Some(self.totals.lock()),
+        };
+        if let Some(totals) = &mut totals {
+            if totals.away {
+                return None;
+            }
+            if let Some(total) = totals.refused(&plan.totals) {
+                return Some(Decision::Full { total });
+            }
+            totals.take(&mut plan.totals);
+        }
         for (charge, seen) in charges
             .iter_mut()
             .zip(&found)

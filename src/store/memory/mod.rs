@@ -10,6 +10,7 @@ pub mod moving;
 pub(super) mod shard;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,9 @@ use parking_lot::Mutex;
 use self::bound::Bound;
 use self::counter::Counter;
 use self::shard::{SHARDS, Shard, shard_of};
+use self::totals::Totals;
 use super::{Store, StoreError, StoreGauges};
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan};
 
 /// Shards that one call of [`Store::sweep`] looks at: the whole table takes eight.
@@ -49,6 +52,8 @@ pub struct MemoryStore {
     shards: Box<[Mutex<Shard>]>,
     /// Locked after shards, never before.
     bound: Mutex<Bound>,
+    /// Locked last of all.
+    totals: Mutex<Totals>,
     /// Whether there are overflow counters: spares those who only look the lock.
     overflowing: AtomicBool,
     swept: AtomicUsize,
@@ -61,9 +66,50 @@ impl MemoryStore {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bound: Mutex::new(Bound::new(options.max_counters)),
+            totals: Mutex::new(Totals::new(options.max_counters)),
             overflowing: AtomicBool::new(false),
             swept: AtomicUsize::new(0),
         }
+    }
+
+    /// Begins with these totals. From now on, [`MemoryStore::changed_totals`] says what changes.
+    pub fn restore_totals(&self, all: impl Iterator<Item = (CounterKey, Total)>) {
+        self.totals.lock().restore(all);
+    }
+
+    /// Changes totals; what each is then. `None`: another process has them.
+    pub fn change_here(&self, changes: &[(CounterKey, Change)]) -> Option<Vec<Total>> {
+        let mut totals = self.totals.lock();
+        if totals.away {
+            return None;
+        }
+        let changed = |(key, change): &(CounterKey, Change)| totals.change(*key, *change);
+        Some(changes.iter().map(changed).collect())
+    }
+
+    /// Whether another process has the totals.
+    pub fn totals_are_away(&self) -> bool {
+        self.totals.lock().away
+    }
+
+    /// The totals that have changed since this was last asked.
+    pub fn changed_totals(&self) -> Vec<(CounterKey, Total)> {
+        self.totals.lock().changed()
+    }
+
+    /// All totals; none of them counts as changed afterwards.
+    pub fn all_totals(&self) -> Vec<(CounterKey, Total)> {
+        self.totals.lock().all()
+    }
+
+    /// Marks all totals: nobody knows what else has changed them.
+    pub fn doubt_totals(&self) {
+        self.totals.lock().doubt();
+    }
+
+    /// How many totals there are.
+    pub fn count_totals(&self) -> usize {
+        self.totals.lock().len()
     }
 
     fn shard(&self, key: CounterKey) -> &Mutex<Shard> {
@@ -177,6 +223,19 @@ impl Store for MemoryStore {
             true => Ok(()),
             false => Err(StoreError::Unavailable),
         }
+    }
+
+    fn tell_totals(&self, _app: CounterKey, changes: &[(CounterKey, Change)], _now: Moment) {
+        self.change_here(changes);
+    }
+
+    async fn change_totals(
+        &self,
+        _app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        _now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        self.change_here(changes).ok_or(StoreError::Unavailable)
     }
 
     fn sweep(&self, now: Moment) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::MemoryStore;
 use super::bound::{Pool, Written, overflow_key};
 use super::counter::Counter;
+use crate::limit::total::Total;
 use crate::limit::{Charge, CounterKey, Scope, Taken};
 
 /// Counters in one piece.
@@ -23,6 +24,7 @@ pub struct Piece(Kind);
 enum Kind {
     Counters(Vec<(CounterKey, Pool, Scope, Counter)>),
     Bound(Written),
+    Totals(Vec<(CounterKey, Total)>),
 }
 
 /// A slot of a call that runs in another process.
@@ -77,11 +79,23 @@ impl MemoryStore {
             bound.away = true;
             bound.written()
         };
-        give(Piece(Kind::Bound(written)))
+        give(Piece(Kind::Bound(written)))?;
+        let totals = {
+            let mut totals = self.totals.lock();
+            totals.away = true;
+            totals.all()
+        };
+        // One at least: those of the file go where there is none.
+        give(Piece(Kind::Totals(Vec::new())))?;
+        for some in totals.chunks(AT_ONCE) {
+            give(Piece(Kind::Totals(some.to_vec())))?;
+        }
+        Ok(())
     }
 
     /// Decides here again, by what the counters were.
     pub fn come_back(&self) {
+        self.totals.lock().away = false;
         self.bound.lock().away = false;
         for shard in &self.shards {
             shard.lock().away = false;
@@ -108,6 +122,7 @@ impl MemoryStore {
                     }
                 }
             }
+            Kind::Totals(totals) => self.totals.lock().move_in(totals),
             Kind::Bound(written) => {
                 let slots = self.bound.lock().read(written);
                 running.extend(slots.into_iter().map(|(key, slot)| Running {

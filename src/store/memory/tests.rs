@@ -53,6 +53,7 @@ const TODAY: Span = Span::Day {
 
 fn plan(charges: impl IntoIterator<Item = Charge>) -> Plan {
     Plan {
+        totals: Vec::new(),
         charges: charges.into_iter().collect(),
         origin: None,
         app: None,
@@ -619,6 +620,7 @@ fn counters_that_move_go_on_where_they_were() {
         match to.decide_now(&mut look, at(8)) {
             Decision::Admit { nearest, .. } => nearest.map(|room| room.left),
             Decision::Deny { left, .. } => Some(left),
+            Decision::Full { .. } => None,
         }
     };
     assert_eq!(left(PER_SECOND, 10, 10), Some(6));
@@ -680,7 +682,7 @@ fn what_shares_the_overflow_goes_on_sharing_it_elsewhere() {
         let mut look = plan([charge(0, 39 << 70, 1000, 0, PER_SECOND)]);
         match store.decide_now(&mut look, at(1)) {
             Decision::Admit { nearest, .. } => nearest.map(|room| 1000 - room.left),
-            Decision::Deny { .. } => None,
+            Decision::Deny { .. } | Decision::Full { .. } => None,
         }
     };
     let before = used(&from);

@@ -15,16 +15,19 @@
 --          K  keep a slot for a task, if it is unknown: the same, with the n-th of its name
 --          F  a task is finished: (key, hash of the task)
 --          E  empty counters: (key)
+--          C  change totals: (key, how, units, a, b); see `limit::total`
 --
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
 -- kind 2  running tasks    a = lease,            b = number of the slot
+-- kind 3  total            a = enforced if it was checked then or later, b = figure (D) or round (B)
 --
 -- Returns {time, reply...}; {time} alone when the epoch is another: nothing was done then.
 -- Reply to D: A (admitted) or N (denied), then for each charge: units used before, more units
 -- granted, and a time: until units come free (A; -1: report only, and over) or until a retry
 -- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day.
--- Reply to F: 1 if the task held a slot, else 0. Else empty.
+-- Of a total: units there before, its round, and -1 where it does not fit and may not refuse.
+-- Reply to F: 1 if the task held a slot, else 0. To C: V, and each total, lines. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
 local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead
@@ -32,7 +35,8 @@ local SECOND = 1000000
 local IDLE_LIVES_MS = 60000 -- longer than a window: a failover to a clock ahead loses nothing
 local DAY_LIVES_MS = 172800000
 local MOST = 4294967295
-local SLIDING, DAY, RUNNING = 0, 1, 2
+local SLIDING, DAY, RUNNING, TOTAL = 0, 1, 2, 3
+local MOST_OF_TOTAL = 9007199254740991
 
 local pack, read, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
 local values = redis.call('MGET', unpack(KEYS))
@@ -96,6 +100,89 @@ local function open_day(text)
   end
 end
 
+-- A total, as `Total::to_text` writes it. What else is there is nothing of ours.
+local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)$'
+
+local function open_total(text)
+  local used, checked, approximate, round, basis, net, moves = string.match(text or '', TOTAL_TEXT)
+  return {
+    kind = TOTAL, used = tonumber(used or 0), checked = tonumber(checked or 0),
+    approximate = tonumber(approximate or 0), round = tonumber(round or 0),
+    basis = tonumber(basis or 0), net = tonumber(net or 0), moves = tonumber(moves or 0),
+    asked = 0, dirty = false,
+  }
+end
+
+local function total_text(total)
+  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', total.used, total.checked,
+    total.approximate, total.round, total.basis, total.net, total.moves)
+end
+
+-- What comes between a listing is noted.
+local function note_total(total, units)
+  if total.round ~= total.basis then
+    total.net, total.moves = total.net + units, math.min(total.moves + 1, MOST)
+  end
+  total.dirty = true
+end
+
+local function add_total(total, units)
+  total.used = math.min(total.used + units, MOST_OF_TOTAL)
+  note_total(total, units)
+end
+
+local function give_back_total(total, units, round)
+  if round >= total.basis then
+    total.used = math.max(total.used - units, 0)
+  end
+  if round >= total.round then
+    note_total(total, -units)
+  end
+  total.dirty = true
+end
+
+local function settle_total(total, count, checked)
+  total.used, total.checked = math.max(math.min(count, MOST_OF_TOTAL), 0), checked
+  total.basis, total.net, total.moves, total.dirty = total.round, 0, 0, true
+end
+
+-- By number, as `Change` says.
+local CHANGE = {
+  [0] = function(total, units) add_total(total, units) end,
+  function(total, units)
+    total.used = math.max(total.used - units, 0)
+    note_total(total, -units)
+  end,
+  function(total, units, a) give_back_total(total, units, a) end,
+  function(total)
+    total.approximate = 1
+    note_total(total, 0)
+  end,
+  function(total)
+    note_total(total, -total.used)
+    total.used = 0
+  end,
+  function(total, _, a)
+    total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
+  end,
+  function(total, _, a, b)
+    total.round = total.round + 1
+    settle_total(total, a, b)
+    total.approximate = 0
+  end,
+  function(total)
+    total.round, total.net, total.moves, total.dirty = total.round + 1, 0, 0, true
+  end,
+  function(total, round, a, b)
+    if round == total.round and total.round ~= total.basis then
+      local is_doubtful = total.moves > 0
+      settle_total(total, a + total.net, b)
+      total.approximate = is_doubtful and 1 or 0
+    end
+  end,
+  function() end,
+}
+
 local cells = {}
 
 local function open(index, kind, a)
@@ -105,6 +192,8 @@ local function open(index, kind, a)
   end
   if kind == SLIDING then
     cell = open_sliding(values[index], a)
+  elseif kind == TOTAL then
+    cell = open_total(values[index])
   elseif kind == DAY then
     local used = open_day(values[index])
     cell = { kind = DAY, used = used or 0, is_new = not used, change = 0, asked = 0, dirty = false }
@@ -203,6 +292,13 @@ end
 
 local function take(charge)
   local cell, cost = charge.cell, charge.cost
+  if cell.kind == TOTAL then
+    charge.granted = cell.round
+    if cost > 0 then
+      add_total(cell, cost)
+    end
+    return
+  end
   if cost == 0 then
     return
   end
@@ -246,13 +342,17 @@ local function decide(item)
     if not charge then
       charge = {
         index = 0, cell = cell, report = false, quota = 0, cost = 0, more = 0, a = 0, b = 0,
-        seen = 0, granted = 0, needs = 0, time = 0,
+        seen = 0, granted = 0, needs = 0, time = 0, lax = false,
       }
       charges[count] = charge
     end
     charge.index, charge.cell, charge.report = index, cell, report == 1
     charge.quota, charge.cost, charge.more, charge.a, charge.b = quota, cost, more, a, b
-    charge.seen, charge.granted, charge.time = cell.used, 0, 0
+    charge.seen, charge.granted, charge.time, charge.lax = cell.used, 0, 0, false
+    if kind == TOTAL then
+      -- Whether it may refuse or not, it counts.
+      charge.report, charge.lax, charge.quota = false, report == 1 or cell.checked < a, b
+    end
     cell.asked = 0
   end
   for i = 1, count do
@@ -265,17 +365,21 @@ local function decide(item)
   for i = 1, count do
     local charge = charges[i]
     charge.needs = charge.cost > 0 and charge.cell.asked or 1
-    denied = denied or not charge.report and charge.seen + charge.needs > charge.quota
+    local is_over = not charge.report and charge.seen + charge.needs > charge.quota
+    denied = denied or is_over and not charge.lax
   end
   local reply = { denied and 'N' or 'A' }
   for i = 1, count do
     local charge = charges[i]
     if denied then
-      if not charge.report and charge.seen + charge.needs > charge.quota then
+      if not charge.report and not charge.lax and charge.seen + charge.needs > charge.quota then
         charge.time = wait(charge.cell, charge.quota, charge.needs)
       end
     elseif not charge.report then
       take(charge)
+      if charge.cell.kind == TOTAL and charge.seen + charge.needs > charge.quota then
+        charge.time = -1
+      end
     end
   end
   for i = 1, count do
@@ -311,6 +415,8 @@ local function settle(item, sign)
         redis.call('ZREM', KEYS[index], member(b))
         cells[index] = nil -- counted again when it is asked next
       end
+    elseif kind == TOTAL then
+      give_back_total(cell, units, b)
     elseif kind == DAY then
       local change = math.max(sign * units, -cell.used)
       cell.used, cell.change, cell.dirty = cell.used + change, cell.change + change, true
@@ -391,6 +497,18 @@ local function empty(item)
   return ''
 end
 
+local function change(item)
+  local from, reply = 2, {}
+  while from <= #item do
+    local index, how, units, a, b
+    index, how, units, a, b, from = read('<I2BI4dd', item, from)
+    local total = open(index, TOTAL, 0)
+    CHANGE[how](total, units, a, b)
+    reply[#reply + 1] = total_text(total)
+  end
+  return 'V' .. table.concat(reply, '\n')
+end
+
 local WORK = {
   D = decide,
   B = function(item) return settle(item, -1) end,
@@ -401,6 +519,7 @@ local WORK = {
   K = keep,
   F = finish,
   E = empty,
+  C = change,
 }
 
 for i = 4, #ARGV do
@@ -411,7 +530,14 @@ end
 for index, cell in pairs(cells) do
   if cell.dirty then
     local key = KEYS[index]
-    if cell.kind == SLIDING then
+    if cell.kind == TOTAL then
+      -- The one kind that never expires.
+      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0 and cell.round == 0 then
+        redis.call('DEL', key)
+      else
+        redis.call('SET', key, total_text(cell))
+      end
+    elseif cell.kind == SLIDING then
       flush(cell)
       local lives_ms = floor((RING + 2) * cell.step_us / 1000) + IDLE_LIVES_MS
       redis.call('SET', key, pack('<dI4', cell.step, math.min(cell.used, MOST)) .. cell.steps, 'PX', lives_ms)

@@ -6,13 +6,13 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::RedisStore;
 use super::link::{self, Link};
 use super::name::Name;
 use super::own::Leased;
 use super::reply::{self, Answer, Verdict};
 use super::time::{JUMP_US, StoreTime};
 use super::wire::{Item, Part, What};
+use super::{RedisStore, totals};
 use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Span};
 use crate::store::{Store as _, StoreError};
@@ -99,7 +99,8 @@ impl RedisStore {
         if plan.charges.iter().any(is_doubtful) {
             return AtOnce::Doubtful;
         }
-        if !self.leases {
+        // No lease is held on a total.
+        if !self.leases || !plan.totals.is_empty() {
             return AtOnce::Ask(Asking::default());
         }
         let at = part.time.framed(part.time.expected_us(now));
@@ -202,13 +203,15 @@ impl RedisStore {
                 return self.ask_each(plan, now, part, deadline).await;
             }
             time.note(now.mono_us, answer.store_us);
+            let asked = plan.charges.len() + plan.totals.len();
             let (decision, readings) = match answer.verdict {
-                Some(Verdict::Admitted(readings)) if readings.len() == plan.charges.len() => {
+                Some(Verdict::Admitted(readings)) if readings.len() == asked => {
                     let decision = reply::admitted(plan, &readings, answer.store_us, slot);
                     (Some(decision), readings)
                 }
-                Some(Verdict::Denied(readings)) if readings.len() == plan.charges.len() => {
-                    (reply::denied(plan, &readings, answer.store_us), readings)
+                Some(Verdict::Denied(readings)) if readings.len() == asked => {
+                    let denied = reply::denied(plan, &readings, answer.store_us);
+                    (denied.or_else(|| totals::full(plan, &readings)), readings)
                 }
                 Some(Verdict::AnotherDay) => {
                     shift_days(plan, answer.store_us);
@@ -241,6 +244,7 @@ impl RedisStore {
         part: &link::Part,
     ) -> Result<Decision, StoreError> {
         self.alone.fetch_add(1, Ordering::Relaxed);
+        totals::untaken(plan);
         match denies_alone(plan) {
             true => Err(StoreError::Unavailable),
             false => Ok(self.decide_by_share(plan, now, part)),
@@ -269,6 +273,7 @@ impl RedisStore {
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         let mut by_share = plan.clone();
+        by_share.totals.clear();
         for charge in &mut by_share.charges {
             if !self.is_doubtful(part, charge, now) {
                 charge.on_store_failure = OnStoreFailure::Allow;

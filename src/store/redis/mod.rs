@@ -16,6 +16,7 @@ mod own;
 mod owners;
 mod reply;
 mod time;
+mod totals;
 mod watch;
 mod wire;
 
@@ -39,6 +40,7 @@ use self::reply::Verdict;
 use self::time::StoreTime;
 use self::wire::{Item, Part, What};
 use super::{Store, StoreError, StoreGauges};
+use crate::limit::total::{Change, Total};
 use crate::limit::{Charge, CounterKey, Decision, Moment, Plan, Taken};
 
 pub use self::news::News;
@@ -189,7 +191,9 @@ impl RedisStore {
 
     /// The part of the store that this plan is decided in: all of it, outside a cluster.
     fn part(&self, plan: &Plan) -> &link::Part {
-        let name = || plan.charges.first().map(|charge| Name::of(plan, charge));
+        let charge = || plan.charges.first().map(|charge| Name::of(plan, charge));
+        let total = || plan.totals.first().map(|c| Name::of_total(plan, c.key));
+        let name = || charge().or_else(total);
         match self.terms.is_cluster {
             true => self.terms.part(name()),
             false => self.terms.part(None),
@@ -355,6 +359,19 @@ impl Store for RedisStore {
 
     async fn reset(&self, plan: &Plan, now: Moment) -> Result<(), StoreError> {
         self.reset_for_all(plan, now).await
+    }
+
+    fn tell_totals(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment) {
+        self.tell_changes(app, changes, now);
+    }
+
+    async fn change_totals(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        self.ask_changes(app, changes, now).await
     }
 
     fn sweep(&self, now: Moment) {

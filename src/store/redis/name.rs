@@ -40,6 +40,11 @@ impl Name {
         }
     }
 
+    /// The name of a total of the plan's app: it lies with the app's counters.
+    pub(super) fn of_total(plan: &Plan, key: CounterKey) -> Self {
+        Self::plain(plan.app.unwrap_or(key), key)
+    }
+
     /// The name of a counter of this owner that is no day's.
     pub(super) fn plain(owner: CounterKey, key: CounterKey) -> Self {
         Self {

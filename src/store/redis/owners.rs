@@ -1,5 +1,6 @@
 //! A plan whose counters have several owners, which in a cluster may be on different nodes.
 
+use std::ops::Range;
 use std::pin::Pin;
 
 use smallvec::SmallVec;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 use super::name::Name;
 use super::{RedisStore, link};
 use crate::limit::plan::{reported_bit, smallest_share};
+use crate::limit::total::Change;
 use crate::limit::{Decision, Moment, Plan, Room, Scope};
 use crate::store::{Store as _, StoreError};
 
@@ -20,7 +22,13 @@ impl RedisStore {
         now: Moment,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
-        let groups = groups(plan, |name| name.tag());
+        let mut groups = groups(plan, |name| name.tag());
+        // With the app's counters, which come last, or behind those of addresses.
+        let totals = 0..plan.totals.len();
+        match groups.last_mut() {
+            Some(last) if last.is_of_app(plan) => last.totals.extend(totals),
+            _ => groups.push(Group::of_totals(totals)),
+        }
         self.decide_in_groups(plan, now, groups, (None, deadline))
             .await
     }
@@ -33,7 +41,8 @@ impl RedisStore {
         part: &'a link::Part,
         deadline: Instant,
     ) -> Pin<Box<dyn Future<Output = Result<Decision, StoreError>> + Send + 'a>> {
-        let groups = groups(plan, |name| *name);
+        let mut groups = groups(plan, |name| *name);
+        groups.extend((0..plan.totals.len()).map(|at| Group::of_totals(at..at + 1)));
         Box::pin(self.decide_in_groups(plan, now, groups, (Some(part), deadline)))
     }
 
@@ -47,10 +56,19 @@ impl RedisStore {
         (asked, deadline): (Option<&link::Part>, Instant),
     ) -> Result<Decision, StoreError> {
         let mut all = WholePlan::default();
-        for indices in groups {
+        for Group {
+            charges: indices,
+            totals,
+        } in groups
+        {
+            if indices.is_empty() && totals.is_empty() {
+                continue;
+            }
             let mut part = Plan {
                 charges: indices.iter().map(|index| plan.charges[*index]).collect(),
-                ..*plan
+                totals: totals.iter().map(|at| plan.totals[*at].clone()).collect(),
+                origin: plan.origin,
+                app: plan.app,
             };
             // Dropped half-way, this call has taken nothing.
             let before = Reserved {
@@ -66,7 +84,14 @@ impl RedisStore {
             for (index, charge) in indices.iter().zip(&part.charges) {
                 before.plan.charges[*index] = *charge;
             }
+            for (at, charge) in totals.iter().zip(part.totals) {
+                before.plan.totals[*at] = charge;
+            }
             match decision? {
+                Decision::Full { total } => {
+                    let total = totals.get(total).copied().unwrap_or(total);
+                    return Ok(Decision::Full { total });
+                }
                 Decision::Deny {
                     charge,
                     left,
@@ -89,7 +114,27 @@ impl RedisStore {
 }
 
 /// Places in a plan, in groups.
-type Groups = SmallVec<[SmallVec<[usize; 6]>; 2]>;
+type Groups = SmallVec<[Group; 2]>;
+
+/// What of a plan is decided together.
+struct Group {
+    charges: SmallVec<[usize; 6]>,
+    totals: Vec<usize>,
+}
+
+impl Group {
+    fn of_totals(totals: Range<usize>) -> Self {
+        Self {
+            charges: SmallVec::new(),
+            totals: totals.collect(),
+        }
+    }
+
+    fn is_of_app(&self, plan: &Plan) -> bool {
+        let first = self.charges.first().and_then(|at| plan.charges.get(*at));
+        first.is_some_and(|charge| charge.scope != Scope::Ip)
+    }
+}
 
 /// The charges with the same `of`, such as the owner of their counters, by their places in the
 /// plan: addresses first.
@@ -108,7 +153,11 @@ fn groups<T: PartialEq>(plan: &Plan, of: impl Fn(&Name) -> T) -> Groups {
             None => groups.push((of, SmallVec::from_slice(&[index]))),
         }
     }
-    groups.into_iter().map(|(_, indices)| indices).collect()
+    let group = |(_, charges)| Group {
+        charges,
+        totals: Vec::new(),
+    };
+    groups.into_iter().map(group).collect()
 }
 
 /// What the parts of a plan make together.
@@ -161,6 +210,15 @@ impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
             self.store.give_back(self.plan, self.now, &|_| true);
+            let mut back = Vec::new();
+            for charge in &mut self.plan.totals {
+                let units = charge.units;
+                let taken = charge.taken.take();
+                back.extend(taken.map(|round| (charge.key, Change::GiveBack { units, round })));
+            }
+            if let Some(app) = self.plan.app {
+                self.store.tell_changes(app, &back, self.now);
+            }
         }
     }
 }

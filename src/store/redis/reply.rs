@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::totals;
 use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
 use crate::limit::slots::TASK_WAIT;
+use crate::limit::total::Total;
 use crate::limit::{Decision, Plan, Room, Span, Taken, sliding};
 
 /// What became of an item.
@@ -48,6 +50,11 @@ impl Reading {
         }
     }
 
+    /// Whether it has no room.
+    pub(super) fn denies(&self) -> bool {
+        self.time_us != 0.0
+    }
+
     /// Whether it is a report-only charge's that found no room.
     pub(super) fn is_over(&self) -> bool {
         self.time_us < 0.0
@@ -70,6 +77,8 @@ pub(super) enum Verdict {
     AnotherDay,
     /// A task was finished: whether it held a slot.
     Finished(bool),
+    /// Totals after their changes.
+    Totals(Vec<Total>),
     /// The counters are on two nodes while their slot moves; nothing was done.
     Scattered,
 }
@@ -78,6 +87,13 @@ impl Verdict {
     /// Reads a reply; `None` for one that no script of ours gives.
     pub(super) fn parse(reply: &[u8]) -> Option<Self> {
         let (what, rest) = reply.split_first()?;
+        if *what == b'V' {
+            let lines = std::str::from_utf8(rest).ok()?.split('\n');
+            return lines
+                .map(Total::of_text)
+                .collect::<Option<_>>()
+                .map(Self::Totals);
+        }
         let (readings, odd) = rest.as_chunks::<16>();
         if !odd.is_empty() {
             return None;
@@ -132,6 +148,7 @@ pub(super) fn admitted(
             });
         }
     }
+    totals::taken(plan, readings);
     Decision::Admit {
         nearest: nearest(plan, readings, store_us),
         reported,

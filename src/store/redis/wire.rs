@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::name::{Name, WHOLE, epoch_key};
 use super::reply::{Answer, Verdict};
+use crate::limit::total::{Change, TotalCharge};
 use crate::limit::{KeyHasher, Plan, Span, sliding};
 
 /// What an item asks for.
@@ -31,6 +32,8 @@ pub(super) enum What {
     Finish { task: Task },
     /// Counters to be empty.
     Empty,
+    /// Changes of totals.
+    Change,
 }
 
 /// A task's name, hashed: names are callers' and of any length.
@@ -84,6 +87,50 @@ impl Part {
     }
 }
 
+/// The kind of a total's parts.
+const TOTAL: u8 = 3;
+
+impl Part {
+    /// Units asked of a total.
+    fn total(name: Name, charge: &TotalCharge) -> Self {
+        Self {
+            kind: TOTAL,
+            report: charge.report,
+            units: charge.units,
+            a: charge.since_s,
+            b: charge.figure,
+            ..Self::new(name, Span::Running, 0, 0)
+        }
+    }
+
+    /// A change of a total.
+    pub(super) fn change(name: Name, change: Change) -> Self {
+        let (how, units, a, b) = match change {
+            Change::Add(units) => (0, units, 0, 0),
+            Change::Lower(units) => (1, units, 0, 0),
+            Change::GiveBack { units, round } => (2, units, u64::from(round), 0),
+            Change::Doubt => (3, 0, 0, 0),
+            Change::Clear => (4, 0, 0, 0),
+            Change::AtLeast(count) => (5, 0, count, 0),
+            Change::Set { count, now_s } => (6, 0, count, now_s),
+            Change::Begin => (7, 0, 0, 0),
+            Change::End {
+                round,
+                listed,
+                now_s,
+            } => (8, round, listed, now_s),
+            Change::Read => (9, 0, 0, 0),
+        };
+        Self {
+            kind: how,
+            units,
+            a,
+            b,
+            ..Self::new(name, Span::Running, 0, 0)
+        }
+    }
+}
+
 fn micros_of(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -125,9 +172,11 @@ impl Item {
                     ..part
                 }
             });
+        let totals = plan.totals.iter();
+        let totals = totals.map(|charge| Part::total(Name::of_total(plan, charge.key), charge));
         Self {
             what,
-            parts: parts.collect(),
+            parts: parts.chain(totals).collect(),
         }
     }
 
@@ -183,8 +232,15 @@ impl Item {
             .parts
             .iter()
             .zip(readings)
-            .filter(|(part, reading)| part.units > 0 && !reading.is_over())
+            .filter(|(part, reading)| part.units > 0 && (!reading.is_over() || part.kind == TOTAL))
             .flat_map(|(part, reading)| {
+                if part.kind == TOTAL {
+                    let back = Part {
+                        b: reading.granted.into(),
+                        ..*part
+                    };
+                    return iter::once(back).chain(None);
+                }
                 let step = answer.store_us / part.a.max(1);
                 let at = |units, ahead| Part {
                     units,
@@ -244,6 +300,7 @@ impl Batch {
             What::Keep { .. } => bytes.push(b'K'),
             What::Finish { .. } => bytes.push(b'F'),
             What::Empty => bytes.push(b'E'),
+            What::Change => bytes.push(b'C'),
         }
         for part in &item.parts {
             bytes.extend(self.place(part.name).to_le_bytes());
@@ -255,7 +312,7 @@ impl Batch {
                     bytes.extend(part.units.to_le_bytes());
                     bytes.extend(part.more.to_le_bytes());
                 }
-                What::GiveBack | What::Put => {
+                What::GiveBack | What::Put | What::Change => {
                     bytes.push(part.kind);
                     bytes.extend(part.units.to_le_bytes());
                 }

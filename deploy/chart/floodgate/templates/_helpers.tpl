@@ -91,6 +91,9 @@ src/cli/reference.md): pods are replaced when these change. */}}
 {{- fail (printf "config: %s is set by the value %s; take it out of config" $key $value) -}}
 {{- end -}}
 {{- end -}}
+{{- if hasKey $toml "upgrade_socket" -}}
+{{- fail "config: upgrade_socket is of no use to a pod, which is replaced instead and has nowhere to put it; take it out of config" -}}
+{{- end -}}
 {{- if hasKey $v.files "floodgate.toml" -}}
 {{- fail "files: floodgate.toml is made of config; write it there" -}}
 {{- end -}}

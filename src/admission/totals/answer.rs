@@ -1,0 +1,119 @@
+//! What the backend's answers say of totals.
+
+use serde_json::Value;
+
+use super::fold_holder;
+use crate::limit::total::Kind;
+
+/// What an answer says was made or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// All that was asked for.
+    All,
+    /// So many, and these by name, as far as it names any.
+    Some(u32, Vec<String>),
+    /// It does not say.
+    Unsaid,
+}
+
+impl Made {
+    /// Reads it where the answer has it: a list of what was made, of which entries with `result:
+    /// false` were not; the one thing, or its ID; or whether it was.
+    pub(super) fn read(answer: &Value, place: &str) -> Self {
+        match at(answer, place) {
+            None | Some(Value::Null) => Self::Unsaid,
+            Some(Value::Bool(false)) => Self::Some(0, Vec::new()),
+            Some(one @ Value::Object(_)) if !is_good(one) => Self::Some(0, Vec::new()),
+            Some(Value::Array(all)) => {
+                let good = all.iter().filter(|one| is_good(one));
+                let count = u32::try_from(good.clone().count()).unwrap_or(u32::MAX);
+                Self::Some(count, good.filter_map(name_of).collect())
+            }
+            Some(_) => Self::All,
+        }
+    }
+
+    /// How many of them are this holder's, of `holders` that were asked for `most` each; `None`:
+    /// it does not say.
+    pub(super) fn of(&self, holder: &str, holders: usize, most: u32) -> Option<u32> {
+        match self {
+            Self::All => Some(most),
+            Self::Some(0, _) => Some(0),
+            // Each of several holders has one, if it is named.
+            Self::Some(count, names) if holders > 1 => {
+                let is_named = names.iter().any(|name| name == holder);
+                match names.len() == usize::try_from(*count).unwrap_or(usize::MAX) {
+                    true => Some(u32::from(is_named)),
+                    false => None,
+                }
+            }
+            Self::Some(count, _) => Some((*count).min(most)),
+            Self::Unsaid => None,
+        }
+    }
+}
+
+fn is_good(one: &Value) -> bool {
+    one.get("result") != Some(&Value::Bool(false))
+}
+
+/// The name of a user in a list of what was made.
+fn name_of(one: &Value) -> Option<String> {
+    let named = ["user", "username", "member"];
+    let name = one
+        .as_str()
+        .or_else(|| named.into_iter().find_map(|key| one.get(key)?.as_str()))?;
+    Some(fold_holder(name))
+}
+
+/// An answer, which may say nothing at all.
+pub(super) fn read(answer: &[u8]) -> Option<Value> {
+    match answer {
+        b"" => Some(Value::Null),
+        answer => serde_json::from_slice(answer).ok(),
+    }
+}
+
+/// What stands at a place such as `data.newmembers`.
+pub(super) fn at<'v>(answer: &'v Value, place: &str) -> Option<&'v Value> {
+    place
+        .split('.')
+        .try_fold(answer, |value, key| value.get(key))
+}
+
+/// The ID that stands there.
+pub(super) fn name(answer: &Value, place: &str) -> Option<String> {
+    match at(answer, place)? {
+        Value::String(name) if !name.is_empty() => Some(name.clone()),
+        Value::Number(name) => Some(name.to_string()),
+        _ => None,
+    }
+}
+
+/// Which total the backend refuses a call by, and whose it is, if it says so.
+pub(super) fn refusal(answer: &[u8]) -> Option<(Kind, Option<String>)> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    let text = answer.get("error_description")?.as_str()?;
+    match answer.get("error")?.as_str()? {
+        "resource_limited" => Some((Kind::Users, None)),
+        "exceed_limit" => {
+            if let Some((before, what)) = text.split_once(" has joined too many ") {
+                let user = before.strip_prefix("user ").map(str::to_owned);
+                let kind = match what.starts_with("chatroom") {
+                    true => Kind::JoinedChatrooms,
+                    false => Kind::JoinedGroups,
+                };
+                return Some((kind, user));
+            }
+            let kinds = [
+                ("too many groups", Kind::Groups),
+                ("too many chatrooms", Kind::Chatrooms),
+                ("members size is greater", Kind::GroupMembers),
+                ("contact number exceed", Kind::Friends),
+            ];
+            let kind = kinds.into_iter().find(|(words, _)| text.contains(words));
+            kind.map(|(_, kind)| (kind, None))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,512 @@
+//! What a call does to the totals of its app: asked before it is forwarded, settled by its answer.
+//!
+//! [`asked`] reads the route's `makes`, `frees` and `tells` over the call's path and body: the
+//! charges for [`Plan::totals`](crate::limit::Plan), and an [`Asked`] that goes with the call.
+//! [`Asked::settle`] turns that and the answer into [`Change`]s: what was not made goes back, what
+//! was deleted goes down, what the backend itself says of a total holds.
+//!
+//! An answer that did not come, broke off, or cannot be read leaves what was taken, and marks the
+//! totals. So do 502 and 504: some way between here and the backend lost the answer.
+
+mod answer;
+mod body;
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use self::answer::Made;
+use self::body::Body;
+use super::call::counted;
+use super::{Call, Policy};
+use crate::apps::App;
+use crate::identity::{fold_user, form, plainest};
+use crate::limit::total::{Change, Holder, Kind, TotalCharge};
+use crate::limit::{CounterKey, KeyHasher, Mode, Moment, Plan};
+use crate::route::Form;
+use crate::route::canonical::{decode, split_app};
+use crate::route::pricing::PriceError;
+use crate::spec::totals::{Count, Of, Rule};
+use crate::spec::{EditionId, Route, Ruleset};
+
+/// Holders that one call is followed for, of each kind: documented calls name 60 at most.
+const MOST_HOLDERS: usize = 100;
+
+/// A call that has no room in a total. Nothing was charged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// What there are too many of.
+    pub kind: Kind,
+    /// The user or group that holds them, as the call names it.
+    pub whose: Option<Box<str>>,
+}
+
+/// What came of a call, for totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// Nothing can have been made: it was not sent, or not as a whole.
+    Nothing,
+    /// Nobody knows.
+    Lost,
+    /// The backend answered.
+    Answered {
+        /// The status.
+        status: u16,
+        /// The body, as a whole; `None`: it broke off, or cannot be read.
+        body: Option<&'a [u8]>,
+    },
+}
+
+/// What one call is to make, delete or tell, until its answer is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    app: Box<str>,
+    app_key: CounterKey,
+    entries: Vec<Entry>,
+    tells: Option<(Kind, Box<str>)>,
+}
+
+/// What one rule of the route makes of the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    kind: Kind,
+    frees: bool,
+    count: Counted,
+    made: Option<Box<str>>,
+    /// Where the answer names the holder.
+    new: Option<Box<str>>,
+    holders: Vec<Held>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    /// So many of each holder.
+    Units(u32),
+    All,
+    /// As many as the answer says.
+    ByAnswer,
+}
+
+/// One total of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    key: CounterKey,
+    /// Folded; empty: the app.
+    name: Box<str>,
+    /// Its place in the plan's totals.
+    charge: Option<usize>,
+}
+
+/// The key of a total, the same in every process: files and shared stores keep it.
+#[must_use]
+pub fn key(kind: Kind, app: &App, whose: &str) -> CounterKey {
+    key_of(kind, app.name(), whose)
+}
+
+fn key_of(kind: Kind, app: &str, whose: &str) -> CounterKey {
+    let whose = match kind.holder() {
+        Holder::App => "",
+        Holder::User | Holder::Group => whose,
+    };
+    KeyHasher::shared().total(kind.as_str(), app, whose)
+}
+
+/// The name by which a user or group is counted.
+#[must_use]
+pub fn fold_holder(name: &str) -> String {
+    plainest(name)
+}
+
+/// Whether a call's body says what it asks of its app's totals.
+#[must_use]
+pub fn reads_body(rules: &Ruleset, call: &Call) -> bool {
+    let route = call.route(rules).filter(|route| !route.totals.is_empty());
+    let app = call.app(rules).filter(|app| is_kept(app));
+    route.zip(app).is_some_and(|(route, app)| {
+        let is_held = |rule: &Rule| rules.held(app, call.edition, rule.kind).is_some();
+        let mut all = route.totals.makes.iter().chain(&route.totals.frees);
+        route.totals.reads_body() && all.any(is_held)
+    })
+}
+
+/// Whether totals are kept for this app.
+#[must_use]
+pub fn is_kept(app: &App) -> bool {
+    app.plan.is_some() || !app.totals.is_empty()
+}
+
+/// The app of this name, if its totals are kept, and the edition whose figures hold for it.
+#[must_use]
+pub fn known<'r>(rules: &'r Ruleset, policy: &Policy, name: &str) -> Option<(&'r App, EditionId)> {
+    let (_, _, id) = counted(rules, name);
+    let app = id.and_then(|id| rules.apps.get(id))?;
+    let form = form(app.name())?;
+    let (by_key, by_id) = app.editions.unwrap_or(policy.editions);
+    let edition = match form {
+        Form::AppKey => by_key,
+        Form::AppId => by_id,
+    };
+    is_kept(app).then_some((app, edition))
+}
+
+/// What this call asks of the totals of its app; `None`: nothing. `path` is the canonical path, a
+/// total refuses if it was checked at `since_s` or later (Unix seconds).
+///
+/// # Errors
+/// A body that cannot be read, or in two ways.
+pub fn asked(
+    rules: &Ruleset,
+    call: &Call,
+    path: &str,
+    body: &[u8],
+    since_s: u64,
+) -> Result<Option<(Asked, Vec<TotalCharge>)>, PriceError> {
+    let route = call.route(rules).filter(|route| !route.totals.is_empty());
+    let app = call.app(rules).filter(|app| is_kept(app));
+    let (Some(route), Some(app)) = (route, app) else {
+        return Ok(None);
+    };
+    let mut asking = Asking {
+        rules,
+        call,
+        app,
+        tail: split_app(path).map_or("", |(_, tail)| tail),
+        body: match reads_body(rules, call) {
+            true => Body::read(body, &fields(route))?,
+            false => Body::default(),
+        },
+        since_s,
+        charges: Vec::new(),
+        of_new: Vec::new(),
+    };
+    let mut entries = Vec::new();
+    for (rule, frees) in rules_of(route) {
+        entries.extend(asking.entry(rule, frees));
+    }
+    let tells = route.totals.tells.clone();
+    let tells = tells.filter(|(kind, _)| rules.held(app, call.edition, *kind).is_some());
+    if entries.is_empty() && tells.is_none() {
+        return Ok(None);
+    }
+    let asked = Asked {
+        app: app.name().into(),
+        app_key: app.key,
+        entries,
+        tells,
+    };
+    let Asking {
+        mut charges,
+        of_new,
+        ..
+    } = asking;
+    charges.extend(of_new);
+    Ok(Some((asked, charges)))
+}
+
+fn rules_of(route: &Route) -> impl Iterator<Item = (&Rule, bool)> {
+    let makes = route.totals.makes.iter().map(|rule| (rule, false));
+    makes.chain(route.totals.frees.iter().map(|rule| (rule, true)))
+}
+
+/// The fields of the body that name somebody.
+fn fields(route: &Route) -> Vec<&str> {
+    let mut fields: Vec<&str> = Vec::new();
+    for (rule, _) in rules_of(route) {
+        if let Of::Field(field) = &rule.of {
+            fields.push(field);
+        }
+        if let Count::Fields(more) = &rule.count {
+            fields.extend(more.iter().map(|field| &**field));
+        }
+    }
+    fields.sort_unstable();
+    fields.dedup();
+    fields
+}
+
+struct Asking<'c> {
+    rules: &'c Ruleset,
+    call: &'c Call,
+    app: &'c App,
+    tail: &'c str,
+    body: Body,
+    since_s: u64,
+    charges: Vec<TotalCharge>,
+    /// Of what the call makes: they come last, since no store is asked for them.
+    of_new: Vec<TotalCharge>,
+}
+
+impl Asking<'_> {
+    fn entry(&mut self, rule: &Rule, frees: bool) -> Option<Entry> {
+        let held = self.rules.held(self.app, self.call.edition, rule.kind)?;
+        // Of users and groups there are many: nobody asks for what is not bounded.
+        if held.most == u64::MAX && rule.kind.holder() != Holder::App {
+            return None;
+        }
+        let count = match &rule.count {
+            Count::Units(units) => Counted::Units(*units),
+            Count::Body => Counted::Units(self.body.entries),
+            Count::Segment(at) => Counted::Units(number(self.segment(*at).len())),
+            Count::Fields(fields) => {
+                let names = fields.iter().map(|field| self.body.names(field).len());
+                Counted::Units(number(names.sum()))
+            }
+            Count::All => Counted::All,
+            Count::Answer => Counted::ByAnswer,
+        };
+        let (names, new) = match &rule.of {
+            Of::App => (vec![String::new()], None),
+            Of::Segment(at) => (self.segment(*at), None),
+            Of::Field(field) => (self.body.names(field).to_vec(), None),
+            Of::Answer(at) => (Vec::new(), Some(at.clone())),
+        };
+        let charge = |key, whose: &str, units, is_new| TotalCharge {
+            kind: rule.kind,
+            key,
+            figure: held.most,
+            units,
+            report: held.mode == Mode::Report,
+            since_s: self.since_s,
+            whose: (!whose.is_empty()).then(|| whose.into()),
+            is_new,
+            taken: None,
+            over: false,
+        };
+        let asks = match count {
+            Counted::Units(units) if !frees => Some(units),
+            _ => None,
+        };
+        // Nothing is made: no total is to refuse that.
+        let is_idle = asks == Some(0) && rule.count != Count::Units(0);
+        let mut holders = Vec::with_capacity(names.len().min(MOST_HOLDERS));
+        let mut charges = Vec::new();
+        for name in names.into_iter().take(MOST_HOLDERS) {
+            let key = key_of(rule.kind, self.app.name(), &name);
+            let twin = self.charges.iter().chain(&charges).any(|c| c.key == key);
+            let charge = asks
+                .filter(|_| !is_idle && !twin)
+                .map(|units| charge(key, &name, units, false));
+            holders.push(Held {
+                key,
+                charge: charge.is_some().then(|| self.charges.len() + charges.len()),
+                name: name.into(),
+            });
+            charges.extend(charge);
+        }
+        if let (Some(units), Some(_)) = (asks, &new) {
+            self.of_new.push(charge(CounterKey(0), "", units, true));
+        }
+        self.charges.extend(charges);
+        Some(Entry {
+            kind: rule.kind,
+            frees,
+            count,
+            made: rule.made.clone(),
+            new,
+            holders,
+        })
+    }
+
+    /// The names in a segment of the path.
+    fn segment(&self, at: usize) -> Vec<String> {
+        let segment = self.tail.split('/').nth(at + 1).unwrap_or_default();
+        let text = String::from_utf8_lossy(&decode(segment)).into_owned();
+        distinct(text.split(',').map(fold_user))
+    }
+}
+
+/// Each name once: who is added twice is there once.
+fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    names
+        .filter(|name| !name.is_empty() && seen.insert(name.clone()))
+        .collect()
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Asked {
+    /// Whose totals these are.
+    #[must_use]
+    pub fn app_key(&self) -> CounterKey {
+        self.app_key
+    }
+
+    /// The changes that follow from what came of the call. The plan's totals have no part in them
+    /// afterwards.
+    #[must_use]
+    pub fn settle(
+        &self,
+        plan: &mut Plan,
+        told: Told<'_>,
+        now: Moment,
+    ) -> Vec<(CounterKey, Change)> {
+        let mut changes = Vec::new();
+        match told {
+            Told::Nothing => self.fail(plan, &mut changes),
+            Told::Lost
+            | Told::Answered {
+                status: 502 | 504, ..
+            } => self.doubt(plan, &mut changes),
+            Told::Answered {
+                status: 200..=299,
+                body,
+            } => match body.and_then(answer::read) {
+                Some(answer) => self.succeed(plan, &answer, now, &mut changes),
+                None => self.doubt(plan, &mut changes),
+            },
+            Told::Answered { body, .. } => {
+                self.fail(plan, &mut changes);
+                self.correct(plan, body.unwrap_or_default(), &mut changes);
+            }
+        }
+        for charge in &mut plan.totals {
+            charge.taken = None;
+        }
+        changes
+    }
+
+    fn taken(plan: &Plan, held: &Held) -> Option<(u32, u32)> {
+        let charge = plan.totals.get(held.charge?)?;
+        charge.taken.map(|round| (charge.units, round))
+    }
+
+    /// All goes back.
+    fn fail(&self, plan: &Plan, changes: &mut Vec<(CounterKey, Change)>) {
+        for held in self.entries.iter().flat_map(|entry| &entry.holders) {
+            if let Some((units, round)) = Self::taken(plan, held) {
+                changes.push((held.key, Change::GiveBack { units, round }));
+            }
+        }
+    }
+
+    /// All that may have been made counts as made.
+    fn doubt(&self, plan: &Plan, changes: &mut Vec<(CounterKey, Change)>) {
+        for entry in &self.entries {
+            for held in &entry.holders {
+                match (entry.frees, entry.count) {
+                    // It was asked for without the store.
+                    (false, Counted::Units(units @ 1..))
+                        if held.charge.is_some() && Self::taken(plan, held).is_none() =>
+                    {
+                        changes.push((held.key, Change::Add(units)));
+                    }
+                    (false, Counted::Units(0)) => continue,
+                    _ => (),
+                }
+                changes.push((held.key, Change::Doubt));
+            }
+        }
+    }
+
+    fn succeed(
+        &self,
+        plan: &Plan,
+        answer: &Value,
+        now: Moment,
+        changes: &mut Vec<(CounterKey, Change)>,
+    ) {
+        for entry in &self.entries {
+            let made = match &entry.made {
+                None => Made::All,
+                Some(at) => Made::read(answer, at),
+            };
+            for held in &entry.holders {
+                let most = match entry.count {
+                    Counted::Units(units) => units,
+                    Counted::All | Counted::ByAnswer => u32::MAX,
+                };
+                let made_here = made.of(&held.name, entry.holders.len(), most);
+                entry.settle(plan, held, made_here, changes);
+            }
+            if let (Some(at), Counted::Units(units)) = (&entry.new, entry.count)
+                && let Some(name) = answer::name(answer, at)
+            {
+                let key = key_of(entry.kind, &self.app, &fold_holder(&name));
+                changes.push((key, Change::Add(units)));
+            }
+        }
+        if let Some((kind, at)) = &self.tells
+            && let Some(count) = answer::at(answer, at).and_then(Value::as_u64)
+        {
+            let now_s = now.unix_us / 1_000_000;
+            let key = key_of(*kind, &self.app, "");
+            changes.push((key, Change::Set { count, now_s }));
+        }
+    }
+
+    /// The backend says that a total is full: then it is.
+    fn correct(&self, plan: &Plan, answer: &[u8], changes: &mut Vec<(CounterKey, Change)>) {
+        let Some((kind, whose)) = answer::refusal(answer) else {
+            return;
+        };
+        let whose = whose.map(|name| fold_holder(&name));
+        let is_meant = |held: &&Held| {
+            whose
+                .as_ref()
+                .is_none_or(|whose| held.name.is_empty() || **whose == *held.name)
+        };
+        let mut of_kind = self
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == kind && !entry.frees);
+        // Of several in one list that it may mean, none is known to be it.
+        let meant = of_kind.find_map(|entry| {
+            let mut held = entry.holders.iter().filter(is_meant);
+            held.next().filter(|_| held.next().is_none())
+        });
+        let charge = meant.and_then(|held| plan.totals.get(held.charge?));
+        if let Some(charge) = charge.filter(|charge| charge.figure != u64::MAX) {
+            let least = charge.figure.saturating_add(1);
+            let least = least.saturating_sub(u64::from(charge.units.max(1)));
+            changes.push((charge.key, Change::AtLeast(least)));
+        }
+    }
+}
+
+impl Entry {
+    /// What follows from an answer that says how many were made. `made`: `None` if it does not.
+    fn settle(
+        &self,
+        plan: &Plan,
+        held: &Held,
+        made: Option<u32>,
+        changes: &mut Vec<(CounterKey, Change)>,
+    ) {
+        let mut add = |change| changes.push((held.key, change));
+        match (self.frees, self.count, made) {
+            (true, Counted::All, Some(1..)) => add(Change::Clear),
+            (true, Counted::All, Some(0)) | (_, Counted::Units(0), _) => (),
+            (true, Counted::Units(_) | Counted::ByAnswer, Some(0)) => (),
+            (true, Counted::Units(_) | Counted::ByAnswer, Some(made @ 1..)) => {
+                add(Change::Lower(made));
+            }
+            (true, _, None) => add(Change::Doubt),
+            (false, Counted::Units(units), made) => {
+                // One that is named twice in the plan was charged where it was named first.
+                if held.charge.is_none() {
+                    return;
+                }
+                let taken = Asked::taken(plan, held);
+                let made = made.map(|made| made.min(units));
+                match (taken, made) {
+                    (Some((_, round)), Some(made)) if made < units => add(Change::GiveBack {
+                        units: units - made,
+                        round,
+                    }),
+                    (Some(_), Some(_)) => (),
+                    // The store was out of use when it was asked.
+                    (None, Some(0)) => (),
+                    (None, made) => add(Change::Add(made.unwrap_or(units))),
+                    (Some(_), None) => (),
+                }
+                if made.is_none() {
+                    add(Change::Doubt);
+                }
+            }
+            (false, Counted::All | Counted::ByAnswer, _) => (),
+        }
+    }
+}

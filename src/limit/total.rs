@@ -1,0 +1,390 @@
+//! Totals: how many users, groups, friends… there are, which an app's plan bounds.
+//!
+//! # How a total moves
+//!
+//! A creating call takes its units before it is forwarded, in the same all-or-nothing decision as
+//! its rates. When its answer says how many were made, the rest goes back; a failure gives all of
+//! it back. An answer that was lost gives nothing back: what may have been made counts as made,
+//! and the total is marked approximate. Deletions lower it by what their answers say, never below
+//! 0.
+//!
+//! # When it is believed
+//!
+//! Calls alone do not tell the truth (client SDKs make friends and join groups past the gateway),
+//! so a total refuses only while it was imported or reconciled not too long ago. Before and after
+//! that it counts on, lets pass, and says that it would have refused. A figure of 0 needs no
+//! total: nothing fits.
+//!
+//! # Reconciling while calls go on
+//!
+//! A listing takes long. [`Total::begin`] opens a round; what calls add and take from there on is
+//! noted apart, and [`Total::end`] makes the total what was listed plus that. Units carry the
+//! round in which they were taken: those of a round that the listing has replaced have no part in
+//! the total any more, and are not given back to it.
+
+use serde::{Deserialize, Serialize};
+
+use super::CounterKey;
+
+/// The largest count: what a store that knows doubles alone keeps exactly.
+const MOST: u64 = (1 << 53) - 1;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    /// Registered users of an app (注册用户总数).
+    Users,
+    /// Friends of a user (用户好友人数).
+    Friends,
+    /// Groups of an app (群组总数).
+    Groups,
+    /// Members of a group, its owner included (群成员数).
+    GroupMembers,
+    /// Groups that a user is in (用户可加入群组数).
+    JoinedGroups,
+    /// Chatrooms of an app (聊天室总数).
+    Chatrooms,
+    /// Chatrooms that a user is in (用户可加入聊天室数).
+    JoinedChatrooms,
+    /// Bytes of all user attributes of an app (一个 app 下所有用户属性的总长度).
+    UserAttributes,
+}
+
+/// Who holds what is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The app.
+    App,
+    /// A user of it.
+    User,
+    /// A group of it.
+    Group,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Users,
+        Self::Friends,
+        Self::Groups,
+        Self::GroupMembers,
+        Self::JoinedGroups,
+        Self::Chatrooms,
+        Self::JoinedChatrooms,
+        Self::UserAttributes,
+    ];
+
+    /// The word used in files, metrics and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Friends => "friends",
+            Self::Groups => "groups",
+            Self::GroupMembers => "group_members",
+            Self::JoinedGroups => "joined_groups",
+            Self::Chatrooms => "chatrooms",
+            Self::JoinedChatrooms => "joined_chatrooms",
+            Self::UserAttributes => "user_attributes",
+        }
+    }
+
+    /// The name by which answers, logs and metrics call its limit.
+    #[must_use]
+    pub fn limit_name(self) -> &'static str {
+        match self {
+            Self::Users => "plan:users",
+            Self::Friends => "plan:friends",
+            Self::Groups => "plan:groups",
+            Self::GroupMembers => "plan:group_members",
+            Self::JoinedGroups => "plan:joined_groups",
+            Self::Chatrooms => "plan:chatrooms",
+            Self::JoinedChatrooms => "plan:joined_chatrooms",
+            Self::UserAttributes => "plan:user_attributes",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Its place among [`Kind::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Users => 0,
+            Self::Friends => 1,
+            Self::Groups => 2,
+            Self::GroupMembers => 3,
+            Self::JoinedGroups => 4,
+            Self::Chatrooms => 5,
+            Self::JoinedChatrooms => 6,
+            Self::UserAttributes => 7,
+        }
+    }
+
+    /// Who holds it.
+    #[must_use]
+    pub fn holder(self) -> Holder {
+        match self {
+            Self::Users | Self::Groups | Self::Chatrooms | Self::UserAttributes => Holder::App,
+            Self::Friends | Self::JoinedGroups | Self::JoinedChatrooms => Holder::User,
+            Self::GroupMembers => Holder::Group,
+        }
+    }
+
+    /// Whether calls cannot tell it, be it ever so freshly imported: SDKs move it past the
+    /// gateway, deletions elsewhere lower it, and what is added twice adds nothing.
+    #[must_use]
+    pub fn is_approximate(self) -> bool {
+        !matches!(self, Self::Users | Self::Groups | Self::Chatrooms)
+    }
+}
+
+/// One total, as stores keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    /// How many there are, what calls under way may make included.
+    pub count: u64,
+    /// When it was last imported or reconciled, Unix seconds; 0: never.
+    pub checked_s: u64,
+    /// Whether an answer was lost, or calls came between a listing, since then.
+    pub approximate: bool,
+    /// Of imports and reconciliations; the last may not have ended.
+    round: u32,
+    /// The round that the count goes by.
+    basis: u32,
+    /// What calls have added since the round began, less what they have taken.
+    net: i64,
+    /// How often they did.
+    moves: u32,
+}
+
+/// What becomes of a total outside a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// So many more, which no decision took.
+    Add(u32),
+    /// So many fewer.
+    Lower(u32),
+    /// Units that a decision took in this round, and that bought nothing.
+    GiveBack {
+        /// How many.
+        units: u32,
+        /// When they were taken.
+        round: u32,
+    },
+    /// Nobody knows what came of a call.
+    Doubt,
+    /// What held it is gone.
+    Clear,
+    /// There are so many at least: the backend says so.
+    AtLeast(u64),
+    /// There are so many, as of then.
+    Set {
+        /// How many.
+        count: u64,
+        /// Unix seconds.
+        now_s: u64,
+    },
+    /// A listing begins.
+    Begin,
+    /// The listing of this round has ended with so many.
+    End {
+        /// What [`Total::round`] was after it had begun.
+        round: u32,
+        /// What was listed.
+        listed: u64,
+        /// Unix seconds.
+        now_s: u64,
+    },
+    /// Nothing: it is only read.
+    Read,
+}
+
+impl Total {
+    /// The round that is open, or the last one.
+    #[must_use]
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Whether the count goes by the listing of this round.
+    #[must_use]
+    pub fn goes_by(&self, round: u32) -> bool {
+        self.basis == round
+    }
+
+    /// Whether a listing has begun and not ended.
+    #[must_use]
+    pub fn is_being_listed(&self) -> bool {
+        self.round != self.basis
+    }
+
+    /// Whether it says no more than one that is not there.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.count == 0 && self.checked_s == 0 && !self.approximate && self.round == 0
+    }
+
+    /// Takes units for a call; the round to give them back to.
+    pub fn take(&mut self, units: u32) -> u32 {
+        self.apply(Change::Add(units));
+        self.round
+    }
+
+    /// Makes a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Add(units) => {
+                self.count = self.count.saturating_add(units.into()).min(MOST);
+                self.note(i64::from(units));
+            }
+            Change::Lower(units) => {
+                self.count = self.count.saturating_sub(units.into());
+                self.note(-i64::from(units));
+            }
+            Change::GiveBack { units, round } => {
+                if round >= self.basis {
+                    self.count = self.count.saturating_sub(units.into());
+                }
+                if round >= self.round {
+                    self.note(-i64::from(units));
+                }
+            }
+            Change::Doubt => {
+                self.approximate = true;
+                self.note(0);
+            }
+            Change::Clear => {
+                let all = i64::try_from(self.count).unwrap_or(i64::MAX);
+                self.count = 0;
+                self.note(-all);
+            }
+            Change::AtLeast(count) => self.count = self.count.max(count.min(MOST)),
+            Change::Set { count, now_s } => {
+                self.round = self.round.wrapping_add(1);
+                self.settle(count, now_s);
+                self.approximate = false;
+            }
+            Change::Begin => {
+                self.round = self.round.wrapping_add(1);
+                (self.net, self.moves) = (0, 0);
+            }
+            Change::End {
+                round,
+                listed,
+                now_s,
+            } => {
+                if round == self.round && self.is_being_listed() {
+                    let is_doubtful = self.moves > 0;
+                    self.settle(listed.saturating_add_signed(self.net), now_s);
+                    self.approximate = is_doubtful;
+                }
+            }
+            Change::Read => (),
+        }
+    }
+
+    fn settle(&mut self, count: u64, now_s: u64) {
+        self.count = count.min(MOST);
+        self.basis = self.round;
+        self.checked_s = now_s.min(MOST);
+        (self.net, self.moves) = (0, 0);
+    }
+
+    /// Notes what comes between a listing.
+    fn note(&mut self, units: i64) {
+        if self.is_being_listed() {
+            self.net = self.net.saturating_add(units);
+            self.moves = self.moves.saturating_add(1);
+        }
+    }
+
+    /// As stores write it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let Self {
+            count,
+            checked_s,
+            approximate,
+            round,
+            basis,
+            net,
+            moves,
+        } = self;
+        let approximate = u8::from(*approximate);
+        format!("{count} {checked_s} {approximate} {round} {basis} {net} {moves}")
+    }
+
+    /// Reads what [`Total::to_text`] has written.
+    #[must_use]
+    pub fn of_text(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let total = Self {
+            count: words.next()?.parse().ok().filter(|count| *count <= MOST)?,
+            checked_s: words.next()?.parse().ok().filter(|time| *time <= MOST)?,
+            approximate: match words.next()? {
+                "0" => false,
+                "1" => true,
+                _ => return None,
+            },
+            round: words.next()?.parse().ok()?,
+            basis: words.next()?.parse().ok()?,
+            net: words.next()?.parse().ok()?,
+            moves: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(total)
+    }
+}
+
+/// What one call asks of one total.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TotalCharge {
+    /// What is counted.
+    pub kind: Kind,
+    /// The total.
+    pub key: CounterKey,
+    /// How many there may be; `u64::MAX`: any number.
+    pub figure: u64,
+    /// How many more the call may make. 0 takes nothing, and is refused when the total is full.
+    pub units: u32,
+    /// It never refuses.
+    pub report: bool,
+    /// It refuses only if it was checked then or later, Unix seconds.
+    pub since_s: u64,
+    /// Who holds it, where it is a user or a group.
+    pub whose: Option<Box<str>>,
+    /// It is of something that the call makes: there is no total to ask.
+    pub is_new: bool,
+    /// Filled by the store when units were taken: the round to give them back to.
+    pub taken: Option<u32>,
+    /// Filled by the store: it would have refused, had it been believed.
+    pub over: bool,
+}
+
+impl TotalCharge {
+    /// Whether this total has room for it.
+    #[must_use]
+    pub fn fits(&self, count: u64) -> bool {
+        count.saturating_add(u64::from(self.units.max(1))) <= self.figure
+    }
+
+    /// Whether it refuses where it does not fit.
+    #[must_use]
+    pub fn is_enforced(&self, checked_s: u64) -> bool {
+        !self.report && checked_s >= self.since_s
+    }
+
+    /// Whether no total has room for it, so that none need be asked.
+    #[must_use]
+    pub fn can_never_fit(&self) -> bool {
+        let is_known = self.is_new || self.figure == 0;
+        !self.report && is_known && !self.fits(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

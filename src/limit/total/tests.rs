@@ -1,0 +1,270 @@
+use super::*;
+
+fn checked(count: u64) -> Total {
+    let mut total = Total::default();
+    total.apply(Change::Set { count, now_s: 100 });
+    total
+}
+
+fn charge(figure: u64, units: u32) -> TotalCharge {
+    TotalCharge {
+        kind: Kind::Users,
+        key: CounterKey(1),
+        figure,
+        units,
+        report: false,
+        since_s: 100,
+        whose: None,
+        is_new: false,
+        taken: None,
+        over: false,
+    }
+}
+
+#[test]
+fn the_figure_itself_is_allowed() {
+    assert!(charge(100, 60).fits(40));
+    assert!(!charge(100, 60).fits(41));
+    assert!(charge(100, 0).fits(99), "a look takes nothing");
+    assert!(!charge(100, 0).fits(100));
+    assert!(charge(u64::MAX, 1).fits(MOST));
+}
+
+#[test]
+fn a_total_refuses_only_while_it_was_checked_lately() {
+    let charge = charge(1, 1);
+    assert!(charge.is_enforced(100));
+    assert!(!charge.is_enforced(99));
+    assert!(
+        !TotalCharge {
+            report: true,
+            ..charge
+        }
+        .is_enforced(100)
+    );
+}
+
+#[test]
+fn nothing_fits_a_figure_of_none_whatever_is_known() {
+    assert!(charge(0, 1).can_never_fit());
+    assert!(charge(0, 0).can_never_fit());
+    assert!(!charge(1, 2).can_never_fit(), "the store says that");
+    let new = |units| TotalCharge {
+        is_new: true,
+        ..charge(3, units)
+    };
+    assert!(!new(3).can_never_fit());
+    assert!(new(4).can_never_fit());
+    assert!(
+        !TotalCharge {
+            report: true,
+            ..new(4)
+        }
+        .can_never_fit()
+    );
+}
+
+#[test]
+fn what_was_not_made_goes_back_and_no_total_is_below_0() {
+    let mut total = checked(10);
+    let round = total.take(5);
+    assert_eq!(total.count, 15);
+    total.apply(Change::GiveBack { units: 2, round });
+    assert_eq!(total.count, 13);
+    total.apply(Change::Lower(20));
+    assert_eq!(total.count, 0);
+    total.apply(Change::GiveBack { units: 3, round });
+    assert_eq!(total.count, 0);
+}
+
+#[test]
+fn a_listing_counts_what_came_while_it_went_on() {
+    let mut total = checked(10);
+    let before = total.take(4);
+    total.apply(Change::Begin);
+    let round = total.round();
+    // Taken before: the listing says whether it was made.
+    total.apply(Change::GiveBack {
+        units: 4,
+        round: before,
+    });
+    assert_eq!(total.count, 10);
+    let during = total.take(3);
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: during,
+    });
+    total.apply(Change::Lower(1));
+    assert_eq!(total.count, 11);
+    total.apply(Change::End {
+        round,
+        listed: 50,
+        now_s: 200,
+    });
+    assert_eq!((total.count, total.checked_s), (51, 200));
+    assert!(total.approximate && total.goes_by(round));
+    // Units of the listing's own time are in the count; earlier ones are not.
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: during,
+    });
+    assert_eq!(total.count, 50);
+    total.apply(Change::GiveBack {
+        units: 1,
+        round: before,
+    });
+    assert_eq!(total.count, 50);
+}
+
+#[test]
+fn a_quiet_listing_is_the_truth() {
+    let mut total = checked(10);
+    total.apply(Change::Doubt);
+    assert!(total.approximate);
+    total.apply(Change::Begin);
+    let round = total.round();
+    assert_eq!(
+        (total.count, total.checked_s),
+        (10, 100),
+        "the old one holds meanwhile"
+    );
+    total.apply(Change::End {
+        round,
+        listed: 7,
+        now_s: 300,
+    });
+    assert_eq!((total.count, total.approximate), (7, false));
+}
+
+#[test]
+fn a_listing_that_another_has_overtaken_changes_nothing() {
+    let mut total = checked(10);
+    total.apply(Change::Begin);
+    let first = total.round();
+    total.apply(Change::Begin);
+    let second = total.round();
+    total.apply(Change::End {
+        round: first,
+        listed: 1,
+        now_s: 200,
+    });
+    assert_eq!(total.count, 10);
+    assert!(!total.goes_by(first));
+    total.apply(Change::Set {
+        count: 5,
+        now_s: 200,
+    });
+    total.apply(Change::End {
+        round: second,
+        listed: 1,
+        now_s: 300,
+    });
+    assert_eq!((total.count, total.checked_s), (5, 200));
+    let last = total.round();
+    total.apply(Change::End {
+        round: last,
+        listed: 1,
+        now_s: 300,
+    });
+    assert_eq!(total.count, 5, "an import is no listing");
+}
+
+#[test]
+fn a_total_is_read_as_it_was_written() {
+    let mut total = checked(10);
+    total.apply(Change::Begin);
+    total.apply(Change::Lower(3));
+    total.apply(Change::Doubt);
+    for total in [Total::default(), checked(u64::MAX), total] {
+        assert_eq!(Total::of_text(&total.to_text()), Some(total));
+    }
+    for text in [
+        "",
+        "1",
+        "1 2 3 4 5 6 7",
+        "-1 0 0 0 0 0 0",
+        "1 0 0 0 0 0 0 0",
+        "1 0 0 0 0 0 x",
+    ] {
+        assert_eq!(Total::of_text(text), None, "{text}");
+    }
+}
+
+#[test]
+fn every_kind_is_found_by_its_name() {
+    for (index, kind) in Kind::ALL.into_iter().enumerate() {
+        assert_eq!(kind.index(), index);
+        assert_eq!(Kind::named(kind.as_str()), Some(kind));
+        assert_eq!(kind.limit_name(), format!("plan:{}", kind.as_str()));
+    }
+}
+
+/// What is done to a total and, beside it, to what there is.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A call for so many begins.
+    Ask(u32),
+    /// The n-th call under way is answered: so many of a hundredth were made.
+    Answer(usize, u32),
+    /// The n-th call makes such a part, and its answer is lost.
+    Lose(usize, u32),
+    Delete(u32),
+    /// All is listed while nothing comes between.
+    Reconcile,
+}
+
+proptest::proptest! {
+    /// Only what goes through the gateway counts here: then the total is never below what there
+    /// is, never above it by more than what lost answers and calls under way may have made, and
+    /// exact where nothing was lost.
+    #[test]
+    fn a_total_is_what_there_is_and_what_may_be(steps in proptest::collection::vec(step(), 0..200)) {
+        let mut total = checked(0);
+        let (mut there, mut lost) = (0_u64, 0_u64);
+        let mut under_way: Vec<(u32, u32)> = Vec::new();
+        let mut clock = 1000;
+        for step in steps {
+            match step {
+                Step::Ask(units) => under_way.push((units, total.take(units))),
+                Step::Answer(nth, part) | Step::Lose(nth, part) if !under_way.is_empty() => {
+                    let (units, round) = under_way.swap_remove(nth % under_way.len());
+                    let made = units * part / 100;
+                    there += u64::from(made);
+                    if let Step::Lose(..) = step {
+                        total.apply(Change::Doubt);
+                        lost += u64::from(units - made);
+                    } else {
+                        total.apply(Change::GiveBack { units: units - made, round });
+                    }
+                }
+                Step::Answer(..) | Step::Lose(..) => (),
+                Step::Delete(units) => {
+                    let gone = u64::from(units).min(there);
+                    there -= gone;
+                    total.apply(Change::Lower(u32::try_from(gone).unwrap()));
+                }
+                Step::Reconcile if under_way.is_empty() => {
+                    clock += 1;
+                    total.apply(Change::Begin);
+                    total.apply(Change::End { round: total.round(), listed: there, now_s: clock });
+                    lost = 0;
+                }
+                Step::Reconcile => (),
+            }
+            let asked: u64 = under_way.iter().map(|(units, _)| u64::from(*units)).sum();
+            proptest::prop_assert_eq!(total.count, there + lost + asked);
+            proptest::prop_assert!(lost == 0 || total.approximate);
+        }
+    }
+}
+
+fn step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    prop_oneof![
+        4 => (1_u32..61).prop_map(Step::Ask),
+        4 => (0_usize..8, 0_u32..101).prop_map(|(nth, part)| Step::Answer(nth, part)),
+        1 => (0_usize..8, 0_u32..101).prop_map(|(nth, part)| Step::Lose(nth, part)),
+        2 => (1_u32..30).prop_map(Step::Delete),
+        1 => Just(Step::Reconcile),
+    ]
+}

@@ -1,0 +1,245 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::limit::Moment;
+use crate::limit::total::Change;
+use crate::store::Store as _;
+use crate::store::memory::MemoryOptions;
+
+const NOW: Moment = Moment {
+    mono_us: 1,
+    unix_us: 1,
+};
+
+fn store() -> MemoryStore {
+    MemoryStore::new(MemoryOptions::default())
+}
+
+fn add(store: &MemoryStore, key: u128, units: u32) {
+    store.tell_totals(CounterKey(0), &[(CounterKey(key), Change::Add(units))], NOW);
+}
+
+fn count(store: &MemoryStore, key: u128) -> (u64, bool) {
+    let all = store.all_totals();
+    let found = all.iter().find(|(known, _)| known.0 == key);
+    found.map_or((0, false), |(_, total)| (total.count, total.approximate))
+}
+
+fn opened(path: &Path) -> (MemoryStore, Journal) {
+    let store = store();
+    let journal = Journal::open(path.to_owned(), &store).unwrap();
+    (store, journal)
+}
+
+fn end(journal: Journal, store: &MemoryStore) {
+    journal.keep(store, &AtomicBool::new(true));
+}
+
+#[test]
+fn totals_survive_an_end_in_order_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, journal) = opened(&path);
+    add(&store, 1, 5);
+    add(&store, 2, 7);
+    end(journal, &store);
+    let (store, journal) = opened(&path);
+    assert_eq!(
+        (count(&store, 1), count(&store, 2)),
+        ((5, false), (7, false))
+    );
+    store.tell_totals(CounterKey(0), &[(CounterKey(2), Change::Lower(7))], NOW);
+    end(journal, &store);
+    let (store, _journal) = opened(&path);
+    assert_eq!(
+        (count(&store, 1), count(&store, 2)),
+        ((5, false), (0, false))
+    );
+}
+
+#[test]
+fn after_a_crash_the_last_write_is_there_and_every_total_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    add(&store, 1, 5);
+    journal.write(&store);
+    add(&store, 1, 1);
+    drop(journal);
+    let (store, _journal) = opened(&path);
+    assert_eq!(count(&store, 1), (5, true));
+}
+
+#[test]
+fn a_batch_that_a_crash_has_cut_is_left_out_wherever_it_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    add(&store, 1, 5);
+    journal.write(&store);
+    let before = std::fs::read(&path).unwrap().len();
+    add(&store, 1, 1);
+    add(&store, 2, 1);
+    journal.write(&store);
+    drop(journal);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in before..whole.len() {
+        let read = parse(&whole[..cut], "totals").unwrap();
+        assert_eq!(read.totals[&CounterKey(1)].count, 5, "cut at {cut}");
+        assert!(!read.ended && !read.totals.contains_key(&CounterKey(2)));
+    }
+    assert_eq!(
+        parse(&whole, "totals").unwrap().totals[&CounterKey(1)].count,
+        6
+    );
+}
+
+#[test]
+fn a_file_that_is_spoilt_in_its_middle_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    for _ in 0..3 {
+        add(&store, 1, 5);
+        journal.write(&store);
+    }
+    drop(journal);
+    let good = std::fs::read_to_string(&path).unwrap();
+    let spoilt = good.replacen(" 5 ", " 9 ", 1);
+    assert_ne!(good, spoilt);
+    std::fs::write(&path, &spoilt).unwrap();
+    let error = Journal::open(path.clone(), &self::store()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("totals:3: "), "{text}");
+    assert!(text.contains("floodgate plan"), "{text}");
+    std::fs::write(&path, "[settings]\n").unwrap();
+    let error = Journal::open(path.clone(), &self::store()).unwrap_err();
+    assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+    let nowhere = dir.path().join("no/such/folder");
+    let error = Journal::open(nowhere, &self::store()).unwrap_err();
+    assert!(error.to_string().contains("plan_file"), "{error}");
+}
+
+#[test]
+fn a_file_is_written_anew_before_it_grows_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    journal.lines = SPARE_LINES;
+    for _ in 0..4 {
+        add(&store, 1, 1);
+        journal.write(&store);
+    }
+    let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+    assert!(lines < 10, "{lines}");
+    drop(journal);
+    assert_eq!(count(&opened(&path).0, 1).0, 4);
+}
+
+#[test]
+fn a_second_process_writes_when_the_first_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (first, journal) = opened(&path);
+    add(&first, 1, 5);
+    let mut journal = journal;
+    journal.write(&first);
+    let (second, mut waiting) = opened(&path);
+    assert_eq!(count(&second, 1).0, 5);
+    add(&second, 2, 1);
+    waiting.write(&second);
+    assert!(!waiting.is_ours);
+    end(journal, &first);
+    waiting.write(&second);
+    assert!(waiting.is_ours);
+    end(waiting, &second);
+    let (third, _journal) = opened(&path);
+    assert_eq!((count(&third, 1), count(&third, 2)), ((5, true), (1, true)));
+}
+
+#[test]
+fn what_could_not_be_written_is_written_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    // A folder in the way of the new file.
+    std::fs::create_dir(beside(&path, "new")).unwrap();
+    journal.file = None;
+    add(&store, 1, 3);
+    journal.write(&store);
+    assert!(journal.failed);
+    std::fs::remove_dir(beside(&path, "new")).unwrap();
+    journal.write(&store);
+    assert!(!journal.failed);
+    drop(journal);
+    assert_eq!(count(&opened(&path).0, 1).0, 3);
+}
+
+#[test]
+fn calls_go_on_while_the_file_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, journal) = opened(&path);
+    let (store, stop) = (Arc::new(store), Arc::new(AtomicBool::new(false)));
+    let writer = {
+        let (store, stop) = (store.clone(), stop.clone());
+        std::thread::spawn(move || journal.keep(&store, &stop))
+    };
+    for _ in 0..10_000 {
+        add(&store, 1, 1);
+    }
+    stop.store(true, Ordering::Release);
+    writer.join().unwrap();
+    assert_eq!(count(&opened(&path).0, 1), (10_000, false));
+}
+
+#[test]
+fn a_process_that_takes_over_writes_what_it_was_given_and_nothing_is_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    add(&old, 1, 5);
+    journal.write(&old);
+    add(&old, 2, 1);
+    let (new, mut waiting) = opened(&path);
+    let moved = old.move_out(|piece| {
+        new.move_in(piece);
+        Ok::<_, ()>(())
+    });
+    assert_eq!(moved, Ok(()));
+    let late = [(CounterKey(1), Change::Add(1))];
+    assert_eq!(old.change_here(&late), None, "the other process has them");
+    assert!(new.change_here(&late).is_some());
+    waiting.write(&new);
+    assert!(!waiting.is_ours, "not before the old one has let go");
+    journal.write(&old);
+    waiting.write(&new);
+    assert!(waiting.is_ours && !journal.is_ours);
+    end(journal, &old);
+    end(waiting, &new);
+    let (third, _journal) = opened(&path);
+    assert_eq!(
+        (count(&third, 1), count(&third, 2)),
+        ((6, false), (1, false))
+    );
+}
+
+#[test]
+fn totals_that_come_back_are_written_here_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    add(&old, 1, 5);
+    assert_eq!(old.move_out(|_| Ok::<_, ()>(())), Ok(()));
+    journal.write(&old);
+    old.come_back();
+    add(&old, 1, 1);
+    journal.write(&old);
+    end(journal, &old);
+    let (third, _journal) = opened(&path);
+    assert_eq!(
+        count(&third, 1),
+        (6, true),
+        "what the other has changed is not known"
+    );
+}

@@ -1,0 +1,648 @@
+//! What an app may hold by its plan: totals over a backend that has its own truth.
+
+#[path = "plans/backend.rs"]
+pub(crate) mod backend;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use self::backend::Backend;
+use crate::harness::{Answer, BIN, Connection, Gateway, Start};
+
+const TOKEN: &str = "an-admin-token-of-tests";
+const APPS: &str = "[[app]]\nnames = [\"f#free\", \"freeid\"]\nplan = \"free\"\n\
+                    [[app]]\nnames = \"b#basic\"\nplan = \"basic\"\ntotals = { users = 5, groups = 2, group_members = 3, joined_groups = 2, friends = 1, chatrooms = 2 }\n";
+
+struct World {
+    dir: tempfile::TempDir,
+    backend: Backend,
+    gateway: Gateway,
+}
+
+fn start(dir: &Path, backend: &Backend, args: &[&str]) -> Gateway {
+    let apps = dir.join("apps.toml");
+    std::fs::write(&apps, APPS).unwrap();
+    let mut all = vec!["--apps", apps.to_str().unwrap(), "--admin-token", TOKEN];
+    all.extend(["--trusted-proxy", "127.0.0.0/8", "--threads", "2"]);
+    all.extend(args);
+    Start {
+        upstream: Some(backend.addr),
+        args: &all,
+        ..Start::default()
+    }
+    .start()
+}
+
+impl World {
+    fn new(args: &[&str]) -> Self {
+        let (dir, backend) = (tempfile::tempdir().unwrap(), Backend::start());
+        let gateway = start(dir.path(), &backend, args);
+        Self {
+            dir,
+            backend,
+            gateway,
+        }
+    }
+
+    /// With a file of totals.
+    fn kept() -> Self {
+        let (dir, backend) = (tempfile::tempdir().unwrap(), Backend::start());
+        let file = dir.path().join("totals");
+        let gateway = start(
+            dir.path(),
+            &backend,
+            &["--plan-file", file.to_str().unwrap()],
+        );
+        Self {
+            dir,
+            backend,
+            gateway,
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("totals")
+    }
+
+    /// Another gateway in the place of this one.
+    fn restart(self) -> Self {
+        let Self {
+            dir,
+            backend,
+            gateway,
+        } = self;
+        drop(gateway);
+        let file = dir.path().join("totals");
+        let gateway = start(
+            dir.path(),
+            &backend,
+            &["--plan-file", file.to_str().unwrap()],
+        );
+        Self {
+            dir,
+            backend,
+            gateway,
+        }
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        self.gateway.call(method, path, &body)
+    }
+
+    fn register(&self, names: &[&str]) -> Answer {
+        let users: Vec<Value> = names
+            .iter()
+            .map(|name| json!({ "username": name }))
+            .collect();
+        self.call("POST", "/b/basic/users", &json!(users))
+    }
+
+    fn admin(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let token = format!("Authorization: Bearer {TOKEN}");
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        Connection::to(self.gateway.admin).call(method, path, &[&token], &body)
+    }
+
+    fn import(&self, body: &Value) {
+        let answer = self.admin("POST", "/plan/import", body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// A total as the admin listener shows it; `whose`: `&user=…`, `&group=…` or nothing.
+    fn total(&self, app: &str, whose: &str, kind: &str) -> Value {
+        let app = app.replace('#', "%23");
+        let answer = self.admin("GET", &format!("/plan?app={app}{whose}"), &Value::Null);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = answer.json();
+        let totals = answer["totals"].as_array().unwrap();
+        let found = totals.iter().find(|total| total["total"] == kind);
+        found
+            .unwrap_or_else(|| panic!("no {kind}: {answer}"))
+            .clone()
+    }
+
+    /// Until a total has settled, which it does when its call has been logged.
+    fn becomes(&self, whose: &str, kind: &str, count: u64) {
+        soon(&format!("{kind}{whose} is {count}"), || {
+            self.total("b#basic", whose, kind)["count"] == count
+        });
+    }
+
+    fn plan(&self, args: &[&str]) -> std::process::Output {
+        let admin = self.gateway.admin.to_string();
+        let mut command = Command::new(BIN);
+        command.arg("plan").args(args);
+        command.args(["--admin", &admin, "--admin-token", TOKEN]);
+        command.output().unwrap()
+    }
+}
+
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not in 20 seconds: {what}");
+}
+
+fn said(output: &std::process::Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn users_are_registered_up_to_the_figure_and_the_next_gets_the_native_answer() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 3 } }));
+    assert_eq!(world.register(&["a", "b"]).status, 200);
+    let answer = world.register(&["c"]);
+    assert_eq!(answer.status, 429);
+    let (error, text) = answer.error();
+    assert_eq!(error, "resource_limited");
+    assert_eq!(
+        text,
+        "You have exceeded the limit of the basic edition. Please upgrade to higher edition."
+    );
+    assert_eq!(answer.json()["limit"], "plan:users");
+    assert_eq!(answer.header("retry-after"), None, "no time makes room");
+    assert_eq!(world.backend.asked("POST"), 1);
+    let denied = ["limit=\"plan:users\"", "verb=\"deny\""];
+    soon("it is counted", || {
+        world.gateway.metric("floodgate_decisions_total", &denied) == 1.0
+    });
+    // The single form is the same route.
+    assert_eq!(
+        world
+            .call("POST", "/b/basic/users", &json!({ "username": "d" }))
+            .status,
+        429
+    );
+}
+
+#[test]
+fn a_batch_counts_what_was_made_of_it() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    assert_eq!(world.register(&["a", "bad1", "b", "bad2"]).status, 200);
+    world.becomes("", "users", 2);
+    assert_eq!(world.register(&["c", "d", "e"]).status, 200);
+    assert_eq!(world.register(&["f"]).status, 429);
+    assert_eq!(world.backend.with(|state| state.users.len()), 5);
+}
+
+#[test]
+fn failures_give_back_deletions_lower_and_a_lost_answer_counts() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    let with = |wish: &str| {
+        let wish = format!("x-do: {wish}");
+        let body = r#"[{"username":"x"},{"username":"y"}]"#;
+        let answer = world
+            .gateway
+            .connect()
+            .call("POST", "/b/basic/users", &[&wish], body);
+        answer.status
+    };
+    assert_eq!(with("fail"), 500);
+    world.becomes("", "users", 0);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], false);
+    assert_eq!(with("lose"), 502);
+    world.becomes("", "users", 2);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], true);
+    assert_eq!(world.register(&["a", "b", "c"]).status, 200);
+    world.becomes("", "users", 5);
+    assert_eq!(world.register(&["d"]).status, 429);
+    assert_eq!(
+        world
+            .call("DELETE", "/b/basic/users/a", &Value::Null)
+            .status,
+        200
+    );
+    world.becomes("", "users", 4);
+    assert_eq!(
+        world
+            .call("DELETE", "/b/basic/users/nobody", &Value::Null)
+            .status,
+        404
+    );
+    assert_eq!(
+        world
+            .call("DELETE", "/b/basic/users?limit=2", &Value::Null)
+            .status,
+        200
+    );
+    world.becomes("", "users", 2);
+    for _ in 0..3 {
+        assert_eq!(
+            world
+                .call("DELETE", "/b/basic/users?limit=2", &Value::Null)
+                .status,
+            200
+        );
+    }
+    world.becomes("", "users", 0);
+}
+
+#[test]
+fn each_kind_has_its_figure_and_its_native_answer() {
+    let world = World::new(&[]);
+    let group = json!({ "groupname": "g", "owner": "ann", "members": ["bob"] });
+    let members = |names: &[&str]| json!({ "usernames": names });
+    world.import(&json!({
+        "app": "b#basic",
+        "totals": { "groups": 0, "chatrooms": 0 },
+        "users": { "full": { "joined_groups": 2, "friends": 1 }, "new": { "friends": 0 } },
+        "groups": { "7": { "group_members": 1 } },
+    }));
+    let refused = |answer: Answer, text: &str| {
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert_eq!(answer.error(), ("exceed_limit".to_owned(), text.to_owned()));
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            world.call("POST", "/b/basic/chatgroups", &group).status,
+            200
+        );
+    }
+    let answer = world.call("POST", "/b/basic/chatgroups", &group);
+    refused(answer, "appKey:b#basic has create too many groups!");
+    world.becomes("&user=bob", "joined_groups", 2);
+    world.becomes("&group=1", "group_members", 2);
+    for _ in 0..2 {
+        assert_eq!(
+            world
+                .call("POST", "/b/basic/chatrooms", &json!({ "owner": "ann" }))
+                .status,
+            200
+        );
+    }
+    let answer = world.call("POST", "/b/basic/chatrooms", &json!({ "owner": "ann" }));
+    refused(answer, "appKey:b#basic has create too many chatrooms!");
+    let path = "/b/basic/chatgroups/7/users";
+    assert_eq!(world.call("POST", path, &members(&["x", "y"])).status, 200);
+    let answer = world.call("POST", path, &members(&["z"]));
+    refused(answer, "members size is greater than max user size !");
+    let answer = world.call("POST", "/b/basic/chatgroups/9/users/Full", &Value::Null);
+    refused(answer, "user full has joined too many groups!");
+    let friend = "/b/basic/users/new/contacts/users/other";
+    assert_eq!(world.call("POST", friend, &Value::Null).status, 200);
+    let answer = world.call(
+        "POST",
+        "/b/basic/users/new/contacts/users/third",
+        &Value::Null,
+    );
+    refused(answer, "user contact number exceed limit");
+    // What was deleted makes room.
+    let id = world
+        .backend
+        .with(|state| state.groups.first().cloned().unwrap());
+    world.call("DELETE", &format!("/b/basic/chatgroups/{id}"), &Value::Null);
+    world.becomes("", "groups", 1);
+    let owner = json!({ "owner": "somebody" });
+    assert_eq!(
+        world.call("POST", "/b/basic/chatgroups", &owner).status,
+        200
+    );
+    let id = world
+        .backend
+        .with(|state| state.rooms.first().cloned().unwrap());
+    world.call("DELETE", &format!("/b/basic/chatrooms/{id}"), &Value::Null);
+    world.becomes("", "chatrooms", 1);
+}
+
+#[test]
+fn a_free_app_has_no_chatrooms_by_any_of_its_names() {
+    let world = World::new(&[]);
+    for app in ["f/free", "app-id/FREEID"] {
+        let answer = world.call(
+            "POST",
+            &format!("/{app}/chatrooms"),
+            &json!({ "owner": "a" }),
+        );
+        assert_eq!(answer.status, 403);
+        let text = "appKey:f#free has create too many chatrooms!";
+        assert_eq!(answer.error(), ("exceed_limit".to_owned(), text.to_owned()));
+    }
+    assert_eq!(world.backend.asked(""), 0, "the backend was not asked");
+}
+
+#[test]
+fn a_total_that_was_never_imported_or_too_long_ago_reports() {
+    let world = World::new(&["--plan-max-age", "2s"]);
+    let seven = ["a", "b", "c", "d", "e", "f", "g"];
+    assert_eq!(world.register(&seven).status, 200);
+    let reported = ["limit=\"plan:users\""];
+    assert_eq!(
+        world.gateway.metric("floodgate_reported_total", &reported),
+        1.0
+    );
+    world.becomes("", "users", 7);
+    let total = world.total("b#basic", "", "users");
+    assert_eq!(
+        (&total["enforced"], &total["checked"]),
+        (&json!(false), &Value::Null)
+    );
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 1_000_000 } }));
+    assert_eq!(world.register(&["h"]).status, 429);
+    soon("it is too old", || world.register(&["h"]).status == 200);
+    assert_eq!(world.total("b#basic", "", "users")["enforced"], false);
+}
+
+#[test]
+fn the_backends_own_plan_error_makes_a_total_full() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    world.backend.with(|state| state.most_users = Some(0));
+    assert_eq!(world.register(&["a"]).status, 429);
+    world.becomes("", "users", 5);
+    assert_eq!(world.backend.asked("POST"), 1);
+    assert_eq!(world.register(&["a"]).status, 429);
+    assert_eq!(
+        world.backend.asked("POST"),
+        1,
+        "the second was refused here"
+    );
+}
+
+#[test]
+fn a_caller_that_leaves_early_takes_what_its_call_has_made_and_no_more() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    let body = r#"[{"username":"a"},{"username":"bad"}]"#;
+    let mut connection = world.gateway.connect();
+    connection.send_call("POST", "/b/basic/users", &["x-do: slow"], body);
+    soon("it is there", || world.backend.asked("POST") == 1);
+    connection.reset();
+    world.becomes("", "users", 1);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], false);
+}
+
+#[test]
+fn totals_survive_a_restart_in_order() {
+    let mut world = World::kept();
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 3 }, "users": { "ann": { "friends": 1 } } }));
+    assert_eq!(world.register(&["a"]).status, 200);
+    world.becomes("", "users", 4);
+    world.gateway.signal("-TERM");
+    assert_eq!(world.gateway.wait(), Some(0));
+    let world = world.restart();
+    let total = world.total("b#basic", "", "users");
+    assert_eq!(
+        (&total["count"], &total["approximate"]),
+        (&json!(4), &json!(false))
+    );
+    assert_eq!(total["enforced"], true);
+    assert_eq!(world.total("b#basic", "&user=ann", "friends")["count"], 1);
+    assert_eq!(world.register(&["b", "c"]).status, 429);
+    assert_eq!(world.register(&["b"]).status, 200);
+}
+
+#[test]
+fn totals_survive_a_kill_and_are_in_doubt_then() {
+    let mut world = World::kept();
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 0 } }));
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(world.register(&[name]).status, 200);
+    }
+    world.becomes("", "users", 4);
+    // Longer than changes wait to be written.
+    let written = || std::fs::read_to_string(world.file()).unwrap_or_default();
+    soon("the file has it", || {
+        let text = written();
+        text.lines()
+            .rev()
+            .any(|line| line.split(' ').nth(1) == Some("4"))
+    });
+    world.gateway.signal("-KILL");
+    world.gateway.wait();
+    let world = world.restart();
+    let total = world.total("b#basic", "", "users");
+    assert_eq!(
+        (&total["count"], &total["approximate"]),
+        (&json!(4), &json!(true))
+    );
+    assert_eq!(world.register(&["e"]).status, 200);
+    assert_eq!(world.register(&["f"]).status, 429, "still enforced");
+}
+
+#[test]
+fn a_spoilt_file_of_totals_is_refused_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("totals");
+    std::fs::write(&file, "[settings]\n").unwrap();
+    let output = Command::new(BIN)
+        .args([
+            "run",
+            "--upstream",
+            "http://127.0.0.1:1",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .args(["--admin", "127.0.0.1:0", "--plan-file"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(
+        said.contains("no file of totals") && said.contains("plan_file"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_operator_imports_and_is_shown_totals() {
+    let world = World::new(&[]);
+    let output = world.plan(&["import", "--app", "B#Basic", "users=3", "groups=1_0"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = said(&output);
+    assert!(text.starts_with("b#basic, plan basic\n"), "{text}");
+    let line = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(name));
+        line.unwrap_or_else(|| panic!("{name}: {text}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert!(
+        line("users").starts_with("users 3 of 5 refuses; checked "),
+        "{text}"
+    );
+    assert!(
+        line("groups").starts_with("groups 10 of 2 refuses; checked "),
+        "{text}"
+    );
+    assert!(
+        line("user_attributes").starts_with(
+            "user_attributes ~0 of 10737418240 reports: not checked lately; never checked"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("~ approximate"), "{text}");
+    let output = world.plan(&["import", "--app", "b#basic", "--user", "Ann", "friends=1"]);
+    assert!(said(&output).contains("user Ann"), "{}", said(&output));
+    assert!(
+        said(&output).contains("~1"),
+        "friends are approximate: {}",
+        said(&output)
+    );
+    let output = world.plan(&["show", "--app", "b#basic", "--user", "ann", "--json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["totals"][0]["count"], 1);
+    assert_eq!(shown["totals"][0]["approximate"], true);
+    for (args, text) in [
+        (
+            &["import", "--app", "no#app", "users=3"][..],
+            "give it a plan",
+        ),
+        (
+            &["import", "--app", "b#basic", "user=3"],
+            "did you mean `users`?",
+        ),
+        (
+            &["import", "--app", "b#basic", "users=many"],
+            "write e.g. users=42",
+        ),
+        (
+            &["import", "--app", "b#basic", "--user", "a", "users=3"],
+            "no total of a user",
+        ),
+    ] {
+        let output = world.plan(args);
+        assert!(!output.status.success());
+        assert!(said(&output).contains(text), "{args:?}: {}", said(&output));
+    }
+    let metric = |name: &str, labels: &[&str]| world.gateway.metric(name, labels);
+    let labels = [
+        "app=\"b#basic\"",
+        "total=\"users\"",
+        "approximate=\"false\"",
+    ];
+    assert_eq!(metric("floodgate_plan_total", &labels), 3.0);
+    assert_eq!(metric("floodgate_plan_figure", &labels[..2]), 5.0);
+    assert!(metric("floodgate_plan_checked_timestamp_seconds", &labels[..2]) > 1e9);
+}
+
+#[test]
+fn totals_are_changed_by_whom_has_the_token_alone() {
+    let world = World::new(&[]);
+    for path in ["/plan/import", "/plan/listing", "/plan/listing/end"] {
+        let answer = Connection::to(world.gateway.admin).call(
+            "POST",
+            path,
+            &["Authorization: Bearer x"],
+            "{}",
+        );
+        assert_eq!(answer.status, 401, "{path}");
+        assert_eq!(
+            world.admin("POST", path, &json!({ "app": 1 })).status,
+            400,
+            "{path}"
+        );
+    }
+}
+
+fn reconcile(world: &World, more: &[&str]) -> std::process::Output {
+    let token = world.dir.path().join("token");
+    std::fs::write(&token, "YWMtgood\n").unwrap();
+    let gateway = format!("http://{}", world.gateway.addr);
+    let mut args = vec!["reconcile", "--app", "b#basic", "--gateway", &gateway];
+    args.extend(["--token-file", token.to_str().unwrap(), "--rate", "500"]);
+    args.extend(more);
+    world.plan(&args)
+}
+
+#[test]
+fn reconciling_pages_through_the_backends_own_listings() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.users = (0..30).map(|n| format!("u{n:02}")).collect();
+        state.groups = (0..15).map(|n| format!("{}", 100 + n)).collect();
+        state.rooms = ["1".to_owned()].into();
+        state.capacity = 12_345;
+    });
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 2 } }));
+    let output = reconcile(&world, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("users: 30 listed, was 2, is 30\n"),
+        "{}",
+        said(&output)
+    );
+    let count = |whose: &str, kind: &str| world.total("b#basic", whose, kind)["count"].clone();
+    assert_eq!(count("", "users"), 30);
+    assert_eq!(count("", "groups"), 15);
+    assert_eq!(count("", "chatrooms"), 1);
+    assert_eq!(count("&group=105", "group_members"), 4);
+    world.becomes("", "user_attributes", 12_345);
+    assert_eq!(
+        world.backend.asked("GET /b/basic/users?"),
+        5,
+        "seven to a page"
+    );
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], false);
+    assert_eq!(world.register(&["x"]).status, 429);
+    let output = reconcile(&world, &["--total", "friends"]);
+    assert!(
+        said(&output).contains("friends: of 30 users"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(count("&user=u07", "friends"), 2);
+    let charged = world
+        .gateway
+        .metric("floodgate_units_charged_total", &["users-get", ":app"]);
+    assert!(
+        charged >= 10.0,
+        "listings are charged like any call: {charged}"
+    );
+}
+
+#[test]
+fn what_comes_between_a_listing_is_counted_and_marked() {
+    let world = World::new(&[]);
+    let begin = json!({ "app": "b#basic", "total": "users" });
+    let round = world.admin("POST", "/plan/listing", &begin).json()["round"].clone();
+    assert_eq!(world.register(&["a", "b"]).status, 200);
+    world.becomes("", "users", 2);
+    let end = json!({ "app": "b#basic", "total": "users", "round": round, "listed": 1 });
+    let ended = world.admin("POST", "/plan/listing/end", &end).json();
+    assert_eq!(ended["after"]["count"], 3);
+    assert_eq!(ended["after"]["approximate"], true);
+    // The same end again changes nothing, nor does one that another listing has overtaken.
+    let mut late = end.clone();
+    late["listed"] = json!(99);
+    let ended = world.admin("POST", "/plan/listing/end", &late).json();
+    assert_eq!(ended["after"]["count"], 3);
+    world.admin("POST", "/plan/listing", &begin);
+    assert_eq!(world.admin("POST", "/plan/listing/end", &late).status, 409);
+    world.becomes("", "users", 3);
+}
+
+#[test]
+fn reconciling_without_a_good_token_says_so() {
+    let world = World::new(&[]);
+    let gateway = format!("http://{}", world.gateway.addr);
+    let output = world.plan(&["reconcile", "--app", "b#basic", "--gateway", &gateway]);
+    assert!(said(&output).contains("--token-file"), "{}", said(&output));
+    let output = world.plan(&["reconcile", "--app", "b#basic", "--gateway", "gateway:1"]);
+    assert!(
+        said(&output).contains("http://host:port"),
+        "{}",
+        said(&output)
+    );
+}
