@@ -11,7 +11,8 @@
 //! # Arrows
 //!
 //! `main → cli → serve → everything`; `gateway → admission → {apps, identity, route, limit, store}`;
-//! `spec → {apps, identity, route, limit}`; `route → {identity, limit}`; `store → limit`.
+//! `spec → {apps, identity, route, limit, payload}`; `route → {identity, limit, payload}`;
+//! `store → limit`; `payload` knows none of the others.
 //! `gateway → protect`, which knows nobody: how many calls an upstream may have at once, and whose.
 //! The pure part (everything that is not behind the `gateway` feature) knows neither pingora
 //! nor redis nor tokio, reads no clock and no environment: time is an argument.
@@ -21,6 +22,7 @@ pub mod apps;
 pub mod head;
 pub mod identity;
 pub mod limit;
+pub mod payload;
 pub mod protect;
 pub mod route;
 pub mod spec;

@@ -811,6 +811,97 @@ fn explain_says_how_long_an_app_keeps_its_history() {
 }
 
 #[test]
+fn explain_says_what_a_call_may_carry_and_what_refuses_it() {
+    let path = "/o/a/messages/users";
+    let ask = |args: &[&str], body: &str| {
+        let all = [&["explain"][..], args, &["--body", "-", "POST", path]].concat();
+        run_with(&std::env::temp_dir(), &[], &all, body)
+    };
+    let body = |length: usize| {
+        let text = "中".repeat(length / 3) + &"a".repeat(length % 3);
+        format!(r#"{{"from":"a b","to":["b"],"type":"txt","body":{{"msg":"{text}"}}}}"#)
+    };
+    let good = ask(&["--json"], &body(3072));
+    assert_eq!(good.code, 0, "{}", good.err);
+    let explained = json_of(&good);
+    let payload = |explained: &Value, limit: &str, place: &str| {
+        let all = explained["payload"].as_array().unwrap();
+        let mut all = all.iter();
+        let found = all.find(|view| view["limit"] == limit && view["place"] == place);
+        found.unwrap().clone()
+    };
+    assert_eq!(
+        payload(&explained, "message-text", "body.msg"),
+        json!({
+            "limit": "message-text", "place": "body.msg", "measure": "bytes", "max": 3072,
+            "types": ["txt"], "validate": "enforce", "found": 3072, "exceeded": false,
+            "sources": ["002:48"],
+        })
+    );
+    let user = payload(&explained, "user-id", "from");
+    assert_eq!(user["validate"], "report");
+    assert_eq!(user["allow"], "A-Za-z0-9_.-");
+    assert_eq!(user["exceeded"], true);
+    assert_eq!(explained["limits"][0]["cost"], 1);
+
+    let refused = ask(&["--json"], &body(3073));
+    assert_eq!(refused.code, 1);
+    let explained = json_of(&refused);
+    assert_eq!(
+        explained["refused"],
+        json!({"status": 400, "reason": "message is too large", "limit": "message-text"})
+    );
+    assert_eq!(
+        payload(&explained, "message-text", "body.msg")["found"],
+        3073
+    );
+    assert_eq!(explained["limits"][0]["cost"], 0);
+    let words = ask(&[], &body(3073)).out;
+    for said in [
+        "refused     400 message is too large (message-text)",
+        "3073, which is refused",
+        "message-ext      as its message",
+        "3, which is reported",
+    ] {
+        assert!(words.contains(said), "{said}: {words}");
+    }
+    for (args, code) in [
+        (&["--edition", "v1"][..], 0),
+        (&["--validate", "report"], 0),
+        (&["--validate", "off"], 0),
+    ] {
+        assert_eq!(ask(args, &body(3073)).code, code, "{args:?}");
+    }
+    assert_eq!(ask(&["--validate", "no"], &body(1)).code, 1);
+
+    // Without a body: what there is.
+    let none = explain("current", "POST", path);
+    assert_eq!(
+        payload(&none, "message-text", "body.msg")["found"],
+        json!(null)
+    );
+    // A path, and a file of which the boundary is its first line.
+    let ran = run(&["explain", "GET", "/o/a/users/a%20b"]);
+    assert!(
+        ran.out.contains("{username}  3, which is reported"),
+        "{}",
+        ran.out
+    );
+    let file = |length: usize| {
+        let body = format!(
+            "--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n{}\r\n--x--\r\n",
+            "a".repeat(length)
+        );
+        let args = ["explain", "--json", "--body", "-", "POST", "/o/a/chatfiles"];
+        run_with(&std::env::temp_dir(), &[], &args, &body)
+    };
+    assert_eq!(file(10 << 20).code, 0);
+    let large = file((10 << 20) + 1);
+    assert_eq!(json_of(&large)["refused"]["status"], 413);
+    assert_eq!(json_of(&large)["refused"]["limit"], "file");
+}
+
+#[test]
 fn the_apps_of_the_readme_are_good() {
     let readme = include_str!("../README.md");
     let mut blocks = readme

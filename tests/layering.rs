@@ -33,6 +33,18 @@ const NEVER: &[(&str, &[&str])] = &[
             "crate::admission",
         ],
     ),
+    ("payload", PURE),
+    (
+        "payload",
+        &[
+            "crate::limit",
+            "crate::route",
+            "crate::identity",
+            "crate::apps",
+            "crate::store",
+            "crate::admission",
+        ],
+    ),
     ("apps", PURE),
     (
         "apps",

@@ -8,6 +8,7 @@ mod call;
 pub mod history;
 mod known;
 mod others;
+pub mod payload;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,8 @@ pub enum Reject {
     TokenRefused,
     /// An hour of the message history that the app's plan does not keep.
     Expired(Box<history::Expired>),
+    /// It carries more than it may.
+    Payload(Box<crate::spec::payload::Refused>),
     /// The body cannot be priced, or has more recipients than one call may have.
     Body(PriceError),
 }
@@ -84,6 +87,7 @@ impl Reject {
             Self::Token(error) => error.as_str(),
             Self::TokenRefused => "token refused before",
             Self::Expired(_) => "history not kept",
+            Self::Payload(_) => "payload",
             Self::Path(_)
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
@@ -186,7 +190,7 @@ pub fn address_limits<'r>(rules: &'r Ruleset, reject: &Reject) -> &'r [LimitId] 
         | Reject::Expired(_)
         | Reject::MethodNotAllowed { .. }
         | Reject::Path(_) => &rules.ip_limits.rejected,
-        Reject::Body(_) => &[],
+        Reject::Body(_) | Reject::Payload(_) => &[],
     }
 }
 

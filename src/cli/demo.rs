@@ -128,6 +128,7 @@ struct Tally {
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
     let mut settings = load(matches, env, Purpose::Look)?;
     let mut rules = rules::load(&settings.routes)?;
+    rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
     let certificates = Certificates::Read(env);
     let files = serve::Files::default();

@@ -1,6 +1,7 @@
 //! `floodgate explain`: what one call would be charged. Nothing is charged.
 
 mod history;
+mod payload;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use self::history::HistoryView;
+use self::payload::{Carried, PayloadView, carried};
 use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
@@ -81,6 +83,9 @@ struct Explained<'r> {
     max_body: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<HistoryView<'r>>,
+    /// What it may carry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    payload: Vec<PayloadView<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refusal>,
     #[serde(skip)]
@@ -130,6 +135,9 @@ struct Charged<'r> {
 struct Refusal {
     status: u16,
     reason: String,
+    /// The limit of what a call may carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<String>,
 }
 
 impl From<Reply> for Refusal {
@@ -137,6 +145,7 @@ impl From<Reply> for Refusal {
         Self {
             status: reply.status,
             reason: reply.description.into_owned(),
+            limit: reply.limit,
         }
     }
 }
@@ -161,6 +170,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
     let mut rules = rules::load(&settings.routes)?;
+    rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
     let files = Files::default();
@@ -172,7 +182,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         unknown_apps: settings.unknown_apps,
     };
     let body = match matches.get_one::<String>("body") {
-        Some(path) => Some(read_body(path)?),
+        Some(path) => Some(read_body(path, largest(&rules, settings.max_body))?),
         None => None,
     };
     let method = method_of(text("method"))?;
@@ -255,9 +265,14 @@ fn path_of(url: &str) -> Result<&str, ArgumentError> {
     }
 }
 
-/// Reads one byte more than a counted call may have, and no more.
-fn read_body(path: &str) -> Result<Vec<u8>, ArgumentError> {
-    let most = u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX);
+/// The largest body of any call.
+fn largest(rules: &Ruleset, of_all: u64) -> u64 {
+    let own = rules.routes.iter().filter_map(|route| route.max_body);
+    own.fold(of_all, u64::max)
+}
+
+/// Reads one byte more than any call may have, and no more.
+fn read_body(path: &str, most: u64) -> Result<Vec<u8>, ArgumentError> {
     let mut body = Vec::new();
     let mut read = |from: &mut dyn Read| from.take(most.saturating_add(1)).read_to_end(&mut body);
     match path {
@@ -326,6 +341,7 @@ fn rejected<'r>(
         max_recipients: None,
         max_body: None,
         history: None,
+        payload: Vec::new(),
         refused: Some(Reply::rejected(reject, asked.path).into()),
         title: "",
         recipients: None,
@@ -346,18 +362,30 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         .filter(|expired| !expired.report)
         .map(Reject::Expired);
     let (recipients, refused) = match (counted, asked.body) {
+        (None, Some(body)) if is_too_large(body) => {
+            let reply = match call.holds_others_up(rules) {
+                true => Reply::body_too_large(),
+                false => Reply::file_too_large(),
+            };
+            (Some(1), Some(reply))
+        }
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),
         (Some(_), Some(body)) if is_too_large(body) => (None, Some(Reply::body_too_large())),
-        (Some(route), Some(body)) => match admission::recipients(route, body) {
-            Ok(recipients) => (Some(recipients), None),
+        (Some(route), Some(body)) => match admission::payload::recipients(rules, route, body) {
+            Ok((recipients, _)) => (Some(recipients), None),
             Err(reject) => (None, Some(Reply::rejected(&reject, asked.path))),
         },
     };
+    let Carried {
+        views,
+        refused: carries,
+    } = carried(rules, call, asked.method, path, asked.body);
     let refused = expired
         .as_ref()
         .map(|reject| Reply::rejected(reject, asked.path))
-        .or(refused);
+        .or(refused)
+        .or_else(|| carries.map(|reject| Reply::rejected(&reject, asked.path)));
     let cost = |limit: &Limit| match (&refused, limit.unit, recipients) {
         // An hour that is not kept is charged to the address, a body that is refused to nobody.
         (Some(_), ..) => Some(u32::from(expired.is_some())),
@@ -402,6 +430,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         max_body: Some(max_body),
         history: admission::history::asked(rules, call, path, asked.now)
             .and_then(|asked| HistoryView::new(rules, &asked)),
+        payload: views,
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
         recipients: recipients.filter(|_| counted.is_some()),
@@ -478,11 +507,23 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
         "history",
         explained.history.as_ref().map(HistoryView::in_words),
     );
-    if let Some(Refusal { status, reason }) = &explained.refused {
-        fact("refused", Some(format!("{status} {reason}")));
+    if let Some(Refusal {
+        status,
+        reason,
+        limit,
+    }) = &explained.refused
+    {
+        let limit = limit
+            .as_ref()
+            .map_or_else(String::new, |limit| format!(" ({limit})"));
+        fact("refused", Some(format!("{status} {reason}{limit}")));
     }
     text.push_str(&columns("  ", &facts));
     text.push('\n');
+    if !explained.payload.is_empty() {
+        text.push_str(&columns("  ", &payload::rows(&explained.payload)));
+        text.push('\n');
+    }
     if explained.limits.is_empty() {
         text.push_str("  no limit is charged\n");
         return text;

@@ -160,6 +160,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     }
     let settings = load(matches, env, Purpose::Look)?;
     let mut rules = rules::load(&settings.routes)?;
+    rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
     let apps = Some((&mut rules, editions));
     let files = Files::default();

@@ -21,6 +21,7 @@ use crate::apps::UnknownApps;
 use crate::gateway::upstream::Addresses;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
+use crate::limit::Mode;
 use crate::serve::Files;
 use crate::settings::{AnswerForm, LogFormat, RateLimitHeaders, Settings, Shield};
 use crate::store::redis::connect::Secret;
@@ -305,6 +306,15 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         value::choice(text, &known)
     });
     let access_log = reader.switch("access_log");
+    let validate = reader.one("validate", |text| {
+        let known = [
+            ("auto", None),
+            ("enforce", Some(Mode::Enforce)),
+            ("report", Some(Mode::Report)),
+            ("off", Some(Mode::Off)),
+        ];
+        value::choice(text, &known)
+    });
     let log = reader.one("log", |text| {
         value::choice(
             text,
@@ -365,6 +375,7 @@ fn resolve(reader: &mut Reader, purpose: Purpose) -> Option<Settings> {
         auth: auth?,
         bad_token_memory: bad_token_memory?,
         unproven_share: unproven_share?,
+        validate: validate?,
         log: log?,
         access_log: access_log?,
         answers: answers?,

@@ -12,6 +12,7 @@ use super::value::nearest;
 use crate::identity::Auth;
 use crate::limit::KeyHasher;
 use crate::serve::Files;
+use crate::settings::Settings;
 use crate::spec::apps::{SecretPlace, mistakes_alone};
 use crate::spec::compile::{Layer, Mistakes, compile, mistakes_of_some};
 use crate::spec::{self, EditionId, Ruleset};
@@ -174,6 +175,13 @@ pub(super) fn load_with(
         lacks_file: false,
         kind: Some(Kind::Mistakes(mistakes)),
     })
+}
+
+/// Sets what the settings say of limits of what calls may carry.
+pub(super) fn validate(rules: &mut Ruleset, settings: &Settings) {
+    if let Some(mode) = settings.validate {
+        rules.payloads.set_validate(mode);
+    }
 }
 
 /// Whether the certificates of apps are read.

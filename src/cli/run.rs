@@ -55,6 +55,7 @@ impl Given {
         files: &Files,
     ) -> Result<Loaded, CliError> {
         let mut rules = rules::load_with(&settings.routes, keys, files)?;
+        rules::validate(&mut rules, &settings);
         let editions = rules::selection(&rules, &settings.edition)?;
         let certificates = Certificates::Read(&self.env);
         rules::add_apps(

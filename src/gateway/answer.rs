@@ -190,7 +190,8 @@ impl Gateway {
         let is_chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
         let length = headers::content_length(session.req_header());
         // Who sends a large file reads the answer only when all of it has gone.
-        let lingers = is_chunked || reply.status == 413 && !session.is_http2();
+        let is_large = reply.status == 413 || ctx.payload.is_cut_off();
+        let lingers = is_chunked || is_large && !session.is_http2();
         if !session.as_downstream_mut().is_body_done() {
             // After `Expect` nobody knows whether the next bytes are a body or a request.
             if waits_for_continue || length.is_some_and(|length| length > MAX_DRAINED_BODY) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
@@ -25,6 +26,22 @@ pub(super) enum BodyError {
     Gone(Box<pingora::Error>),
 }
 
+/// Whether a body is in a coding, and cannot be looked into.
+pub(super) fn is_coded(request: &RequestHeader) -> bool {
+    let mut codings = request.headers.get_all(header::CONTENT_ENCODING).iter();
+    codings.any(|coding| {
+        !coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"identity")
+    })
+}
+
+/// Whether a body of this length can be read before the decision.
+pub(super) fn fits(length: u64) -> bool {
+    length <= MAX_COUNTED_BODY as u64
+}
+
 /// The whole body of a call, `most` bytes at most. Where it is `counted`, in no coding.
 pub(super) async fn read(
     session: &mut Session,
@@ -33,16 +50,7 @@ pub(super) async fn read(
     most: u64,
 ) -> Result<Vec<u8>, BodyError> {
     let headers = &session.req_header().headers;
-    let is_coded = || {
-        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-        codings.any(|coding| {
-            !coding
-                .as_bytes()
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"identity")
-        })
-    };
-    if counted && is_coded() {
+    if counted && is_coded(session.req_header()) {
         return Err(BodyError::Refused(Reply::unsupported_encoding()));
     }
     // pingora's replay buffer drops everything silently one byte above its bound: look first.

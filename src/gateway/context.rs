@@ -11,6 +11,7 @@ use super::auth::{Held, Token};
 use super::body::{Pace, Room};
 use super::downstream::state::State;
 use super::load::Part;
+use super::payload::Payload;
 use super::totals::Followed;
 use super::upstream::Way;
 use crate::admission::{Call, Nearest, Outcome};
@@ -74,6 +75,8 @@ pub struct Context {
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     pub(super) room: Room,
+    /// What it carries.
+    pub(super) payload: Payload,
     /// Status of the upstream's answer.
     pub(super) upstream_status: Option<u16>,
     /// The answer's body, while a task ID is looked for.
@@ -119,6 +122,7 @@ impl Context {
             has_read_body: false,
             pace: None,
             room: Room::default(),
+            payload: Payload::default(),
             upstream_status: None,
             answer: None,
             cause: None,

@@ -11,8 +11,8 @@ use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
-use super::{Gateway, Shared, body, headers, strict};
-use crate::admission::{self, Call, Refused, Reject};
+use super::{Gateway, Shared, body, headers, payload, strict};
+use crate::admission::{Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
 use crate::limit::Moment;
@@ -81,23 +81,39 @@ impl Gateway {
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
         let counts = counted.is_some() || self.counts_totals(&call, shared);
-        ctx.has_read_body = counts
-            || !session.as_downstream_mut().is_body_done() && call.holds_others_up(&shared.rules);
+        let has_body = !session.as_downstream_mut().is_body_done();
+        ctx.has_read_body = counts || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
-        if !ctx.has_read_body
-            && headers::content_length(session.req_header()).is_some_and(|length| length > most)
-        {
+        let length = headers::content_length(session.req_header());
+        if !ctx.has_read_body && length.is_some_and(|length| length > most) {
             ctx.call = Some(call);
             return Ok(Some(too_large(ctx)));
         }
         ctx.room = Room::new(most);
-        let is_whole = ctx.has_read_body || session.as_downstream_mut().is_body_done();
-        let reading = body::read(session, &shared.settings, counts, most);
+        // What is refused for its body, and fits, never reaches the backend.
+        let is_checked = has_body && payload::enforces_body(shared, &call);
+        ctx.has_read_body |= is_checked && length.is_some_and(body::fits);
+        let refused = match has_body && !ctx.has_read_body {
+            true => payload::check_stream(shared, &call, session.req_header(), ctx),
+            false => None,
+        };
+        if let Some(reply) = refused {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            return Ok(Some(reply));
+        }
+        let is_whole = ctx.has_read_body || !has_body;
+        let is_plain = counts || is_checked;
+        let reading = body::read(session, &shared.settings, is_plain, most);
         let recipients = match ctx.has_read_body {
             false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
-                Ok(body) => counted
-                    .map_or(Ok(1), |route| admission::recipients(route, &body))
+                Ok(body) => payload::recipients(shared, &call, &body, ctx)
+                    .and_then(|recipients| {
+                        let request = session.req_header();
+                        let checked = payload::check_body(shared, &call, request, &body, ctx);
+                        checked.map(|()| recipients)
+                    })
                     .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
                 Err(body::BodyError::Gone(error)) => {
                     ctx.call = Some(call);
@@ -152,8 +168,12 @@ impl Gateway {
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
-        let recipients = counted
-            .map_or(Ok(1), |route| admission::recipients(route, body))
+        // In a coding it does not get here.
+        let recipients = payload::recipients(shared, &call, body, ctx)
+            .and_then(|recipients| {
+                let checked = payload::check_body(shared, &call, request, body, ctx);
+                checked.map(|()| recipients)
+            })
             .and_then(|n| self.ask_totals(&call, body, ctx).map(|()| n));
         let now = ctx.started;
         let decided = self.decide(shared, call, recipients, true, now, ctx);
@@ -246,6 +266,12 @@ impl Gateway {
                 return Err(reply.into());
             }
         };
+        if let Err(reject) = payload::check_path(shared, &call, request.method.as_str(), ctx) {
+            ctx.call = Some(call);
+            ctx.verb = Some(Verb::Reject);
+            ctx.error = reject.why();
+            return Err(Reply::rejected(&reject, &ctx.path).into());
+        }
         if headers::expects_the_unknown(request) {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
@@ -294,6 +320,7 @@ impl Gateway {
             Err(reject) => {
                 ctx.call = Some(call);
                 ctx.verb = Some(Verb::Reject);
+                ctx.error = reject.why();
                 return Some(Reply::rejected(&reject, &ctx.path));
             }
         };

@@ -16,6 +16,7 @@ mod judge;
 mod leaver;
 mod live;
 mod load;
+mod payload;
 pub mod reply;
 mod shared;
 mod shield;
@@ -270,6 +271,7 @@ impl ProxyHttp for Gateway {
         }
         ctx.pace = None;
         ctx.room.restart();
+        ctx.payload.restart();
         if session.req_header().version == http::Version::HTTP_10 {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
@@ -305,6 +307,7 @@ impl ProxyHttp for Gateway {
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
         ctx.room.take(body.as_deref().unwrap_or_default())?;
+        payload::pass(ctx, body, end_of_stream)?;
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
@@ -470,6 +473,7 @@ impl ProxyHttp for Gateway {
                 Reply::broken_off()
             }
             ErrorSource::Upstream => Reply::bad_gateway(),
+            _ if ctx.payload.is_cut_off() => ctx.payload.reply(),
             ErrorSource::Downstream if body::is_too_large(error) => Reply::file_too_large(),
             ErrorSource::Downstream if timed_out => Reply::body_timeout(),
             ErrorSource::Downstream => Reply::bad_request(),
@@ -520,7 +524,9 @@ impl ProxyHttp for Gateway {
         if let (Some(error), None) = (error, ctx.cause) {
             ctx.failed(error);
         }
-        if ctx.is_incomplete() {
+        // Who sends without a good token what is refused keeps the backend busy all the same.
+        let is_refused = ctx.payload.is_cut_off() && ctx.token.is_none_or(|t| !t.is_good());
+        if ctx.is_incomplete() || is_refused {
             self.charge_unauthorized(ctx).await;
         }
         let status = session.response_written();

@@ -17,8 +17,10 @@ use crate::apps::AppPlan;
 use crate::identity::token::TokenError;
 use crate::limit::total::Kind;
 use crate::limit::{Denial, Limit, Unit, Window};
+use crate::payload::{Measure, Why};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
+use crate::spec::payload::{Answer, Refused};
 use crate::text::{push_escaped, push_number};
 
 /// An answer of our own.
@@ -36,6 +38,8 @@ pub struct Reply {
     pub limit: Option<String>,
     /// The app whose limit it is; only ever the caller's own.
     pub app: Option<String>,
+    /// The figure of a limit of what a call may carry.
+    pub most: Option<u64>,
     /// `Retry-After`, seconds. Never more than the window, which can be a fiftieth of it too
     /// little: see [`crate::limit::sliding`].
     pub retry_after: Option<u64>,
@@ -70,6 +74,7 @@ impl Reply {
             description: description.into(),
             limit: None,
             app: None,
+            most: None,
             retry_after: None,
             allow: None,
             location: None,
@@ -193,6 +198,7 @@ impl Reply {
             }),
             Reject::TokenRefused => bad_token("Unable to authenticate"),
             Reject::Expired(expired) => not_kept(expired),
+            Reject::Payload(refused) => carries_too_much(refused),
             Reject::Body(PriceError::Empty { field }) => {
                 message_error(400, format!("param {field} can't be empty"))
             }
@@ -499,6 +505,9 @@ impl Reply {
         if let Some(app) = &self.app {
             text(&mut json, b",\"app\":\"", app);
         }
+        if let Some(most) = self.most {
+            number(&mut json, b",\"max\":", most);
+        }
         json.push(b'}');
         json
     }
@@ -554,6 +563,44 @@ fn not_kept(expired: &Expired) -> Reply {
     if let Some(exception) = &answer.exception {
         reply.exception = exception.to_string().into();
     }
+    reply
+}
+
+/// The service's own words where they are known; which limit it was stands beside them.
+fn carries_too_much(refused: &Refused) -> Reply {
+    let Refused { place, found, .. } = refused;
+    let argument = |description: String| {
+        Reply::new(
+            400,
+            "illegal_argument",
+            "IllegalArgumentException",
+            description,
+        )
+    };
+    let mut reply = match (refused.why, refused.answer, refused.most) {
+        (Why::Character, ..) | (_, _, None) => argument(format!(
+            "param {place} may have the characters {} alone",
+            refused.allow.as_deref().unwrap_or_default()
+        )),
+        (Why::TooMuch, Answer::Message, _) => message_error(400, "message is too large"),
+        (Why::TooMuch, Answer::File, _) => Reply::file_too_large(),
+        (Why::TooMuch, Answer::Users, Some(most)) => argument(format!(
+            "Request body array size[{found}] had almost reached or been greater than the upper range value[{most}]"
+        )),
+        (Why::TooMuch, Answer::Argument, Some(most)) => argument(match refused.measure {
+            Measure::Entries => format!("params {place}'s size can't exceed limit {most}"),
+            measure => {
+                let unit = if measure == Measure::Characters {
+                    "characters"
+                } else {
+                    "bytes"
+                };
+                format!("param {place}'s length can't exceed limit {most} {unit}")
+            }
+        }),
+    };
+    reply.limit = Some(refused.name.to_string());
+    reply.most = refused.most;
     reply
 }
 

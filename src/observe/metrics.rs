@@ -17,6 +17,7 @@ use super::upstreams::UpstreamMetrics;
 use crate::admission::Target;
 use crate::limit::LimitId;
 use crate::spec::Ruleset;
+use crate::spec::payload::{MALFORMED, RECIPIENTS};
 use crate::store::StoreGauges;
 use crate::store::redis::SharedGauges;
 
@@ -31,7 +32,7 @@ const UPSTREAM_BUCKETS: &[f64] = &[
 
 /// What series say of calls of no route, and of no limit.
 const OTHER_ROUTES: [&str; 3] = ["unmatched", "options", "none"];
-const OTHER_LIMITS: [&str; 2] = ["", "history"];
+const OTHER_LIMITS: [&str; 4] = ["", "history", MALFORMED, RECIPIENTS];
 
 /// What the gateway did with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +245,7 @@ impl Metrics {
             };
         let decisions = counters(
             "floodgate_decisions_total",
-            "Decisions by route, verb (admit, deny, shed, reject) and the limit that denied.",
+            "Decisions by route, verb (admit, deny, shed, reject) and the limit that denied, or refused what a call carries.",
             &["route", "limit", "verb"],
         )?;
         let charged = counters(
@@ -281,7 +282,7 @@ impl Metrics {
         Ok(Self {
             reported: counters(
                 "floodgate_reported_total",
-                "Calls that a report-only limit would have denied.",
+                "Calls that a report-only limit would have denied or refused.",
                 &["route", "limit"],
             )?,
             expired: counters(
@@ -392,7 +393,9 @@ impl Metrics {
     /// at the last look stay until the next: they may be scraped, or come back.
     pub fn sweep(&self, rules: &Ruleset) {
         let routes: HashSet<&str> = rules.routes.iter().map(|route| &*route.name).collect();
-        let limits: HashSet<&str> = rules.limits.iter().map(|limit| &*limit.name).collect();
+        let payloads = rules.payloads.limits.iter().map(|limit| &*limit.name);
+        let limits = rules.limits.iter().map(|limit| &*limit.name);
+        let limits: HashSet<&str> = limits.chain(payloads).collect();
         let is_known = |name: &str, value: &str| match name {
             "route" => OTHER_ROUTES.contains(&value) || routes.contains(value),
             "limit" => OTHER_LIMITS.contains(&value) || limits.contains(value),

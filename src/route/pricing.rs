@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use smallvec::SmallVec;
 
+use crate::payload::is_near;
+
 /// Where a body names its recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostSource {
@@ -30,16 +32,7 @@ impl CostSource {
 
     /// Whether a key is a counted field but for its case: some parsers take it for that field.
     fn is_near(&self, key: &str) -> bool {
-        let upper = |text: &str| {
-            text.chars()
-                .flat_map(char::to_uppercase)
-                .collect::<String>()
-        };
-        let is_near = |field: &str| {
-            // A letter has at most three bytes whose capital is ASCII, as the long s has two.
-            (field.len()..=field.len() * 3).contains(&key.len()) && upper(key) == upper(field)
-        };
-        is_near(&self.field) || self.caps.iter().any(|cap| is_near(&cap.field))
+        is_near(key, &self.field) || self.caps.iter().any(|cap| is_near(key, &cap.field))
     }
 
     /// The caps of fields beside the cost's.
@@ -86,6 +79,17 @@ type Counts = SmallVec<[Option<u32>; 4]>;
 /// # Errors
 /// See [`PriceError`].
 pub fn recipients(source: &CostSource, body: &[u8]) -> Result<u32, PriceError> {
+    match price(source, body)? {
+        (_, Some(cap)) => Err(PriceError::TooMany(cap)),
+        (cost, None) => Ok(cost),
+    }
+}
+
+/// The same, and the first cap that the body is over.
+///
+/// # Errors
+/// See [`PriceError`].
+pub fn price(source: &CostSource, body: &[u8]) -> Result<(u32, Option<Cap>), PriceError> {
     let counts = count(source, body)?;
     let entries = |field: &str| {
         let nth = source.nth(field);
@@ -98,10 +102,10 @@ pub fn recipients(source: &CostSource, body: &[u8]) -> Result<u32, PriceError> {
     let cost = entries(&source.field)?;
     for cap in &source.caps {
         if entries(&cap.field)? > cap.max {
-            return Err(PriceError::TooMany(cap.clone()));
+            return Ok((cost, Some(cap.clone())));
         }
     }
-    Ok(cost)
+    Ok((cost, None))
 }
 
 /// One pass over the body.

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::apps::UnknownApps;
 use crate::identity::Auth;
 use crate::identity::address::Naming;
+use crate::limit::Mode;
 use crate::store::redis::connect::{RedisOptions, Secret};
 
 pub use self::pools::{
@@ -172,6 +173,8 @@ pub struct Settings {
     /// Percent of a figure that the calls in flight of one address may hold with tokens that
     /// have not been seen good.
     pub unproven_share: u8,
+    /// Whether limits of what calls may carry act; `None`: as the route files say.
+    pub validate: Option<Mode>,
     /// Access log form.
     pub log: LogFormat,
     /// Whether to write the access log.

@@ -3,6 +3,7 @@
 mod checks;
 mod history;
 mod limits;
+mod payload;
 mod totals;
 
 use std::collections::HashMap;
@@ -183,6 +184,7 @@ impl Compiler<'_> {
         };
         let history = self.history(&editions);
         let totals = self.totals(&editions);
+        let payloads = self.payloads(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -195,6 +197,7 @@ impl Compiler<'_> {
             ip_limits,
             history,
             totals,
+            payloads,
             table,
             keys: self.keys,
             apps: Apps::default(),
@@ -287,6 +290,7 @@ impl Compiler<'_> {
             totals: RouteTotals::default(),
             cost: None,
             max_recipients: None,
+            validate: None,
             max_body: None,
             editions,
             sources: Box::default(),
@@ -326,6 +330,7 @@ impl Compiler<'_> {
             totals: self.route_totals(written),
             cost: cost_source(written),
             max_recipients: written.max_recipients.as_ref().map(|max| max.value),
+            validate: written.validate,
             max_body: written.max_body.as_ref().map(|max| max.value),
             editions: by_edition,
             sources: sources.into(),

@@ -7,6 +7,7 @@ pub mod check;
 pub mod compile;
 pub mod figure;
 pub mod history;
+pub mod payload;
 pub(crate) mod size;
 pub mod totals;
 mod written;
@@ -80,6 +81,8 @@ pub struct Route {
     pub cost: Option<CostSource>,
     /// The most recipients of one call: the cap of the cost's field.
     pub max_recipients: Option<u32>,
+    /// Whether the caps of counted fields act; `None`: as limits of what calls may carry do.
+    pub validate: Option<crate::limit::Mode>,
     /// The largest body of a call, in bytes; `None`: what the settings say for all.
     pub max_body: Option<u64>,
     /// By edition.
@@ -122,6 +125,8 @@ pub struct Ruleset {
     pub history: Option<history::History>,
     /// How much apps may hold, by [`Kind`](crate::limit::total::Kind).
     pub totals: Box<[totals::KindRules]>,
+    /// What a call may carry.
+    pub payloads: payload::Payloads,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

@@ -910,3 +910,238 @@ history = "yes"
     let taken = "[editions]\nmode = {}\n";
     assert!(mistakes(taken).contains("this name is taken"));
 }
+
+const CARRIES: &str = r#"
+[[payload]]
+name = "size"
+measure = "bytes"
+types = ["txt"]
+v1 = { max = "5KiB", src = ["a:1"] }
+v2 = { max = "3KiB", src = ["b:2"] }
+[[payload]]
+name = "id"
+measure = "characters"
+allow = "a-z"
+paths = ["{username}"]
+v1 = { max = 64 }
+[[route]]
+name = "two"
+payload = { size = "body.msg", id = ["from", "to[]"] }
+message_type = "type"
+"#;
+
+fn figures(rules: &Ruleset, name: &str) -> Vec<Option<crate::payload::Most>> {
+    let limits = &rules.payloads.limits;
+    let limit = limits.iter().find(|limit| &*limit.name == name).unwrap();
+    let figures = limit.figures.iter();
+    figures
+        .map(|figure| figure.as_ref().unwrap().most)
+        .collect()
+}
+
+#[test]
+fn what_calls_may_carry_is_layered_key_by_key_and_edition_by_edition() {
+    use crate::payload::Most::{AsMessage, Fixed};
+    let rules = read(&[BASE, CARRIES]).unwrap_or_else(|m| panic!("{m}"));
+    assert_eq!(
+        figures(&rules, "size"),
+        [Some(Fixed(5120)), Some(Fixed(3072))]
+    );
+    // An edition without an entry has that of the newest that has one.
+    assert_eq!(figures(&rules, "id"), [Some(Fixed(64)), Some(Fixed(64))]);
+    let layer = "[defaults]\nvalidate = \"report\"\n[[payload]]\nname = \"size\"\nvalidate = \"enforce\"\nv2 = { max = \"none\" }\n[[payload]]\nname = \"ext\"\nmeasure = \"bytes\"\nv1 = { max = \"message\" }\n[[route]]\nname = \"two\"\npayload = { size = \"x\", ext = \"y\" }\n";
+    let rules = read(&[BASE, CARRIES, layer]).unwrap_or_else(|m| panic!("{m}"));
+    assert_eq!(figures(&rules, "size"), [Some(Fixed(5120)), None]);
+    assert_eq!(figures(&rules, "ext"), [Some(AsMessage), Some(AsMessage)]);
+    let limits = &rules.payloads.limits;
+    assert_eq!(
+        &*limits[0].figures[0].as_ref().unwrap().sources,
+        [Box::from("a:1")]
+    );
+    assert_eq!(
+        (rules.payloads.mode(0), rules.payloads.mode(1)),
+        (Mode::Enforce, Mode::Report)
+    );
+    let of = |route: usize, edition: usize| {
+        let checked = rules.payloads.of(RouteId(route), EditionId(edition));
+        let rules = checked.map(|checked| checked.checks.rules().iter());
+        let places =
+            rules.map(|rules| rules.map(|rule| rule.place.to_string()).collect::<Vec<_>>());
+        places.unwrap_or_default().join(" ")
+    };
+    // A path is looked at in every route that has its parameter; no figure, no check.
+    assert_eq!([of(0, 0), of(1, 0), of(1, 1)], ["{username}", "y x", "y"]);
+}
+
+#[test]
+fn the_mode_of_all_is_that_of_limits_without_one_of_their_own() {
+    let layer = "[[payload]]\nname = \"id\"\nvalidate = \"off\"\n";
+    let mut rules = read(&[BASE, CARRIES, layer]).unwrap_or_else(|m| panic!("{m}"));
+    let enforced = |rules: &Ruleset| {
+        let checked = rules.payloads.of(RouteId(1), EditionId(0));
+        checked.map(|checked| (checked.checks.rules().len(), checked.enforces_body))
+    };
+    assert_eq!(enforced(&rules), Some((1, true)));
+    rules.payloads.set_validate(Mode::Report);
+    assert_eq!(enforced(&rules), Some((1, false)));
+    rules.payloads.set_validate(Mode::Off);
+    assert_eq!(enforced(&rules), None);
+    rules.payloads.set_validate(Mode::Enforce);
+    assert_eq!(enforced(&rules), Some((1, true)));
+}
+
+#[test]
+fn mistakes_of_what_calls_may_carry_say_where_they_are_and_what_to_write() {
+    for (layer, line, told) in [
+        (
+            "[[payload]]\nname = \"x\"\n",
+            2,
+            "nothing says what is measured",
+        ),
+        (
+            "[[payload]]\nname = \"sise\"\nv1 = { max = \"1KiB\" }\n",
+            2,
+            "did you mean `size`?",
+        ),
+        (
+            "[[payload]]\nname = \"x\"\nmeasure = \"byte\"\n",
+            3,
+            "unknown measure; did you mean `bytes`?",
+        ),
+        (
+            "[[payload]]\nname = \"x\"\nmeasure = \"bytes\"\nv1 = { max = \"1KiB\" }\n",
+            2,
+            "no route names it; write payload = { x",
+        ),
+        (
+            "[[payload]]\nname = \"x\"\nmeasure = \"bytes\"\npaths = [\"{username}\"]\n",
+            2,
+            "no edition has a figure",
+        ),
+        (
+            "[[payload]]\nname = \"size\"\nv1 = { max = \"3KB\" }\n",
+            3,
+            "max is a size, e.g. \"3KiB\"",
+        ),
+        (
+            "[[payload]]\nname = \"size\"\nv1 = { max = 12 }\n",
+            3,
+            "bytes are a size",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv1 = { max = \"3KiB\" }\n",
+            3,
+            "characters and entries are a whole number",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv1 = { max = 0 }\n",
+            3,
+            "no call can ever satisfy it",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv1 = { max = \"message\" }\n",
+            3,
+            "only bytes can be as many",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv2 = { src = [\"a:1\"] }\n",
+            3,
+            "the figure is missing",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv9 = { max = 1 }\n",
+            3,
+            "unknown key of a payload",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nv1 = { most = 1 }\n",
+            3,
+            "unknown key of an edition's entry",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nallow = \"z-a\"\n",
+            3,
+            "ranges of letters or digits",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\npaths = [\"from\"]\n",
+            3,
+            "a parameter of its path",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nvalidate = \"on\"\n",
+            3,
+            "unknown validate",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\nanswer = \"files\"\n",
+            3,
+            "did you mean `file`?",
+        ),
+        (
+            "[[payload]]\nname = \"id\"\n[[payload]]\nname = \"id\"\n",
+            4,
+            "there already, in line 2",
+        ),
+        (
+            "[[route]]\nname = \"two\"\npayload = { sise = \"a\" }\n",
+            3,
+            "unknown payload; did you mean `size`?",
+        ),
+        (
+            "[[route]]\nname = \"two\"\npayload = { size = \"a..b\" }\n",
+            3,
+            "no place of a call",
+        ),
+        (
+            "[[route]]\nname = \"two\"\npayload = { id = \"{name}\" }\n",
+            3,
+            "no path of this route has {name}",
+        ),
+        (
+            "[[route]]\nname = \"two\"\npayload = { id = \".\" }\n",
+            3,
+            "name a field",
+        ),
+        (
+            "[[route]]\nname = \"one\"\npayload = { id = \"a\" }\n",
+            3,
+            "none of these calls has a body",
+        ),
+        (
+            "[[route]]\nname = \"two\"\nmessage_type = \"a b\"\n",
+            3,
+            "no field of the body",
+        ),
+        (
+            "[[payload]]\nname = \"n\"\nmeasure = \"entries\"\nv1 = { max = 1 }\n[[route]]\nname = \"two\"\npayload = { n = \"to\" }\n",
+            7,
+            "write e.g. \"to[]\"",
+        ),
+        (
+            "[[payload]]\nname = \"f\"\nmeasure = \"file\"\nv1 = { max = \"1KiB\" }\n[[route]]\nname = \"two\"\npayload = { f = \".\", id = \"a\" }\n",
+            7,
+            "what is measured of one",
+        ),
+        (
+            "[[payload]]\nname = \"f\"\nmeasure = \"file\"\nv1 = { max = \"1KiB\" }\n[[route]]\nname = \"two\"\npayload = { f = \"a\" }\n",
+            7,
+            "are the body as a whole",
+        ),
+        (
+            "[[payload]]\nname = \"e\"\nmeasure = \"bytes\"\nv1 = { max = \"message\" }\n[[route]]\nname = \"three\"\ncalls = [\"POST /three\"]\npayload = { e = \"ext\" }\n",
+            8,
+            "nothing says where that is",
+        ),
+        ("[defaults]\nvalidate = \"no\"\n", 2, "unknown validate"),
+        ("[editions]\nmeasure = {}\n", 2, "this name is taken"),
+    ] {
+        let said = read(&[BASE, CARRIES, layer]).map(|_| String::new());
+        let said = said.unwrap_or_else(|mistakes| mistakes.to_string());
+        assert!(
+            said.contains(&format!("2.toml:{line}: ")),
+            "{layer}: {said}"
+        );
+        assert!(said.contains(told), "{layer}: {said}");
+    }
+}

@@ -4,11 +4,14 @@ mod app;
 mod entry;
 mod history;
 mod limit;
+mod payload;
 mod totals;
 mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
 pub(super) use history::WrittenHistory;
+use payload::{WrittenMessageType, WrittenUse};
+pub(super) use payload::{WrittenMost, WrittenPayload};
 pub(super) use totals::{WrittenCount, WrittenKind, WrittenRule, WrittenTotals};
 
 use std::borrow::Cow;
@@ -81,6 +84,11 @@ pub(super) struct WrittenRoute {
     pub(super) max_body: Option<At<u64>>,
     /// Of fields beside the cost's.
     pub(super) caps: Vec<(At<String>, u32)>,
+    /// Limits of what its calls may carry.
+    pub(super) payload: Vec<WrittenUse>,
+    pub(super) message_type: WrittenMessageType,
+    /// Of its caps of counted fields.
+    pub(super) validate: Option<Mode>,
     /// What the bearer token must be.
     pub(super) auth: Option<Auth>,
     /// Where it says that it is the message history.
@@ -118,6 +126,11 @@ pub(super) struct Written {
     pub(super) options: Vec<WrittenLimit>,
     pub(super) history: WrittenHistory,
     pub(super) totals: BTreeMap<Kind, WrittenKind>,
+    /// Of limits of what calls may carry that have no mode of their own.
+    pub(super) validate: Option<Mode>,
+    pub(super) payloads: Vec<WrittenPayload>,
+    /// Those that a route names in any file, as with groups.
+    pub(super) used_payloads: BTreeSet<String>,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -156,6 +169,9 @@ const ROUTE_KEYS: &[&str] = &[
     "max_recipients",
     "max_body",
     "caps",
+    "payload",
+    "message_type",
+    "validate",
     "auth",
     "history",
     "makes",
@@ -234,11 +250,13 @@ impl<'w> Reader<'w> {
                 "ip" => self.ip(value),
                 "history" => self.history(value),
                 "totals" => self.totals(value),
+                "payload" => self.each_table(value, "payload", Self::payload),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
                         "editions", "select", "defaults", "ip", "history", "totals", "group",
+                        "editions", "select", "defaults", "ip", "history", "payload", "group",
                         "route",
                     ];
                     let at = self.place(key.span().start);
@@ -312,7 +330,11 @@ impl<'w> Reader<'w> {
                 at: self.place(key.span().start),
             };
             let taken = |keys: &[&str]| keys.contains(&&*name.value);
-            if taken(ROUTE_KEYS) || taken(history::KEYS) || name.value == "current" {
+            if taken(ROUTE_KEYS)
+                || taken(history::KEYS)
+                || taken(payload::KEYS)
+                || name.value == "current"
+            {
                 self.mistakes.add(
                     name.at,
                     &*name.value,
@@ -384,10 +406,11 @@ impl<'w> Reader<'w> {
                         self.written.fold_app_names = fold;
                     }
                 }
+                "validate" => self.written.validate = self.choice(value, "validate", MODES),
                 _ => self.unknown_key(
                     key,
                     "[defaults]",
-                    &["limits", "unmatched", "fold_app_names"],
+                    &["limits", "unmatched", "fold_app_names", "validate"],
                 ),
             }
         }

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod carried;
+mod figures;
 mod reading;
 mod served;
 

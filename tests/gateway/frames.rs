@@ -187,17 +187,23 @@ impl Peer {
 
     /// Sends a body as its windows allow, and reads the status of the answer.
     pub(crate) fn upload(&mut self, stream: u32, length: usize) -> Option<u16> {
-        let mut left = length;
+        self.upload_bytes(stream, &vec![b'x'; length])
+    }
+
+    /// The same with this body.
+    pub(crate) fn upload_bytes(&mut self, stream: u32, body: &[u8]) -> Option<u16> {
+        let mut left = body.len();
         // Of the connection, and of the stream: what everyone begins with.
         let mut windows = [65_535, 65_535];
         loop {
             let size = left.min(10_000);
             if left > 0 && windows.iter().all(|window| *window >= size) {
+                let piece = &body[body.len() - left..][..size];
                 left -= size;
                 windows = windows.map(|window| window - size);
                 let end = if left == 0 { END_STREAM } else { 0 };
                 // Whoever has answered may have closed.
-                let _ = self.send(&frame(DATA, end, stream, &vec![b'x'; size]));
+                let _ = self.send(&frame(DATA, end, stream, piece));
                 continue;
             }
             let frame = self.next_of(&[HEADERS, RST_STREAM, GOAWAY, WINDOW_UPDATE])?;

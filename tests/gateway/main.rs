@@ -25,6 +25,7 @@ mod limits;
 mod load;
 mod overload;
 mod patience;
+mod payload;
 mod plans;
 mod pools;
 mod proxying;

@@ -578,6 +578,18 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         ..ONE
     },
     Setting {
+        key: "validate",
+        flag: "validate",
+        value: "auto|enforce|report|off",
+        default: Some("auto"),
+        group: CALLERS,
+        help: "Whether calls are refused for what they carry: message lengths, names, files, user IDs",
+        more: "`report`: they pass, and are counted in floodgate_reported_total. `auto`: as the route \
+               files say, `enforce` as shipped. A limit's own `validate` goes over this, as the shipped \
+               `report` of user IDs in paths and lists does.",
+        ..ONE
+    },
+    Setting {
         key: "bad_token_memory",
         flag: "bad-token-memory",
         value: "TIME|off",

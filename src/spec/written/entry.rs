@@ -213,6 +213,9 @@ impl Reader<'_> {
             max_recipients: None,
             max_body: None,
             caps: Vec::new(),
+            payload: Vec::new(),
+            message_type: None,
+            validate: None,
             auth: None,
             history: None,
             totals: WrittenTotals::default(),
@@ -252,6 +255,9 @@ impl Reader<'_> {
                 }
                 "max_body" => route.max_body = self.size(value, "max_body"),
                 "caps" => route.caps = self.caps(value),
+                "payload" => route.payload = self.uses(value),
+                "validate" => route.validate = self.choice(value, "validate", MODES),
+                "message_type" => route.message_type = self.message_type(value),
                 "auth" => route.auth = self.choice(value, "auth", Auth::WORDS),
                 "history" => {
                     let at = self.at(value);
