@@ -95,6 +95,3 @@ pub fn rejected(judged: &mut Judged) -> Option<Reject> {
         (None, false) => None,
     }
 }
-
-#[cfg(test)]
-mod tests;

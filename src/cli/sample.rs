@@ -153,8 +153,8 @@ pub(super) fn rules() -> Ruleset {
             ..IpLimits::default()
         },
         history: None,
-        payloads: Default::default(),
         totals: Box::default(),
+        payloads: Default::default(),
         table,
         keys,
         apps: crate::apps::Apps::default(),

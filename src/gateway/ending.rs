@@ -41,7 +41,7 @@ impl Context {
             .as_ref()
             .map_or("none", |call| call.route_name(&shared.rules));
         let limit = self.limit.map(|id| &*shared.rules.limit(id).name);
-        let limit = limit.or(self.full).unwrap_or(self.payload.limit());
+        let limit = limit.or(self.full).unwrap_or_else(|| self.payload.limit());
         if verb == Verb::Admit {
             shared.metrics.upstream(times.upstream_us);
         } else {

@@ -80,8 +80,8 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        let has_body = !session.as_downstream_mut().is_body_done();
         let counts = counted.is_some() || self.counts_totals(&call, shared);
+        let has_body = !session.as_downstream_mut().is_body_done();
         ctx.has_read_body = counts || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
         let length = headers::content_length(session.req_header());
@@ -100,6 +100,7 @@ impl Gateway {
         if let Some(reply) = refused {
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
+            (ctx.cause, ctx.error) = body::why(&reply);
             return Ok(Some(reply));
         }
         let is_whole = ctx.has_read_body || !has_body;

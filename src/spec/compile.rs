@@ -183,8 +183,8 @@ impl Compiler<'_> {
             options: self.address_limits("options", &written.options),
         };
         let history = self.history(&editions);
-        let payloads = self.payloads(&editions);
         let totals = self.totals(&editions);
+        let payloads = self.payloads(&editions);
         let table = self.table();
         Ruleset {
             limits: std::mem::take(&mut self.limits).into(),
@@ -196,8 +196,8 @@ impl Compiler<'_> {
             fold_app_names: written.fold_app_names,
             ip_limits,
             history,
-            payloads,
             totals,
+            payloads,
             table,
             keys: self.keys,
             apps: Apps::default(),

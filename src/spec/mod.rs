@@ -123,10 +123,10 @@ pub struct Ruleset {
     pub ip_limits: IpLimits,
     /// How long messages are kept.
     pub history: Option<history::History>,
-    /// What a call may carry.
-    pub payloads: payload::Payloads,
     /// How much apps may hold, by [`Kind`](crate::limit::total::Kind).
     pub totals: Box<[totals::KindRules]>,
+    /// What a call may carry.
+    pub payloads: payload::Payloads,
     /// The matcher.
     pub table: RouteTable,
     /// Makes the counter keys that belong to these limits' salts.

@@ -10,8 +10,8 @@ mod value;
 
 pub(super) use app::{WrittenApp, WrittenFigure};
 pub(super) use history::WrittenHistory;
+use payload::{WrittenMessageType, WrittenUse};
 pub(super) use payload::{WrittenMost, WrittenPayload};
-use payload::{WrittenType, WrittenUse};
 pub(super) use totals::{WrittenCount, WrittenKind, WrittenRule, WrittenTotals};
 
 use std::borrow::Cow;
@@ -86,7 +86,7 @@ pub(super) struct WrittenRoute {
     pub(super) caps: Vec<(At<String>, u32)>,
     /// Limits of what its calls may carry.
     pub(super) payload: Vec<WrittenUse>,
-    pub(super) message_type: WrittenType,
+    pub(super) message_type: WrittenMessageType,
     /// Of its caps of counted fields.
     pub(super) validate: Option<Mode>,
     /// What the bearer token must be.
@@ -125,12 +125,12 @@ pub(super) struct Written {
     pub(super) rejected: Vec<WrittenLimit>,
     pub(super) options: Vec<WrittenLimit>,
     pub(super) history: WrittenHistory,
+    pub(super) totals: BTreeMap<Kind, WrittenKind>,
     /// Of limits of what calls may carry that have no mode of their own.
     pub(super) validate: Option<Mode>,
     pub(super) payloads: Vec<WrittenPayload>,
     /// Those that a route names in any file, as with groups.
     pub(super) used_payloads: BTreeSet<String>,
-    pub(super) totals: BTreeMap<Kind, WrittenKind>,
     pub(super) groups: Vec<WrittenGroup>,
     /// Groups that a route names in any file, be it that a later one takes it out again.
     pub(super) used_groups: BTreeSet<String>,
@@ -249,14 +249,15 @@ impl<'w> Reader<'w> {
                 "defaults" => self.defaults(value),
                 "ip" => self.ip(value),
                 "history" => self.history(value),
-                "payload" => self.each_table(value, "payload", Self::payload),
                 "totals" => self.totals(value),
+                "payload" => self.each_table(value, "payload", Self::payload),
                 "group" => self.each_table(value, "group", Self::group),
                 "route" => self.each_table(value, "route", Self::route),
                 other => {
                     let known = [
-                        "editions", "select", "defaults", "ip", "history", "payload", "totals",
-                        "group", "route",
+                        "editions", "select", "defaults", "ip", "history", "totals", "group",
+                        "editions", "select", "defaults", "ip", "history", "payload", "group",
+                        "route",
                     ];
                     let at = self.place(key.span().start);
                     self.mistakes.add(

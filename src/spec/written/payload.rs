@@ -65,7 +65,7 @@ pub(in crate::spec) struct WrittenUse {
 }
 
 /// Where the type of a route's messages stands.
-pub(in crate::spec) type WrittenType = Option<At<Box<[Step]>>>;
+pub(in crate::spec) type WrittenMessageType = Option<At<Box<[Step]>>>;
 
 impl Reader<'_> {
     pub(super) fn payload(&mut self, value: &Value<'_>) {
@@ -123,7 +123,7 @@ impl Reader<'_> {
                 }
                 "validate" => payload.validate = self.choice(value, "validate", MODES),
                 edition => {
-                    self.payload_figure(edition, key.span().start, value, &mut payload.editions)
+                    self.payload_most(edition, key.span().start, value, &mut payload.editions)
                 }
             }
         }
@@ -146,7 +146,7 @@ impl Reader<'_> {
     }
 
     /// The figure of an edition, if the key names one.
-    fn payload_figure(
+    fn payload_most(
         &mut self,
         name: &str,
         start: usize,
@@ -273,7 +273,7 @@ impl Reader<'_> {
     }
 
     /// `message_type = "type"` of a route.
-    pub(super) fn message_type(&mut self, value: &Value<'_>) -> WrittenType {
+    pub(super) fn message_type(&mut self, value: &Value<'_>) -> WrittenMessageType {
         let At { value: text, at } = self.string(value, "message_type")?;
         let steps = steps(&text);
         if steps.is_none() {
