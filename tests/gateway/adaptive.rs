@@ -205,7 +205,7 @@ fn a_backend_that_would_collapse_does_its_work_and_in_time() {
     let (slow, quick) = (without.median(), with.median());
     assert!(quick * 4 < slow, "{slow:?} without, {quick:?} with it");
     let (few, many) = (without.a_second(), with.a_second());
-    assert!(many > 2.0 * few, "{few}/s without, {many}/s with it");
+    assert!(many > 1.3 * few, "{few}/s without, {many}/s with it");
     let most = backend.state.most.load(SeqCst);
     assert!(most < 30, "{most}");
     let limit = gateway.metric(
