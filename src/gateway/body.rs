@@ -11,6 +11,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
 use super::headers::content_length;
+use super::kind;
 use super::reply::Reply;
 use super::unseen::Unseen;
 use crate::limit::Moment;
@@ -26,8 +27,11 @@ pub(super) enum BodyError {
     Gone(Box<pingora::Error>),
 }
 
-/// Whether a body is in a coding, and cannot be looked into.
+/// Whether a body is in a coding, or in other characters, and cannot be looked into.
 pub(super) fn is_coded(request: &RequestHeader) -> bool {
+    if kind::has_other_characters(&request.headers) {
+        return true;
+    }
     let mut codings = request.headers.get_all(header::CONTENT_ENCODING).iter();
     codings.any(|coding| {
         !coding

@@ -11,7 +11,7 @@ use super::body::Room;
 use super::context::{Admitted, Context};
 use super::downstream::state::State;
 use super::reply::Reply;
-use super::{Gateway, Shared, body, headers, payload, strict};
+use super::{Gateway, Shared, body, headers, kind, payload, strict};
 use crate::admission::{Call, Refused, Reject};
 use crate::head::Head;
 use crate::identity::address::prefix;
@@ -20,6 +20,7 @@ use crate::observe::failures::Cause;
 use crate::observe::metrics::Verb;
 use crate::observe::tokens::TokenResult;
 use crate::route::canonical::{self, PathError};
+use crate::route::pricing::PriceError;
 use crate::text;
 
 /// Characters of a refused path that the log has.
@@ -109,6 +110,12 @@ impl Gateway {
         let recipients = match ctx.has_read_body {
             false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
+                Ok(body)
+                    if counted.is_some()
+                        && kind::has_fields_of_a_form(&session.req_header().headers, &body) =>
+                {
+                    Err(Reject::Body(PriceError::Malformed))
+                }
                 Ok(body) => payload::recipients(shared, &call, &body, ctx)
                     .and_then(|recipients| {
                         let request = session.req_header();

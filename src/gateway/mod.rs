@@ -13,6 +13,7 @@ pub mod drain;
 mod ending;
 mod headers;
 mod judge;
+mod kind;
 mod leaver;
 mod live;
 mod load;

@@ -313,7 +313,7 @@ impl Reply {
             415,
             "unsupported_media_type",
             "UnsupportedMediaTypeException",
-            "This endpoint accepts no Content-Encoding: its recipients are counted.",
+            "This endpoint's bodies are looked into: it accepts no Content-Encoding, one Content-Type, and UTF-8.",
         )
     }
 

@@ -324,6 +324,56 @@ mod by_the_body {
         six_more("Transfer-Encoding: chunked\r\n", chunks.as_bytes());
     }
 
+    /// For a reader of UTF-7 there is a second list in the text.
+    #[test]
+    fn quotation_marks_of_utf_7() {
+        let body = r#"{"to":["1"],"x":"+ACI-,+ACI-to+ACI-:[1,2,3,4,5,6],+ACI-y+ACI-:+ACI-"}"#;
+        for charset in ["utf-7", "\"UTF-7\"", "utf-8; charset=utf-7"] {
+            let line = format!("Content-Type: application/json; charset={charset}\r\n");
+            is_refused(&line, body);
+        }
+        is_refused(
+            "Content-Type: application/json\r\nContent-Type: a/json; charset=utf-7\r\n",
+            body,
+        );
+    }
+
+    /// For a reader of forms there is a second list in the text.
+    #[test]
+    fn fields_of_a_form_in_a_text() {
+        let body = r#"{"to":["1"],"x":"&to=1&to=2&to=3&to=4&to=5&to=6&y="}"#;
+        is_refused("Content-Type: application/x-www-form-urlencoded\r\n", body);
+        let body = r#"{"to":["1"],"x":";to=1;to=2;to=3;to=4;to=5;to=6;y="}"#;
+        is_refused(
+            "Content-Type: APPLICATION/x-www-form-urlencoded; charset=utf-8\r\n",
+            body,
+        );
+    }
+
+    /// On a connection of its own, and after a refusal on one.
+    fn is_refused(lines: &str, body: &str) {
+        let gateway = gateway(&[]);
+        for refused_before in [false, true] {
+            let mut connection = gateway.connect();
+            if refused_before {
+                let answer = connection.call("GET", "/nobody", &[], "");
+                assert_eq!(answer.status, 404);
+            }
+            let request = format!(
+                "POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n{lines}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            connection.send(request.as_bytes());
+            let answer = connection.read_answer("POST");
+            assert!(
+                matches!(answer.status, 400 | 415),
+                "{lines}: {}",
+                answer.status
+            );
+        }
+        assert_eq!(gateway.backend().count(), 0, "{lines}");
+    }
+
     /// A test for each: lines of the head, beside a plain body.
     macro_rules! heads {
         ($($name:ident: $lines:expr,)*) => {$(

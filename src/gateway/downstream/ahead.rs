@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::worker::Door;
 use crate::gateway::context::Context;
 use crate::gateway::judge::Stop;
+use crate::gateway::kind;
 
 /// The largest request that is looked at, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -176,6 +177,8 @@ fn is_plain(fields: &HeaderMap, length: usize) -> bool {
         && announced == Some(length)
         && matches!(one(header::HOST), Some(Some(_)))
         && !OTHERS.iter().any(|name| fields.contains_key(name))
+        && !kind::has_other_characters(fields)
+        && !kind::is_form(fields)
 }
 
 #[cfg(test)]
@@ -219,6 +222,11 @@ mod tests {
                 "Host: h\r\nContent-Length: 0\r\nContent-Length: 0",
             ),
             plain("Host: h", "Host: h\r\nExpect: 100-continue"),
+            plain("Host: h", "Host: h\r\nContent-Type: a/json; charset=utf-7"),
+            plain(
+                "Host: h",
+                "Host: h\r\nContent-Type: application/x-www-form-urlencoded",
+            ),
             plain("Host: h", "Host: h\r\nUpgrade: x"),
             plain("Host: h", "Host: h\r\n x: folded"),
             plain("Host: h", "Host: h\r\nx: \u{0}"),

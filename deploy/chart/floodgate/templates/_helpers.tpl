@@ -44,7 +44,7 @@ src/cli/reference.md): pods are replaced when these change. */}}
 {{- define "floodgate.restart" -}}
 {{- $toml := fromToml .Values.config -}}
 {{- $waits := dict -}}
-{{- range list "log" "max_counters" "store_allow_eviction" "store_client_cert" "store_client_key" "store_leases" "store_prefix" "store_sentinel_password" "store_sentinel_username" "store_slot_lease" "store_timeout" -}}
+{{- range list "log" "max_counters" "plan_file" "store_allow_eviction" "store_client_cert" "store_client_key" "store_leases" "store_prefix" "store_sentinel_password" "store_sentinel_username" "store_slot_lease" "store_timeout" -}}
 {{- if hasKey $toml . -}}
 {{- $_ := set $waits . (get $toml .) -}}
 {{- end -}}
