@@ -17,8 +17,8 @@
 //!
 //! # Reconciling while calls go on
 //!
-//! A listing takes long. [`Total::begin`] opens a round; what calls add and take from there on is
-//! noted apart, and [`Total::end`] makes the total what was listed plus that. Units carry the
+//! A listing takes long. [`Change::Begin`] opens a round; what calls add and take from there on is
+//! noted apart, and [`Change::End`] makes the total what was listed plus that. Units carry the
 //! round in which they were taken: those of a round that the listing has replaced have no part in
 //! the total any more, and are not given back to it.
 

@@ -94,20 +94,33 @@ fn json(found: &Found, body: &[u8]) {
     };
     let a = top.get("a").map(|value| text(value));
     assert_eq!(measured(found, 0), a.as_ref().map(|a| a.len() as u64));
-    assert_eq!(measured(found, 1), a.as_ref().map(|a| a.chars().count() as u64));
-    let b = top.get("b").and_then(|b| serde_json::from_str::<Vec<IgnoredAny>>(b.get()).ok());
+    assert_eq!(
+        measured(found, 1),
+        a.as_ref().map(|a| a.chars().count() as u64)
+    );
+    let b = top
+        .get("b")
+        .and_then(|b| serde_json::from_str::<Vec<IgnoredAny>>(b.get()).ok());
     assert_eq!(measured(found, 2), b.map(|b| b.len() as u64));
     let m = top
         .get("m")
         .and_then(|m| serde_json::from_str::<BTreeMap<String, &RawValue>>(m.get()).ok());
     let m = m.unwrap_or_default();
-    let longest = m.values().map(|value| text(value).chars().count() as u64).max();
+    let longest = m
+        .values()
+        .map(|value| text(value).chars().count() as u64)
+        .max();
     assert_eq!(measured(found, 3), longest);
     let names = m.keys().map(|name| name.len() as u64).max();
     assert_eq!(measured(found, 4), names);
-    let strange = m.keys().any(|name| name.bytes().any(|b| !b.is_ascii_lowercase()));
+    let strange = m
+        .keys()
+        .any(|name| name.bytes().any(|b| !b.is_ascii_lowercase()));
     let is_excess = |rule| found.excesses.iter().any(|excess| excess.rule == rule);
-    assert_eq!(is_excess(4), strange || names.is_some_and(|longest| longest > 5));
+    assert_eq!(
+        is_excess(4),
+        strange || names.is_some_and(|longest| longest > 5)
+    );
     assert_eq!(is_excess(3), longest.is_some_and(|longest| longest > 5));
 }
 
