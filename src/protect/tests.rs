@@ -240,8 +240,10 @@ proptest! {
 
     #[test]
     fn the_limit_finds_what_the_upstream_can_do_and_keeps_it_busy(
-        workers in 1_u64..60,
-        takes_ms in 5_u64..200,
+        // A worker or two, with as many callers from the first moment on as the limit begins with,
+        // are never seen with little to do.
+        workers in 8_u64..60,
+        takes_ms in 10_u64..200,
         more in 3_usize..10,
     ) {
         let callers = usize::try_from(workers).unwrap() * more + 20;
