@@ -241,7 +241,7 @@ class Pod:
 
     def start(self):
         """Runs the container's own command, until its probes are content."""
-        with open(self.log, "wb") as log:
+        with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["/floodgate", *self.container["args"]],
                 env=self.env,
