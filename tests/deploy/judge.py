@@ -22,10 +22,12 @@ class Call:
     id: str
     app: str
     route: str
-    sent: float
-    answered: float
+    sent: float = 0
+    answered: float = 0
     # 0: no answer.
-    status: int
+    status: int = 0
+    # Where it went, as the balancer says.
+    pod: str | None = None
 
 
 @dataclass
@@ -46,8 +48,6 @@ class Record:
     """What was noted."""
 
     calls: list
-    # Which pod got each call, by its ID.
-    got: dict
     # When each call came to the backend: its ID, the time.
     came: list
     # What happened, and from when on.
@@ -80,9 +80,9 @@ class Record:
         self.none_is_over()
 
     def pod(self, call):
-        """The pod that got a call. HAProxy notes nothing of the second call of a connection that has no
-        answer, which it closes. Of another pod, Prometheus would tell of more than its callers had."""
-        return self.got.get(call.id, self.gateway.what) if call.status == 0 else self.got[call.id]
+        """The pod that got a call. HAProxy says nothing of the second call of a connection if it gets no
+        answer, and closes it. Of another pod, Prometheus would tell of more than its callers had."""
+        return call.pod or (self.gateway.what if call.status == 0 else None)
 
     def is_lost(self, call):
         """Whether a call was on a socket of the gateway that was killed."""
@@ -90,10 +90,8 @@ class Record:
         return was_there and self.pod(call) == self.gateway.what
 
     def all_are_answered(self):
-        unknown = self.got.keys() - {call.id for call in self.calls}
-        assert not unknown, f"nobody's: {unknown}"
         for call in self.calls:
-            assert call.status in VERBS or self.is_lost(call), f"{call} at {self.got.get(call.id)}"
+            assert call.status in VERBS or self.is_lost(call), str(call)
         for (what, begin), (_, end) in zip(self.phases, self.phases[1:]):
             for app in {call.app for call in self.calls}:
                 its = [call.status for call in self.calls if call.app == app and begin <= call.sent < end]

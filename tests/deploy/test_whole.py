@@ -170,7 +170,6 @@ class Whole(unittest.TestCase):
                 most_gateways=6,
                 **happened,
                 **self.told(site, prometheus, happened["gateway"].what),
-                got=balancer.end(),
                 came=[(call, at) for at, call in backend.end() if call != "first"],
             )
         record.judge()
