@@ -163,6 +163,43 @@ fn said(output: &std::process::Output) -> String {
 }
 
 #[test]
+fn totals_go_along_with_an_upgrade_and_their_file_too() {
+    let (dir, backend) = (tempfile::tempdir().unwrap(), Backend::start());
+    let (file, socket) = (dir.path().join("totals"), dir.path().join("upgrade.sock"));
+    let args = ["--plan-file", file.to_str().unwrap(), "--upgrade-socket"];
+    let args = [&args[..], &[socket.to_str().unwrap()]].concat();
+    let mut old = start(dir.path(), &backend, &args);
+    let register = |gateway: &Gateway, name: &str| {
+        let body = json!({ "username": name }).to_string();
+        gateway.call("POST", "/b/basic/users", &body).status
+    };
+    let import = json!({ "app": "b#basic", "totals": { "users": 3 } }).to_string();
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let imported = Connection::to(old.admin).call("POST", "/plan/import", &[&token], &import);
+    assert_eq!(imported.status, 200, "{}", imported.text());
+    assert_eq!(register(&old, "a"), 200);
+    let mut kept = old.connect();
+    assert_eq!(kept.call("GET", "/b/basic/users", &[], "").status, 200);
+    let new = start(dir.path(), &backend, &[&args[..], &["--upgrade"]].concat());
+    assert_eq!(register(&new, "b"), 200);
+    // A call of before the upgrade is decided by the same totals.
+    let body = json!({ "username": "c" }).to_string();
+    let last = kept.call("POST", "/b/basic/users", &[], &body);
+    assert_eq!((last.status, register(&new, "d")), (429, 429));
+    drop(kept);
+    assert_eq!(old.wait(), Some(0));
+    let world = World {
+        dir,
+        backend,
+        gateway: new,
+    };
+    world.becomes("", "users", 5);
+    let world = world.restart();
+    assert_eq!(world.total("b#basic", "", "users")["count"], 5);
+    assert_eq!(register(&world.gateway, "e"), 429);
+}
+
+#[test]
 fn users_are_registered_up_to_the_figure_and_the_next_gets_the_native_answer() {
     let world = World::new(&[]);
     world.import(&json!({ "app": "b#basic", "totals": { "users": 3 } }));
