@@ -594,10 +594,14 @@ fn totals_are_changed_by_whom_has_the_token_alone() {
 }
 
 fn reconcile(world: &World, more: &[&str]) -> std::process::Output {
+    let gateway = format!("http://{}", world.gateway.addr);
+    reconcile_by(world, &gateway, more)
+}
+
+fn reconcile_by(world: &World, gateway: &str, more: &[&str]) -> std::process::Output {
     let token = world.dir.path().join("token");
     std::fs::write(&token, "YWMtgood\n").unwrap();
-    let gateway = format!("http://{}", world.gateway.addr);
-    let mut args = vec!["reconcile", "--app", "b#basic", "--gateway", &gateway];
+    let mut args = vec!["reconcile", "--app", "b#basic", "--gateway", gateway];
     args.extend(["--token-file", token.to_str().unwrap(), "--rate", "500"]);
     args.extend(more);
     world.plan(&args)
@@ -647,6 +651,45 @@ fn reconciling_pages_through_the_backends_own_listings() {
         charged >= 10.0,
         "listings are charged like any call: {charged}"
     );
+}
+
+#[test]
+fn reconciling_over_https_asks_who_answers() {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (certificate, key) = (files.path().join(name), files.path().join("key"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (certificate.display().to_string(), key.display().to_string())
+    };
+    let (other, _) = write("other");
+    let (certificate, key) = write("certificate");
+    let world = World::new(&[
+        "--listen",
+        "127.0.0.1:0 tls",
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+    ]);
+    world.backend.with(|state| {
+        state.users = (0..30).map(|n| format!("u{n:02}")).collect();
+    });
+    let gateway = format!("https://{}", world.gateway.listeners[1]);
+    let by = |ca: &[&str]| reconcile_by(&world, &gateway, &[&["--total", "users"], ca].concat());
+    for (ca, why) in [
+        (&[][..], "write --gateway-ca FILE"),
+        (&["--gateway-ca", &other], "certificate"),
+    ] {
+        let output = by(ca);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(why), "{}", said(&output));
+        assert_eq!(world.total("b#basic", "", "users")["count"], 0);
+    }
+    let output = by(&["--gateway-ca", &certificate]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.total("b#basic", "", "users")["count"], 30);
 }
 
 #[test]
