@@ -31,8 +31,8 @@ REDIS_IPS = [*pod.CLUSTER_IPS, "10.42.1.3", "10.42.1.4", "10.42.1.5"]
 # A call of each caller every so often: more than twice what the limits admit.
 PERIOD = 0.05
 CALLERS = 3
-# Every so manieth call is to the route with a limit of the day.
-OF_DAY = 4
+# One call of so many is to the route with a limit of the day.
+ONE_OF_DAY = 4
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -116,7 +116,7 @@ class Load:
         host, port = BALANCER.split(":")
         nth = 0
         while not ends.is_set():
-            route = "t-day" if nth % OF_DAY == 0 else "t-window"
+            route = "t-day" if nth % ONE_OF_DAY == 0 else "t-window"
             call = Call(f"{address}-{nth}", app, route)
             nth += 1
             connection = connection or http.client.HTTPConnection(host, int(port), 60, (address, 0))
@@ -165,7 +165,6 @@ class Load:
 
         soon("every app has called, and was denied", is_done, 120)
 
-
     def use_up_the_day(self):
         soon("the limit of the day is reached", lambda: min(self.each(2)) > 0, 120)
 
@@ -208,8 +207,7 @@ backend gateways
     def uses(self):
         """The pods that get calls."""
         try:
-            host, port = BALANCER_STATS.split(":")
-            with socket.create_connection((host, port)) as stats:
+            with socket.create_connection(BALANCER_STATS.split(":")) as stats:
                 stats.sendall(b"show stat\n")
                 text = b"".join(iter(functools.partial(stats.recv, 65536), b"")).decode()
         except OSError:
