@@ -199,7 +199,9 @@ def most_at_once(admitted, seconds):
         yield units, begin, end
 
 
-def increase(samples):
-    """By how much a counter grew, from nothing: a smaller value is that of a new process."""
-    values = [0, *samples]
-    return sum(now - before if now >= before else now for before, now in zip(values, values[1:]))
+def grown(samples, killed=None):
+    """What the processes of a pod counted: each its last value. A small counter of a second one may
+    be above the first one's last when it is first seen."""
+    before = [value for at, value in samples if killed and at < killed]
+    after = [value for at, value in samples if not (killed and at < killed)]
+    return sum(values[-1] for values in (before, after) if values)

@@ -3,7 +3,7 @@
 import copy
 import unittest
 
-from judge import OF_DAY, OF_WINDOW, VERBS, WINDOW, Call, Killed, Record, increase
+from judge import OF_DAY, OF_WINDOW, VERBS, WINDOW, Call, Killed, Record, grown
 
 APP = "o/a"
 # One more each time, so that nothing is at the same time.
@@ -135,5 +135,7 @@ class Judged(unittest.TestCase):
             one.app = "o/b" if one.route == "t-day" and one.status == 429 else APP
         self.found("all: o/b")
 
-    def test_a_counter_that_begins_anew_goes_on(self):
-        self.assertEqual(increase([3, 5, 5, 1, 4]), 9)
+    def test_a_killed_pod_counted_twice_from_nothing(self):
+        samples = [(1, 3), (2, 5), (4, 6), (5, 7)]
+        self.assertEqual(grown(samples), 7)
+        self.assertEqual(grown(samples, killed=3), 5 + 7)

@@ -12,7 +12,7 @@ import unittest
 import pod
 import render
 import whole
-from judge import OF_DAY, OF_WINDOW, SEEDING, WINDOW, Killed, Record, increase
+from judge import OF_DAY, OF_WINDOW, SEEDING, WINDOW, Killed, Record, grown
 from pod import Pod, soon
 
 # In a cluster a store has a CPU, here all of it has two: what takes longer than this is an outage.
@@ -169,7 +169,7 @@ class Whole(unittest.TestCase):
                 # All old ones and all new ones, for a moment.
                 most_gateways=6,
                 **happened,
-                **self.told(site, prometheus, happened["gateway"].what),
+                **self.told(site, prometheus, happened["gateway"]),
                 came=[(call, at) for at, call in backend.end() if call != "first"],
             )
         record.judge()
@@ -218,8 +218,10 @@ class Whole(unittest.TestCase):
         told = collections.Counter()
         for labels, samples in prometheus.query("floodgate_decisions_total[1h]"):
             if labels["route"] in ("t-window", "t-day"):
-                grown = increase([float(value) for _, value in samples])
-                told[whole.place(labels), labels["route"], labels["verb"]] += grown
+                place = whole.place(labels)
+                samples = [(at - epoch, float(value)) for at, value in samples]
+                killed_at = killed.begun if place == killed.what else None
+                told[place, labels["route"], labels["verb"]] += grown(samples, killed_at)
         resets = prometheus.query("sum by (instance) (resets(floodgate_decisions_total[1h])) > 0")
         alone = []
         for _, samples in prometheus.query("floodgate_store_local_decisions_total[1h]"):
@@ -232,6 +234,6 @@ class Whole(unittest.TestCase):
             "epoch": epoch,
             "told": told,
             "restarted": [whole.place(labels) for labels, _ in resets],
-            "scrapes": [at - epoch for at in prometheus.scrapes(killed)],
+            "scrapes": [at - epoch for at in prometheus.scrapes(killed.what)],
             "alone": alone,
         }
