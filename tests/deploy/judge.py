@@ -183,7 +183,8 @@ class Record:
             most = OF_DAY + self.beyond(app, admitted, begin, until, OF_DAY, LEASE_OF_DAY)
             assert max(days.values()) <= most, f"{app}: {days} of {most} a day"
         assert sum(days.values()) > OF_DAY * 0.8, f"{app}: {days} of {OF_DAY} a day"
-        self.notes.append(f"{app}: {max(days.values())} of {OF_DAY} in a day")
+        since = [f"{came - self.master.begun:.3f}" for _, came in admitted if came >= self.master.begun]
+        self.notes.append(f"{app}: {max(days.values())} of {OF_DAY} in a day; seconds after the master died: {since}")
 
 
 def most_at_once(admitted, seconds):
