@@ -34,6 +34,7 @@ mod secrets;
 mod settling;
 mod sizes;
 mod smuggling;
+mod streams;
 mod tls;
 mod tokens;
 mod upgrade;

@@ -9,6 +9,7 @@ mod health;
 pub(crate) mod names;
 mod place;
 mod pool;
+mod refused;
 mod users;
 mod way;
 

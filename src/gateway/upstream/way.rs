@@ -13,6 +13,7 @@ use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
+use super::refused::Refused;
 use super::{MAX_ATTEMPTS, Upstreams};
 use crate::admission::Call;
 use crate::limit::Moment;
@@ -43,7 +44,7 @@ pub(in crate::gateway) struct Way {
     tried: SmallVec<[SocketAddr; 1]>,
     attempts: usize,
     repeats: u8,
-    /// Attempts on idle connections that had been closed.
+    /// Attempts on idle connections that had been closed, and such as an upstream refused.
     stale: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
@@ -65,6 +66,8 @@ pub(in crate::gateway) struct Way {
     interims: u32,
     /// Whether any attempt has got out.
     pub(in crate::gateway) was_sent: bool,
+    /// Whether the latest one is a stream of an HTTP/2 connection.
+    pub(in crate::gateway) is_stream: bool,
     /// Whether the attempt that ends now is followed by another.
     repeat: bool,
 }
@@ -104,6 +107,7 @@ impl Way {
             ends_us: None,
             interims: 0,
             was_sent: false,
+            is_stream: false,
             repeat: false,
         }
     }
@@ -352,8 +356,12 @@ impl Way {
             error.etype(),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout
         );
-        // The backend may have closed what was idle just when the request came.
-        let is_stale = how.is_reused && !how.is_answered && !is_late;
+        if let Some(refused) = Refused::of(error).filter(|_| !how.is_answered) {
+            return self.was_refused(refused, how, now);
+        }
+        // The backend may have closed what was idle just when the request came. A connection of
+        // HTTP/2 is in use: what breaks a stream of it is no old news.
+        let is_stale = how.is_reused && !self.is_stream && !how.is_answered && !is_late;
         let Some(pool) = self.pool() else {
             return false;
         };
@@ -393,6 +401,33 @@ impl Way {
             }
         }
         true
+    }
+
+    /// An attempt has not run, and the upstream says so: it may be sent again whatever the method, as
+    /// one that found no connection. Whether there is another.
+    fn was_refused(&mut self, refused: Refused, how: Broken<'_>, now: Moment) -> bool {
+        let Some(pool) = self.pool() else {
+            return false;
+        };
+        if let Some(endpoint) = &self.at
+            && refused == Refused::Call
+            && !self.is_over(now)
+        {
+            pool.failed(endpoint, Failure::Broken, now.mono_us);
+        }
+        let set = pool.set.load();
+        let mut others = set.endpoints.iter();
+        let is_another = others.any(|e| e.is_available() && !self.tried.contains(&e.addr));
+        let may = how.is_kept
+            && (is_another || self.stale < MAX_STALE)
+            && self.attempts < MAX_ATTEMPTS
+            && !self.is_over(now);
+        if may {
+            pool.metrics.again(Again::Refused);
+            self.stale = self.stale.saturating_add(1);
+            self.repeat = true;
+        }
+        may
     }
 
     /// Out of the upstream address's hands.
