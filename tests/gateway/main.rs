@@ -12,6 +12,7 @@ mod admin;
 mod ahead;
 mod answers;
 mod apps;
+mod blame;
 mod bodies;
 mod dodges;
 mod door;

@@ -365,9 +365,10 @@ impl Way {
         let Some(pool) = self.pool() else {
             return false;
         };
-        // A caller that is slow to send, or a time of ours, says nothing of the upstream.
+        // An upstream may wait for the rest of a call. That, or a time of ours, says nothing of it.
+        let is_callers = *error.etype() == ErrorType::ReadTimedout && !how.is_whole;
         if let Some(endpoint) = &self.at
-            && how.is_whole
+            && !is_callers
             && !is_stale
             && !self.is_over(now)
         {
