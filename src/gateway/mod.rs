@@ -271,6 +271,7 @@ impl ProxyHttp for Gateway {
         }
         ctx.way.was_sent = true;
         ctx.way.is_stream = request.version == http::Version::HTTP_2;
+        ctx.way.has_begun = false;
         headers::prepare_upstream(
             request,
             &ctx.shared.settings,
@@ -326,6 +327,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        ctx.way.has_begun = true;
         if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }

@@ -1,4 +1,4 @@
-//! Whose fault a failure is.
+//! Whose fault a failure is, and which calls are sent again on a kept connection that breaks.
 
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ const HEAD: &str = "POST /o/a/t/any HTTP/1.1\r\nHost: gateway\r\nAuthorization: 
 
 fn failures(gateway: &Gateway) -> f64 {
     gateway.metric("floodgate_upstream_failures_total", &[])
+}
+
+fn repeated(gateway: &Gateway) -> f64 {
+    gateway.metric("floodgate_upstream_retries_total", &[])
 }
 
 fn field(fault: Fault) -> String {
@@ -68,4 +72,50 @@ fn a_caller_that_leaves_or_takes_its_time_speaks_against_no_upstream() {
     });
     assert_eq!(upstream.take_seen().len(), 7);
     assert_eq!(failures(&gateway), 0.0);
+}
+
+/// What comes of a call whose kept connection ends when the upstream has read all of it, and how
+/// often the upstream was sent it.
+fn on_a_kept_connection(method: &str, args: &[&str]) -> (u16, usize, f64) {
+    let upstream = Scripted::start();
+    let gateway = Start {
+        upstream: Some(upstream.addr),
+        args: &[&["--threads", "1"], args].concat(),
+        ..Start::default()
+    }
+    .start();
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+    upstream.take_seen();
+    let field = field(Fault::CloseReused);
+    let mut connection = gateway.connect();
+    let answer = connection.call(method, "/o/a/t/any", &[&field], "");
+    // Neither is a failure of the upstream's: it may close what it keeps.
+    assert_eq!(failures(&gateway), 0.0);
+    (
+        answer.status,
+        upstream.take_seen().len(),
+        repeated(&gateway),
+    )
+}
+
+#[test]
+fn what_changes_nothing_is_sent_again_when_a_kept_connection_breaks() {
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let got = on_a_kept_connection(method, &[]);
+        assert_eq!(got, (200, 2, 1.0), "{method}");
+    }
+}
+
+#[test]
+fn what_may_have_changed_something_is_sent_again_only_if_retry_on_says_so() {
+    for method in ["DELETE", "PUT"] {
+        let got = on_a_kept_connection(method, &[]);
+        assert_eq!(got, (502, 1, 0.0), "{method}");
+        let got = on_a_kept_connection(method, &["--retry-on", "503"]);
+        assert_eq!(got, (502, 1, 0.0), "{method}");
+        let got = on_a_kept_connection(method, &["--retry-on", "reset"]);
+        assert_eq!(got, (200, 2, 1.0), "{method}");
+    }
+    let got = on_a_kept_connection("POST", &["--retry-on", "reset"]);
+    assert_eq!(got, (502, 1, 0.0));
 }

@@ -68,6 +68,8 @@ pub(in crate::gateway) struct Way {
     pub(in crate::gateway) was_sent: bool,
     /// Whether the latest one is a stream of an HTTP/2 connection.
     pub(in crate::gateway) is_stream: bool,
+    /// Whether its head has gone out as a whole.
+    pub(in crate::gateway) has_begun: bool,
     /// Whether the attempt that ends now is followed by another.
     repeat: bool,
 }
@@ -108,6 +110,7 @@ impl Way {
             interims: 0,
             was_sent: false,
             is_stream: false,
+            has_begun: false,
             repeat: false,
         }
     }
@@ -379,10 +382,14 @@ impl Way {
             };
             pool.failed(endpoint, why, now.mono_us);
         }
-        if how.is_answered || !how.is_kept || is_late || !how.method.is_idempotent() {
+        if how.is_answered || !how.is_kept || is_late {
             return false;
         }
-        let again = if is_stale && self.attempts < MAX_ATTEMPTS && !self.is_over(now) {
+        // Of half a head nothing runs; of a whole call, it cannot be told.
+        let is_unsent = *error.etype() == ErrorType::WriteError && !self.has_begun;
+        let may_run_twice = pool.retry_on.reset && how.method.is_idempotent();
+        let may = is_unsent || how.method.is_safe() || may_run_twice;
+        let again = if is_stale && may && self.attempts < MAX_ATTEMPTS && !self.is_over(now) {
             Again::Stale
         } else if pool.retry_on.reset && self.may_repeat(pool, how.method, now) {
             Again::Broken
