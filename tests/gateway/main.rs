@@ -35,6 +35,7 @@ mod secrets;
 mod settling;
 mod sizes;
 mod smuggling;
+mod standing;
 mod streams;
 mod tls;
 mod tokens;

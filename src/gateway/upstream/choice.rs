@@ -57,8 +57,8 @@ impl Set {
     pub(super) fn choose(&self, how: Choosing<'_>) -> Option<&Arc<Endpoint>> {
         let is_new = |endpoint: &Endpoint| !how.tried.contains(&endpoint.addr);
         let known = |may: fn(&Endpoint) -> bool| how.again.then(|| self.pick(how, may)).flatten();
-        self.pick(how, |endpoint| endpoint.is_available() && is_new(endpoint))
-            .or_else(|| known(Endpoint::is_available))
+        self.pick(how, |endpoint| endpoint.standing.is_available() && is_new(endpoint))
+            .or_else(|| known(|endpoint| endpoint.standing.is_available()))
             .or_else(|| self.pick(how, is_new))
             .or_else(|| known(|_| true))
     }
@@ -77,7 +77,7 @@ impl Set {
                 // Ties go to the next in turn.
                 let start = how.nth % self.endpoints.len().max(1);
                 let (before, from) = self.endpoints.split_at_checked(start)?;
-                let load = |endpoint: &Endpoint| endpoint.in_flight().saturating_add(1);
+                let load = |endpoint: &Endpoint| endpoint.standing.in_flight().saturating_add(1);
                 from.iter()
                     .chain(before)
                     .filter(|endpoint| may(endpoint))

@@ -31,7 +31,7 @@ pub(super) async fn readmit(upstreams: Arc<Upstreams>, clock: Clock) {
         let now_us = clock.now().mono_us;
         for pool in &upstreams.pools {
             for endpoint in &pool.set.load().endpoints {
-                endpoint.tick(now_us);
+                endpoint.standing.tick(now_us);
             }
         }
     }
@@ -68,7 +68,7 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
                     Check::Http(path) => timeout(limit, ask(connector, endpoint, path)).await,
                 };
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                endpoint.checked(found, tending.rise, tending.fall);
+                endpoint.standing.checked(found, pool.checking);
             })
             .await;
     }

@@ -1,27 +1,26 @@
 //! One call's way upstream: its attempts, how long each may take, and whether there is another.
 
+mod broken;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use pingora::prelude::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
 
+pub(in crate::gateway) use self::broken::Broken;
 use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
-use super::refused::Refused;
 use super::{MAX_ATTEMPTS, Upstreams};
 use crate::admission::Call;
 use crate::limit::Moment;
 use crate::observe::upstreams::{Again, Failure};
 use crate::settings::Balance;
-
-/// A call that got out is sent again this often at most.
-const MAX_REPEATS: u8 = 2;
 
 /// Idle connections in a row that turned out to have been closed, before the next attempt makes a
 /// new one: where one upstream has closed all of them, there may be more than attempts.
@@ -72,20 +71,6 @@ pub(in crate::gateway) struct Way {
     pub(in crate::gateway) has_begun: bool,
     /// Whether the attempt that ends now is followed by another.
     repeat: bool,
-}
-
-/// What is known of an attempt that broke.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::gateway) struct Broken<'a> {
-    pub(in crate::gateway) method: &'a Method,
-    /// Whether the request can be sent again as a whole.
-    pub(in crate::gateway) is_kept: bool,
-    /// Whether it had gone out as a whole.
-    pub(in crate::gateway) is_whole: bool,
-    /// Whether an answer has begun.
-    pub(in crate::gateway) is_answered: bool,
-    /// Whether the connection had been used before.
-    pub(in crate::gateway) is_reused: bool,
 }
 
 impl Way {
@@ -274,7 +259,7 @@ impl Way {
             peer.group_key ^= FRESH;
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
-        endpoint.enter();
+        endpoint.standing.enter();
         self.tried.push(endpoint.addr);
         self.at = Some(endpoint.clone());
         Ok(Box::new(peer))
@@ -317,7 +302,7 @@ impl Way {
     ) -> pingora::Result<()> {
         self.first_byte_us = now.mono_us.saturating_sub(self.asked_us).max(1);
         if let Some(endpoint) = &self.at {
-            endpoint.answered();
+            endpoint.standing.answered();
         }
         let Some(pool) = self.pool() else {
             return Ok(());
@@ -332,116 +317,10 @@ impl Way {
         Err(Error::explain(ErrorType::HTTPStatus(status), "asked again").into_up())
     }
 
-    /// Whether a call that got out may be sent once more: never where it could run twice and
-    /// that would be twice as much, and never without budget.
-    fn may_repeat(&self, pool: &Pool, method: &Method, now: Moment) -> bool {
-        method.is_idempotent()
-            && self.repeats < MAX_REPEATS
-            && self.attempts < MAX_ATTEMPTS
-            && !self.is_over(now)
-            && pool.may_repeat(now.mono_us)
-    }
-
-    /// An attempt that got out has failed. Whether there is another.
-    pub(in crate::gateway) fn broke(
-        &mut self,
-        error: &Error,
-        how: Broken<'_>,
-        now: Moment,
-    ) -> bool {
-        if self.repeat {
-            return true;
-        }
-        if *error.esource() != ErrorSource::Upstream {
-            return false;
-        }
-        let is_late = matches!(
-            error.etype(),
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout
-        );
-        if let Some(refused) = Refused::of(error).filter(|_| !how.is_answered) {
-            return self.was_refused(refused, how, now);
-        }
-        // The backend may have closed what was idle just when the request came. A connection of
-        // HTTP/2 is in use: what breaks a stream of it is no old news.
-        let is_stale = how.is_reused && !self.is_stream && !how.is_answered && !is_late;
-        let Some(pool) = self.pool() else {
-            return false;
-        };
-        // An upstream may wait for the rest of a call. That, or a time of ours, says nothing of it.
-        let is_callers = *error.etype() == ErrorType::ReadTimedout && !how.is_whole;
-        if let Some(endpoint) = &self.at
-            && !is_callers
-            && !is_stale
-            && !self.is_over(now)
-        {
-            let why = if is_late {
-                Failure::Timeout
-            } else {
-                Failure::Broken
-            };
-            pool.failed(endpoint, why, now.mono_us);
-        }
-        if how.is_answered || !how.is_kept || is_late {
-            return false;
-        }
-        // Of half a head nothing runs; of a whole call, it cannot be told.
-        let is_unsent = *error.etype() == ErrorType::WriteError && !self.has_begun;
-        let may_run_twice = pool.retry_on.reset && how.method.is_idempotent();
-        let may = is_unsent || how.method.is_safe() || may_run_twice;
-        let again = if is_stale && may && self.attempts < MAX_ATTEMPTS && !self.is_over(now) {
-            Again::Stale
-        } else if pool.retry_on.reset && self.may_repeat(pool, how.method, now) {
-            Again::Broken
-        } else {
-            return false;
-        };
-        pool.metrics.again(again);
-        match again {
-            // The address has done no wrong.
-            Again::Stale => {
-                self.stale = self.stale.saturating_add(1);
-                self.tried.pop();
-            }
-            _ => {
-                self.repeats += 1;
-                self.repeat = true;
-            }
-        }
-        true
-    }
-
-    /// An attempt has not run, and the upstream says so: it may be sent again whatever the method, as
-    /// one that found no connection. Whether there is another.
-    fn was_refused(&mut self, refused: Refused, how: Broken<'_>, now: Moment) -> bool {
-        let Some(pool) = self.pool() else {
-            return false;
-        };
-        if let Some(endpoint) = &self.at
-            && refused == Refused::Call
-            && !self.is_over(now)
-        {
-            pool.failed(endpoint, Failure::Broken, now.mono_us);
-        }
-        let set = pool.set.load();
-        let mut others = set.endpoints.iter();
-        let is_another = others.any(|e| e.is_available() && !self.tried.contains(&e.addr));
-        let may = how.is_kept
-            && (is_another || self.stale < MAX_STALE)
-            && self.attempts < MAX_ATTEMPTS
-            && !self.is_over(now);
-        if may {
-            pool.metrics.again(Again::Refused);
-            self.stale = self.stale.saturating_add(1);
-            self.repeat = true;
-        }
-        may
-    }
-
     /// Out of the upstream address's hands.
     pub(in crate::gateway) fn leave(&mut self) {
         if let Some(endpoint) = self.at.take() {
-            endpoint.leave();
+            endpoint.standing.leave();
         }
     }
 }

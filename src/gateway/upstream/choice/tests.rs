@@ -4,7 +4,8 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::*;
-use crate::gateway::upstream::endpoint::{Ejecting, Kind};
+use crate::gateway::upstream::endpoint::Kind;
+use crate::gateway::upstream::standing::{Ejecting, Standing};
 use crate::observe::upstreams::{Failure, UpstreamMetrics};
 use crate::settings::Upstream;
 
@@ -13,7 +14,6 @@ fn set(weights: &[u32]) -> Set {
     let metrics = UpstreamMetrics::new(&Registry::new()).unwrap();
     let endpoint = |(n, weight): (u8, &u32)| {
         let kind = Kind {
-            pool: "default".into(),
             upstream: Upstream {
                 tls: false,
                 host: "backend".to_owned(),
@@ -28,7 +28,8 @@ fn set(weights: &[u32]) -> Set {
         };
         let addr = SocketAddr::from(([10, 0, 0, n], 80));
         let own = metrics.endpoint("default", &addr.to_string());
-        Arc::new(Endpoint::new(addr, &kind, own))
+        let standing = Arc::new(Standing::new(addr, "default".into(), own));
+        Arc::new(Endpoint::new(addr, &kind, standing))
     };
     Set::new((1..).zip(weights).map(endpoint).collect())
 }
@@ -56,7 +57,7 @@ fn eject(endpoint: &Endpoint) {
         after: std::num::NonZeroU32::new(1),
         time: Duration::from_secs(10),
     };
-    endpoint.failed(Failure::Connect, 1, ejecting, || true);
+    endpoint.standing.failed(Failure::Connect, 1, ejecting, || true);
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn the_fewest_calls_for_its_weight_win() {
     let mut got = BTreeMap::new();
     for nth in 0..8 {
         let chosen = set.choose(choosing(Balance::LeastConnections, nth, ""));
-        chosen.unwrap().enter();
+        chosen.unwrap().standing.enter();
         *got.entry(last(chosen)).or_insert(0) += 1;
     }
     assert_eq!(got, BTreeMap::from([(1, 2), (2, 6)]));
