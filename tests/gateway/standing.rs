@@ -99,3 +99,23 @@ fn an_ejected_address_whose_weight_changes_stays_ejected() {
     let got = (one.count() - before.0, other.count() - before.1);
     assert_eq!(got, (24, 8));
 }
+
+#[test]
+fn the_calls_of_an_ejected_address_go_to_all_others_alike() {
+    for balance in ["round-robin", "least-connections"] {
+        let others = [stand_in(), stand_in(), stand_in()];
+        let mut upstreams = vec![format!("http://{}", dead())];
+        upstreams.extend(others.iter().map(|other| format!("http://{}", other.addr)));
+        let (_folder, gateway) = start(&settings(&upstreams, balance, ""));
+        while ejections(&gateway) < 1.0 {
+            calls(&gateway, 1);
+        }
+        let before = others.each_ref().map(StandIn::count);
+        assert_eq!(calls(&gateway, 60), [200; 60]);
+        let got = [0, 1, 2].map(|n| others[n].count() - before[n]);
+        assert!(
+            got.iter().all(|got| (18..=22).contains(got)),
+            "{balance}: {got:?}"
+        );
+    }
+}

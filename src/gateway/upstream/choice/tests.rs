@@ -57,7 +57,9 @@ fn eject(endpoint: &Endpoint) {
         after: std::num::NonZeroU32::new(1),
         time: Duration::from_secs(10),
     };
-    endpoint.standing.failed(Failure::Connect, 1, ejecting, || true);
+    endpoint
+        .standing
+        .failed(Failure::Connect, 1, ejecting, || true);
 }
 
 #[test]
@@ -101,6 +103,47 @@ fn only_the_apps_of_an_address_that_goes_move() {
         let now = home(app);
         assert!(now == before || before == 3, "{app}: {before} to {now}");
         assert_ne!(now, 3);
+    }
+}
+
+/// How many of so many calls each address gets, where those at these places are out.
+fn shares(balance: Balance, weights: &[u32], out: &[usize], calls: usize) -> BTreeMap<u8, usize> {
+    let set = set(weights);
+    out.iter().for_each(|place| eject(&set.endpoints[*place]));
+    let mut got = BTreeMap::new();
+    for nth in 0..calls {
+        let app = format!("o#a{nth}");
+        *got.entry(last(set.choose(choosing(balance, nth, &app))))
+            .or_insert(0) += 1;
+    }
+    got
+}
+
+#[test]
+fn the_share_of_one_that_is_out_is_spread_over_all_others() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+        for out in 0..4 {
+            let got = shares(balance, &[1; 4], &[out], 1200);
+            let all: Vec<usize> = got.into_values().collect();
+            assert_eq!(all, [400; 3], "{balance:?} without {out}");
+        }
+    }
+    let hashed = shares(Balance::HashApp, &[1; 4], &[1], 1200);
+    assert!(
+        hashed.values().all(|got| (340..460).contains(got)),
+        "{hashed:?}"
+    );
+}
+
+#[test]
+fn the_share_of_one_that_is_out_is_spread_by_weight() {
+    let got = shares(Balance::RoundRobin, &[4, 2, 1, 3], &[0], 6000);
+    assert_eq!(got, BTreeMap::from([(2, 2000), (3, 1000), (4, 3000)]));
+    let got = shares(Balance::RoundRobin, &[4, 2, 1, 3], &[0, 3], 6000);
+    assert_eq!(got, BTreeMap::from([(2, 4000), (3, 2000)]));
+    let hashed = shares(Balance::HashApp, &[4, 2, 1, 3], &[0], 6000);
+    for (n, due) in [(2, 2000), (3, 1000), (4, 3000)] {
+        assert!(hashed[&n].abs_diff(due) < 200, "{hashed:?}");
     }
 }
 
