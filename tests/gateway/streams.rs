@@ -1,5 +1,6 @@
 //! Upstreams of HTTP/2, frame by frame: streams that break, calls that are refused unbegun.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -38,6 +39,7 @@ struct Came {
     nth: usize,
     nth_here: usize,
     stream: u32,
+    has_body: bool,
 }
 
 /// An upstream of HTTP/2 in the clear.
@@ -85,12 +87,14 @@ impl Streams {
 fn serve(mut tcp: TcpStream, act: &dyn Fn(Came) -> Act, calls: &AtomicUsize) -> Option<()> {
     tcp.set_nodelay(true).ok()?;
     tcp.read_exact(&mut [0; 24]).ok()?;
-    // Room for a body, of each stream (setting 4) and of the connection.
+    // Streams at once (setting 3); room for a body, of each stream (4) and of the connection.
     let room = MIB.to_be_bytes();
-    let settings = frame(SETTINGS, 0, 0, &[&[0, 4], &room[..]].concat());
+    let settings = [&[0, 3, 0, 0, 0, 2, 0, 4], &room[..]].concat();
+    let settings = frame(SETTINGS, 0, 0, &settings);
     let more = frame(WINDOW_UPDATE, 0, 0, &room);
     tcp.write_all(&[settings, more].concat()).ok()?;
     let mut nth_here = 0;
+    let mut with_body = HashSet::new();
     loop {
         let mut head = [0; 9];
         tcp.read_exact(&mut head).ok()?;
@@ -101,6 +105,9 @@ fn serve(mut tcp: TcpStream, act: &dyn Fn(Came) -> Act, calls: &AtomicUsize) -> 
         if kind == SETTINGS && flags & ACK == 0 {
             tcp.write_all(&frame(SETTINGS, ACK, 0, b"")).ok()?;
         }
+        if kind == DATA && length > 0 {
+            with_body.insert(stream);
+        }
         if !matches!(kind, HEADERS | DATA) || flags & END_STREAM == 0 {
             continue;
         }
@@ -109,6 +116,7 @@ fn serve(mut tcp: TcpStream, act: &dyn Fn(Came) -> Act, calls: &AtomicUsize) -> 
             nth: calls.fetch_add(1, SeqCst) + 1,
             nth_here,
             stream,
+            has_body: with_body.remove(&stream),
         };
         match act(came) {
             Act::Answer => {
@@ -273,4 +281,49 @@ fn a_call_that_a_connection_may_have_begun_before_it_went_is_not_sent_again() {
     assert!(matches!(status, 502 | 504), "{status}");
     assert_eq!(upstream.calls(), 2);
     assert_eq!(repeated(&gateway, ""), 0.0);
+}
+
+fn checks(gateway: &Gateway, result: &str) -> f64 {
+    let result = format!("result=\"{result}\"");
+    gateway.metric("floodgate_upstream_checks_total", &[&result])
+}
+
+const CHECKED: [&str; 4] = ["--health-check", "/health", "--health-interval", "50ms"];
+
+#[test]
+fn checks_have_a_connection_of_their_own_each() {
+    // Whatever comes second on a connection is not answered: it is dead, and nobody has said so.
+    let upstream = Streams::start(|came| match came.nth_here {
+        1 => Act::Answer,
+        _ => Act::Nothing,
+    });
+    let args = [&CHECKED[..], &["--health-timeout", "500ms"]].concat();
+    let gateway = before(&upstream.url(), &args);
+    soon("it is checked", || checks(&gateway, "pass") >= 8.0);
+    assert_eq!(checks(&gateway, "fail"), 0.0);
+    assert!(upstream.connections() >= 8);
+}
+
+#[test]
+fn neither_calls_nor_checks_wait_for_the_other() {
+    // Two calls fill a connection. Those with a body are not answered.
+    let upstream = Streams::start(|came| match came.has_body {
+        true => Act::Nothing,
+        false => Act::Answer,
+    });
+    let gateway = before(&upstream.url(), &CHECKED);
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let mut connection = gateway.connect();
+        connection.send_call("POST", "/o/a/t/any", &[], "{}");
+        waiting.push(connection);
+    }
+    soon("all calls wait", || {
+        gateway.metric("floodgate_upstream_waiting", &[]) == 6.0
+    });
+    let before = checks(&gateway, "pass");
+    soon("it is checked", || checks(&gateway, "pass") >= before + 5.0);
+    assert_eq!(checks(&gateway, "fail"), 0.0);
+    // A check that hangs is none of a call's business either.
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
 }

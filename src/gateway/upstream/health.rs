@@ -77,7 +77,9 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
 /// A `GET` on a connection of its own: an idle one may outlive what it stands for.
 async fn ask(connector: &Connector, endpoint: &Endpoint, path: &str) -> Result<(), String> {
     let asking = async {
-        let peer = endpoint.peer();
+        let mut peer = endpoint.peer();
+        // One of HTTP/2 that has room for more would be kept for the next.
+        peer.options.max_h2_streams = 1;
         let (mut session, _) = connector.get_http_session(&peer).await?;
         let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
         request.insert_header("Host", &endpoint.authority)?;
