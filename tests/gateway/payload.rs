@@ -341,6 +341,75 @@ fn what_is_an_upload_and_no_multipart_is_refused_or_a_file() {
     assert_eq!(gateway.backend().count(), 2);
 }
 
+#[test]
+fn an_upload_that_other_readers_find_other_parts_in_goes_no_further() {
+    let gateway = start(&[]);
+    let part =
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nabc\r\n";
+    let call = |parameters: &str, body: &str, chunked: bool| {
+        let length = match chunked {
+            true => "Transfer-Encoding: chunked".to_owned(),
+            false => format!("Content-Length: {}", body.len()),
+        };
+        let head = format!(
+            "POST /o/a/chatfiles HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Type: multipart/form-data{parameters}\r\n{length}\r\n\r\n"
+        );
+        let mut connection = gateway.connect();
+        connection.send(head.as_bytes());
+        let body = match chunked {
+            true => format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            false => body.to_owned(),
+        };
+        let _ = connection.try_send(body.as_bytes());
+        connection.read_answer("POST").status
+    };
+    let good = format!("{part}--b--\r\n");
+    for chunked in [false, true] {
+        assert_eq!(call("; boundary=b", &good, chunked), 200);
+        let two = format!("{}{good}", part.replace("file", "note"));
+        assert_eq!(call("; Boundary=\"b\"", &two, chunked), 200);
+    }
+    let bodies = [
+        format!("{part}--b--x\r\n{part}--b--\r\n"),
+        format!("{part}--b--\r\n{part}--b--\r\n"),
+        format!("{part}{good}"),
+        format!("before\r\n{good}"),
+        format!("\n{good}"),
+        good.replace("abc", "a\n--b\r\n\r\nc"),
+        good.replace("abc", "--b\r\n\r\nc"),
+        good.replace("--b\r\nC", "--b \r\nC"),
+        good.replace(": form-data;", ": form-data;\r\n "),
+        good.replace("filename=", "filename*="),
+        good.replace("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n"),
+        good.replace(
+            "\r\n\r\n",
+            "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n",
+        ),
+        good.replace("\r\n", "\n"),
+    ];
+    let long = "b".repeat(71);
+    let kinds = [
+        "; boundary=b; boundary*=x",
+        "; boundary*0=b; boundary*1=c",
+        "; boundaryX=x; boundary=b",
+        "; boundary=b; boundary=x",
+        "; boundary=\"\\b\"",
+        "; x=\"; boundary=x; y=\"; boundary=b",
+        &format!("; boundary={long}"),
+    ];
+    for chunked in [false, true] {
+        for body in &bodies {
+            assert_eq!(call("; boundary=b", body, chunked), 400, "{body}");
+        }
+        for kind in kinds {
+            let body = good.replace("--b", &format!("--{long}"));
+            let body = if kind.contains(&long) { &body } else { &good };
+            assert_eq!(call(kind, body, chunked), 400, "{kind}");
+        }
+    }
+    assert_eq!(gateway.backend().count(), 4);
+}
+
 /// 100 attributes of 4,096 Chinese characters, the last of them of `last`.
 fn attributes(last: usize) -> String {
     let value = "中".repeat(4096);
