@@ -194,10 +194,6 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     assert_eq!(wrong(r#"{"type":"img","body":{"msg":"123456789"}}"#), []);
     let large = r#"{"type":"img","body":{"msg" : "123456789"}}"#;
     assert_eq!(wrong(large), [(1, 21, 20)]);
-    assert_eq!(
-        wrong(r#"{"type":"loc","body":{"msg":"1234567890123456789"}}"#),
-        []
-    );
     // `ext` by itself, as much as its message may have.
     let ext = |kind: &str, ext: &str| format!(r#"{{"ext":{ext},"type":"{kind}","body":{{}}}}"#);
     assert_eq!(wrong(&ext("txt", "{\"\":1}")), [(2, 6, 5)]);
@@ -207,7 +203,6 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
         wrong(&ext("cmd", "{\"a\":\"中\",\"b\":123456}")),
         [(2, 22, 20)]
     );
-    assert_eq!(wrong(&ext("loc", "{\"a\":\"123456789012345678\"}")), []);
     for odd in [
         r#"{"type":5}"#,
         r#"{"type":null}"#,
@@ -216,6 +211,51 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     ] {
         assert!(found(&rules(), odd.as_bytes()).is_malformed, "{odd}");
     }
+}
+
+#[test]
+fn a_type_that_nobody_knows_is_held_to_the_largest_figure() {
+    let rules = || {
+        vec![
+            typed("body.msg", Most::Fixed(5), &["txt"]),
+            typed("body", Most::Fixed(20), &["img", "cmd"]),
+            typed("ext", Most::AsMessage, &[]),
+        ]
+    };
+    let wrong = |checks: &Arc<Checks>, kind: &str, msg: usize, ext: usize| {
+        let (msg, ext) = ("m".repeat(msg), "e".repeat(ext));
+        let body = format!(r#"{{"body":{{"msg":"{msg}"}},"type":"{kind}","ext":"{ext}"}}"#);
+        let found = found(checks, body.as_bytes());
+        let mut wrong: Vec<_> = found.excesses.iter().map(|e| (e.rule, e.most)).collect();
+        wrong.sort_unstable();
+        wrong
+    };
+    let usual = checks(rules());
+    for kind in [
+        "loc",
+        "txt ",
+        " txt",
+        "txt\\u0000",
+        "text",
+        "",
+        "t\\tx",
+        "ｔｘｔ",
+        "a-type-of-more-than-sixteen-letters",
+    ] {
+        assert_eq!(wrong(&usual, kind, 10, 20), [], "{kind}");
+        assert_eq!(wrong(&usual, kind, 11, 0), [(1, Some(20))], "{kind}");
+        let all = [(0, Some(20)), (1, Some(20)), (2, Some(20))];
+        assert_eq!(wrong(&usual, kind, 21, 21), all, "{kind}");
+    }
+    // In another case it is the type; one without a figure of its own is known still.
+    assert_eq!(wrong(&usual, "Txt", 6, 6), [(0, Some(5)), (2, Some(5))]);
+    let known: [Box<str>; 1] = ["loc".into()];
+    let knowing = Arc::new(Checks::new(rules(), &steps("type").unwrap()).knowing(&known));
+    assert_eq!(wrong(&knowing, "loc", 99, 99), []);
+    assert_eq!(wrong(&knowing, "lo", 11, 0), [(1, Some(20))]);
+    // Where no type has a figure, none has.
+    let plain = checks(vec![typed("ext", Most::AsMessage, &[])]);
+    assert_eq!(wrong(&plain, "loc", 99, 99), []);
 }
 
 #[test]

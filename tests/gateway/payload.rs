@@ -96,6 +96,47 @@ fn an_older_edition_lets_pass_5_kb() {
 }
 
 #[test]
+fn another_spelling_of_a_type_is_no_way_around_its_figure() {
+    let gateway = start(&[]);
+    let call = |kind: &str, length: usize| {
+        let body = text("a", length).replace("\"txt\"", kind);
+        gateway.call("POST", "/o/a/messages/users", &body)
+    };
+    for kind in [
+        "\"txt \"",
+        "\" txt\"",
+        "\"text\"",
+        "\"loc\"",
+        "\"TXT\\u0020\"",
+        "\"\"",
+        "\"a-type-of-more-than-sixteen-letters\"",
+    ] {
+        let frame = r#"{"msg":""}"#.len();
+        assert_eq!(call(kind, 3072 - frame).status, 200, "{kind}");
+        let answer = call(kind, 3073);
+        assert_eq!(answer.status, 400, "{kind}");
+        let told = told(&answer);
+        assert_eq!((&*told.1, told.3), ("message is too large", 3072), "{kind}");
+    }
+    for kind in ["\"TXT\"", "\"\\u0074xt\""] {
+        assert_eq!(
+            [call(kind, 3072).status, call(kind, 3073).status],
+            [200, 400]
+        );
+    }
+    for kind in ["1", "null", "[\"txt\"]", "true"] {
+        assert_eq!(call(kind, 10).status, 400, "{kind}");
+    }
+    assert_eq!(gateway.backend().count(), 9);
+    // Of a type that its edition has no figure for, there is none.
+    let gateway = start(&["--edition", "v1"]);
+    let body = text("a", 6000).replace("\"txt\"", "\"img\"");
+    let status = |body: &str| gateway.call("POST", "/o/a/messages/users", body).status;
+    assert_eq!(status(&body), 200);
+    assert_eq!(status(&body.replace("img", "img ")), 400);
+}
+
+#[test]
 fn each_answer_is_the_services_own() {
     let gateway = start(&[]);
     let users: Vec<String> = (0..61)
