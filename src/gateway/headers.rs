@@ -145,7 +145,8 @@ fn is_token(token: &str) -> bool {
 
 /// Whether pingora may have escaped what the caller wrote in its target, so that the head is
 /// longer than what came in. It does so where it cannot read a target otherwise, which is for
-/// blanks and controls alone.
+/// blanks and controls alone. Then it escapes `<`, `>`, `"` and all that is no ASCII as well: one
+/// of the former is there whenever any of the latter is its work, and not the caller's.
 pub(super) fn may_be_escaped(head: &[u8]) -> bool {
     // Empty lines before a request are allowed.
     let mut lines = head.split(|b| *b == b'\n');
@@ -153,7 +154,7 @@ pub(super) fn may_be_escaped(head: &[u8]) -> bool {
     line.unwrap_or_default().windows(3).any(|escape| {
         matches!(
             escape,
-            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F' | b'f']
+            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F']
         )
     })
 }
@@ -374,3 +375,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         ]
         .contains(&name)
 }
+
+#[cfg(test)]
+mod tests;
