@@ -250,6 +250,8 @@ pub(super) fn prepare_upstream(
         fields.remove(&name);
     }
 
+    join_crumbs(fields)?;
+
     let proto = if https { "https" } else { "http" };
 
     let mut forwarded_for = Vec::with_capacity(40);
@@ -293,6 +295,20 @@ pub(super) fn prepare_upstream(
     fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     fields.insert(X_REQUEST_ID, id.clone());
     *request = RequestHeader::from(parts);
+    Ok(())
+}
+
+/// Puts the crumbs into which HTTP/2 may cut cookies together: of several lines, one server reads
+/// the first and another the last (RFC 9113, 8.2.3). They are no longer than the bounds of a head
+/// let them come in.
+fn join_crumbs(fields: &mut HeaderMap) -> pingora::Result<()> {
+    let crumbs = fields.get_all(header::COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    let joined = crumbs.join(&b"; "[..]);
+    fields.insert(header::COOKIE, value(joined)?);
     Ok(())
 }
 
