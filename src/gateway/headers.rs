@@ -11,6 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr as _};
 
 use self::behind::stays_behind;
+use crate::identity;
 use crate::identity::address::{self, Naming};
 use crate::settings::Settings;
 use crate::text::push_ip;
@@ -122,25 +123,10 @@ pub(super) fn is_trusted(settings: &Settings, peer: IpAddr) -> bool {
         .any(|net| net.contains(&peer))
 }
 
-/// The bearer token of the call, in the characters that one has (RFC 6750, 2.1). One that names
-/// two has none: nor has one with quotes or a list, of which another server might take a part.
+/// The bearer token of the call.
 pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
-    let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return None;
-    };
-    let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
-    let token = token.trim_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer ") && is_token(token)).then_some(token)
-}
-
-/// Letters, digits and `-._~+/`, and then `=`.
-fn is_token(token: &str) -> bool {
-    let text = token.trim_end_matches('=');
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
+    let lines = request.headers.get_all(header::AUTHORIZATION).iter();
+    identity::bearer(lines.map(HeaderValue::as_bytes))
 }
 
 /// Whether pingora may have escaped what the caller wrote in its target, so that the head is

@@ -157,7 +157,11 @@ fn file(body: &[u8]) -> u64 {
     let find = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).position(|w| w == wanted);
     let count = |wanted: &[u8]| body.windows(wanted.len()).filter(|w| *w == wanted).count();
     let after = |end: &[u8]| count(&[end, b"--", BOUNDARY].concat());
-    assert_eq!((after(b"\n"), after(b"\r")), (after(b"\r\n"), 0), "half a line break");
+    assert_eq!(
+        (after(b"\n"), after(b"\r")),
+        (after(b"\r\n"), 0),
+        "half a line break"
+    );
     let mut longest = 0;
     let mut rest = &body[find(&body, &delimiter).expect("a first") + delimiter.len()..];
     while !rest.starts_with(b"--") {
