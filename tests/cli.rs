@@ -811,6 +811,51 @@ fn explain_says_how_long_an_app_keeps_its_history() {
 }
 
 #[test]
+fn explain_says_what_a_call_does_to_what_a_plan_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = "[[app]]\nnames = \"o#a\"\nplan = \"free\"\n[[app]]\nnames = \"p#a\"\n";
+    fs::write(dir.path().join("apps.toml"), apps).unwrap();
+    let ask = |args: &[&str], body: &str| {
+        let all = [&["explain", "--apps", "apps.toml", "--body", "-"][..], args].concat();
+        run_with(dir.path(), &[], &all, body)
+    };
+    let users = r#"[{"username":"x"},{"username":"y"}]"#;
+    let two = ask(&["--json", "POST", "/o/a/users"], users);
+    assert_eq!(two.code, 0, "{}{}", two.out, two.err);
+    let expected = json!([{"total": "users", "of": null, "effect": "takes", "units": 2, "max": 100,
+        "mode": "enforce", "approximate": false, "never_fits": false,
+        "sources": ["002:12", "002:16", "002:20", "002:24"]}]);
+    assert_eq!(json_of(&two)["totals"], expected);
+    let friend = "/o/a/users/ann/contacts/users/bob";
+    let friend = json_of(&ask(&["--json", "POST", friend], ""));
+    let of: Vec<_> = friend["totals"].as_array().unwrap().iter().collect();
+    assert_eq!((&of[0]["of"], &of[1]["of"]), (&json!("ann"), &json!("bob")));
+    assert_eq!(of[0]["approximate"], true);
+    let gone = ask(&["DELETE", "/o/a/users/ann"], "");
+    assert!(gone.out.contains(" frees  enforce\n"), "{}", gone.out);
+    // A free app has no chatroom at all.
+    let room = ask(&["POST", "/o/a/chatrooms"], r#"{"name":"r","owner":"ann"}"#);
+    assert_eq!(room.code, 1);
+    for said in ["takes 1, which is refused", "(plan:chatrooms)"] {
+        assert!(room.out.contains(said), "{said}: {}", room.out);
+    }
+    // Nor is there a total of an app without a plan.
+    let none = json_of(&ask(&["--json", "POST", "/p/a/users"], users));
+    assert_eq!(none["totals"], json!(null));
+    // Without a body it is not known how many.
+    let all = ["explain", "--apps", "apps.toml", "POST", "/o/a/users"];
+    let unknown = run_with(dir.path(), &[], &all, "");
+    assert!(unknown.out.contains("takes, by body"), "{}", unknown.out);
+    let listed = json_of(&run(&["routes", "--json"]));
+    let listed = listed.as_array().unwrap().iter();
+    let mut post = listed.filter(|r| r["route"] == "users-post");
+    let post = post.next().unwrap();
+    assert_eq!(post["totals"], json!(["users"]));
+    let payload = post["payload"].as_array().unwrap();
+    assert!(payload.contains(&json!("users-registered")), "{payload:?}");
+}
+
+#[test]
 fn explain_says_what_a_call_may_carry_and_what_refuses_it() {
     let path = "/o/a/messages/users";
     let ask = |args: &[&str], body: &str| {

@@ -1,9 +1,33 @@
 """What the load scripts share."""
-import os, re, resource, socket, subprocess, sys, time
+import os, re, resource, shutil, socket, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TICK = os.sysconf("SC_CLK_TCK")
 RELEASE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
+
+# In a `location` of nginx: one limit of one app in a fixed window, asked for at Redis.
+LUA_LIMIT = """
+      access_by_lua_block {
+        local redis = require("%(module)s"):new()
+        redis:set_timeout(1000)
+        if not redis:connect("127.0.0.1", %(redis)d) then return ngx.exit(503) end
+        local used = redis:eval([[
+          local used = redis.call("INCR", KEYS[1])
+          if used == 1 then redis.call("EXPIRE", KEYS[1], 2) end
+          return used]], 1, "app:" .. ngx.time())
+        redis:set_keepalive(60000, 256)
+        if used > 1000000 then return ngx.exit(429) end
+      }
+"""
+
+
+def lua_redis():
+    """The name of Debian's Lua client for Redis, if all of nginx is there."""
+    if shutil.which("nginx") and os.path.exists("/usr/lib/nginx/modules/ngx_http_lua_module.so"):
+        for path, name in (("resty/redis.lua", "resty.redis"), ("nginx/redis.lua", "nginx.redis")):
+            if os.path.exists("/usr/share/lua/5.1/" + path):
+                return name
+    return None
 
 
 def build():

@@ -2,6 +2,7 @@
 
 mod history;
 mod payload;
+mod totals;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use self::history::HistoryView;
 use self::payload::{Carried, PayloadView, carried};
+use self::totals::TotalView;
 use super::rules::Certificates;
 use super::show::{LimitView, columns, json, quota};
 use super::{CliError, Ended, Purpose, load, print, rules};
@@ -86,6 +88,9 @@ struct Explained<'r> {
     /// What it may carry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     payload: Vec<PayloadView<'r>>,
+    /// What it does to what its app's plan bounds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    totals: Vec<TotalView<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refusal>,
     #[serde(skip)]
@@ -342,6 +347,7 @@ fn rejected<'r>(
         max_body: None,
         history: None,
         payload: Vec::new(),
+        totals: Vec::new(),
         refused: Some(Reply::rejected(reject, asked.path).into()),
         title: "",
         recipients: None,
@@ -386,6 +392,8 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         .map(|reject| Reply::rejected(reject, asked.path))
         .or(refused)
         .or_else(|| carries.map(|reject| Reply::rejected(&reject, asked.path)));
+    let totals = totals::told(rules, call, path, asked.body);
+    let refused = refused.or(totals.refused);
     let cost = |limit: &Limit| match (&refused, limit.unit, recipients) {
         // An hour that is not kept is charged to the address, a body that is refused to nobody.
         (Some(_), ..) => Some(u32::from(expired.is_some())),
@@ -431,6 +439,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         history: admission::history::asked(rules, call, path, asked.now)
             .and_then(|asked| HistoryView::new(rules, &asked)),
         payload: views,
+        totals: totals.views,
         refused: refused.map(Refusal::from),
         title: route.map_or("", |route| &route.title),
         recipients: recipients.filter(|_| counted.is_some()),
@@ -522,6 +531,10 @@ fn in_words(explained: &Explained<'_>, path: &str) -> String {
     text.push('\n');
     if !explained.payload.is_empty() {
         text.push_str(&columns("  ", &payload::rows(&explained.payload)));
+        text.push('\n');
+    }
+    if !explained.totals.is_empty() {
+        text.push_str(&columns("  ", &totals::rows(&explained.totals)));
         text.push('\n');
     }
     if explained.limits.is_empty() {

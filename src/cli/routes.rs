@@ -15,7 +15,7 @@ use crate::limit::LimitId;
 use crate::route::Form;
 use crate::serve::Files;
 use crate::spec::size;
-use crate::spec::{EditionId, Route, RouteLimits, Ruleset, Unmatched};
+use crate::spec::{EditionId, Route, RouteId, RouteLimits, Ruleset, Unmatched};
 
 /// An app that nobody knows.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,12 @@ struct RouteView<'r> {
     limits: Vec<LimitView<'r>>,
     max_recipients: Option<u32>,
     max_body: Option<u64>,
+    /// Limits of what its calls may carry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    payload: Vec<&'r str>,
+    /// What its calls make, of what an app's plan bounds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    totals: Vec<&'r str>,
     sources: Vec<&'r str>,
 }
 
@@ -166,7 +172,7 @@ fn json(of: Audience<'_>) -> String {
     let rules = of.rules;
     let mut list = Vec::new();
     for (form, edition) in of.forms() {
-        for route in &rules.routes {
+        for (nth, route) in rules.routes.iter().enumerate() {
             for (method, path) in &route.calls {
                 list.push(RouteView {
                     route: &route.name,
@@ -176,12 +182,40 @@ fn json(of: Audience<'_>) -> String {
                     limits: views(rules, &of.limits(route, edition)),
                     max_recipients: route.max_recipients,
                     max_body: route.max_body,
+                    payload: payload(rules, RouteId(nth), edition),
+                    totals: totals(route),
                     sources: sources(route, edition).iter().map(|s| &**s).collect(),
                 });
             }
         }
     }
     super::show::json(&list)
+}
+
+/// The limits of what calls of a route may carry, each once.
+fn payload(rules: &Ruleset, route: RouteId, edition: EditionId) -> Vec<&str> {
+    let checks = rules.payloads.of(route, edition);
+    let checks = checks.map_or(&[][..], |checked| checked.checks.rules());
+    let named = checks
+        .iter()
+        .filter_map(|check| rules.payloads.limits.get(check.limit));
+    once(named.map(|limit| &*limit.name))
+}
+
+/// What calls of a route make, each once.
+fn totals(route: &Route) -> Vec<&str> {
+    let makes = route.totals.makes.iter();
+    once(makes.map(|rule| rule.kind.as_str()))
+}
+
+fn once<'r>(names: impl Iterator<Item = &'r str>) -> Vec<&'r str> {
+    let mut list = Vec::new();
+    for name in names {
+        if !list.contains(&name) {
+            list.push(name);
+        }
+    }
+    list
 }
 
 fn text(of: Audience<'_>) -> String {
@@ -191,13 +225,14 @@ fn text(of: Audience<'_>) -> String {
         let name = &rules.editions[edition.0].name;
         text.push_str(&format!("{}  (edition {name})\n\n", prefix(form)));
         let mut rows = Vec::new();
-        for route in &rules.routes {
+        for (nth, route) in rules.routes.iter().enumerate() {
+            let payload = payload(rules, RouteId(nth), edition);
             for (method, path) in &route.calls {
-                rows.push(row(of, route, edition, [method, path]));
+                rows.push(row(of, route, edition, [method, path], &payload));
             }
         }
         if rules.unmatched == Unmatched::DefaultLimit {
-            rows.push(row(of, &rules.unmatched_route, edition, ["*", "*"]));
+            rows.push(row(of, &rules.unmatched_route, edition, ["*", "*"], &[]));
         }
         text.push_str(&columns("  ", &rows));
         text.push('\n');
@@ -206,7 +241,13 @@ fn text(of: Audience<'_>) -> String {
     text
 }
 
-fn row(of: Audience<'_>, route: &Route, edition: EditionId, call: [&str; 2]) -> [String; 5] {
+fn row(
+    of: Audience<'_>,
+    route: &Route,
+    edition: EditionId,
+    call: [&str; 2],
+    payload: &[&str],
+) -> [String; 5] {
     // An address's copy of an app's figure is said in the same breath.
     let mut figures: Vec<(String, Vec<&str>)> = Vec::new();
     let mut group = None;
@@ -234,6 +275,9 @@ fn row(of: Audience<'_>, route: &Route, edition: EditionId, call: [&str; 2]) -> 
             .max_body
             .map(|most| format!("body at most {}", size::show(most))),
     );
+    for (what, names) in [("carries", payload), ("makes", &totals(route))] {
+        limits.extend((!names.is_empty()).then(|| format!("{what} {}", names.join(" "))));
+    }
     [
         call[0].to_owned(),
         call[1].to_owned(),

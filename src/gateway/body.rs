@@ -17,7 +17,6 @@ use super::unseen::Unseen;
 use crate::limit::Moment;
 use crate::observe::failures::Cause;
 use crate::route::pricing::MAX_COUNTED_BODY;
-use crate::settings::Settings;
 
 /// Why there is no body to price.
 pub(super) enum BodyError {
@@ -46,10 +45,11 @@ pub(super) fn fits(length: u64) -> bool {
     length <= MAX_COUNTED_BODY as u64
 }
 
-/// The whole body of a call, `most` bytes at most. Where it is `counted`, in no coding.
+/// The whole body of a call, `most` bytes at most, `within` this time. Where it is `counted`, in no
+/// coding.
 pub(super) async fn read(
     session: &mut Session,
-    settings: &Settings,
+    within: Duration,
     counted: bool,
     most: u64,
 ) -> Result<Vec<u8>, BodyError> {
@@ -91,7 +91,7 @@ pub(super) async fn read(
         }
         Ok(true)
     };
-    match tokio::time::timeout(settings.body_timeout, reading).await {
+    match tokio::time::timeout(within, reading).await {
         Err(_) => Err(BodyError::Refused(Reply::body_timeout())),
         Ok(Err(error)) => Err(BodyError::Gone(error.into_down())),
         Ok(Ok(false)) => Err(BodyError::Refused(Reply::body_too_large())),

@@ -1,6 +1,7 @@
 //! Steps 1 to 4 of a call over HTTP: identify, match, price, decide.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header;
 use pingora::http::RequestHeader;
@@ -106,12 +107,18 @@ impl Gateway {
         }
         let is_whole = ctx.has_read_body || !has_body;
         let is_plain = counts || is_checked;
-        let reading = body::read(session, &shared.settings, is_plain, most);
+        let mut within = shared.settings.body_timeout;
+        if let Some(whole) = ctx.way.request_timeout(&call).filter(|_| has_body) {
+            let spent = shared.clock.since(ctx.started).mono_us - ctx.started.mono_us;
+            within = within.min(whole.saturating_sub(Duration::from_micros(spent)));
+        }
+        let reading = body::read(session, within, is_plain, most);
         let recipients = match ctx.has_read_body {
             false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
+                // What counts is JSON; of a form by the documents nothing is counted.
                 Ok(body)
-                    if counted.is_some()
+                    if counts
                         && kind::has_fields_of_a_form(&session.req_header().headers, &body) =>
                 {
                     Err(Reject::Body(PriceError::Malformed))

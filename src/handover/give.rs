@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,6 +18,10 @@ use super::{Ask, HandoverError, Held, Offer, PROTOCOL, Say};
 use crate::gateway::Lasting;
 use crate::store::away::Movable;
 
+/// How long it may take to say who it is.
+const TO_GREET: Duration = Duration::from_secs(5);
+/// Who may be heard at once. Only processes of the same user come in.
+const MOST_HEARD: usize = 8;
 /// How long a new process may take to read its settings and rules.
 const TO_PREPARE: Duration = Duration::from_secs(60);
 /// How long it may take once this one waits for it.
@@ -87,6 +92,9 @@ pub(crate) struct Giving {
     file: (u64, u64),
     /// `None`: no more.
     held: Mutex<Option<Held>>,
+    /// One at a time takes over.
+    turn: Mutex<()>,
+    heard: AtomicUsize,
 }
 
 impl Giving {
@@ -108,6 +116,8 @@ impl Giving {
             path: door.path,
             file: door.file,
             held: Mutex::new(Some(held)),
+            turn: Mutex::new(()),
+            heard: AtomicUsize::new(0),
         });
         let (listener, serving) = (door.listener, giving.clone());
         std::thread::Builder::new()
@@ -115,7 +125,7 @@ impl Giving {
             .spawn(move || {
                 for stream in listener.incoming() {
                     match stream {
-                        Ok(stream) => serving.serve(stream),
+                        Ok(stream) => serving.clone().hear(stream),
                         Err(error) => {
                             tracing::error!(%error, "the upgrade socket failed");
                             std::thread::sleep(Duration::from_secs(1));
@@ -143,6 +153,25 @@ impl Giving {
         }
     }
 
+    /// On a thread of its own: one that says nothing keeps nobody from upgrading.
+    fn hear(self: Arc<Self>, stream: UnixStream) {
+        if self.heard.fetch_add(1, Ordering::Relaxed) >= MOST_HEARD {
+            self.heard.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("too many ask for an upgrade at once");
+            return;
+        }
+        let this = self.clone();
+        let thread = std::thread::Builder::new().name("upgrading".to_owned());
+        let spawned = thread.spawn(move || {
+            this.serve(stream);
+            this.heard.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(error) = spawned {
+            self.heard.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!(%error, "no thread for an upgrade");
+        }
+    }
+
     fn serve(&self, stream: UnixStream) {
         let mut wire = Wire::new(stream);
         match self.talk(&mut wire) {
@@ -154,7 +183,7 @@ impl Giving {
 
     /// The conversation up to its end; with the counters that are with the other then.
     fn talk(&self, wire: &mut Wire) -> io::Result<Option<&Movable>> {
-        wire.patience(Some(TO_PREPARE))?;
+        wire.patience(Some(TO_GREET))?;
         let (theirs, ours) = (wire.peer()?, rustix::process::geteuid().as_raw());
         if theirs != ours {
             let why = format!("user {theirs} asked; only user {ours} may");
@@ -171,6 +200,10 @@ impl Giving {
             );
             return refuse(wire, &why);
         }
+        let Some(_turn) = self.turn.try_lock() else {
+            return refuse(wire, ANOTHER);
+        };
+        wire.patience(Some(TO_PREPARE))?;
         let Some(offer) = self.offer() else {
             return refuse(wire, ON_ITS_WAY);
         };
@@ -240,6 +273,8 @@ impl Giving {
 }
 
 const ON_ITS_WAY: &str = "it is about to end; wait for that, and start without --upgrade";
+const ANOTHER: &str =
+    "another process is taking over from it; wait until that one runs, or has ended";
 const STILL_HELPING: &str = "the process before it still has connections, whose calls are decided \
                              by its counters; wait until that one has ended (`grace` at most)";
 

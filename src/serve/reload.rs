@@ -245,7 +245,7 @@ fn say(cause: Cause, done: &Done, took_ms: u64) {
                 cause,
                 took_ms,
                 mistakes,
-                "reload failed; nothing has changed"
+                "reload failed; settings, routes and apps are as they were"
             );
         }
     }

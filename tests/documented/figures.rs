@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use floodgate::apps::AppPlan;
+use floodgate::limit::total::Kind;
 use floodgate::payload::{Measure, Most};
 use floodgate::spec::payload::PayloadLimit;
 
@@ -95,8 +96,19 @@ fn no_figure_of_the_pages_is_missing() {
                 mistakes.push(format!("{number} of {source} is missing: {text}"));
             }
         }
+        for of_plan in text.split('|').map(str::trim) {
+            let word = match of_plan {
+                "无上限" => "unlimited",
+                "无" | "不支持" => "none",
+                _ => continue,
+            };
+            figures += 1;
+            if !cells.iter().any(|cell| cell.text.starts_with(word)) {
+                mistakes.push(format!("{of_plan} of {source} is missing: {text}"));
+            }
+        }
     }
-    assert!(figures > 80, "{figures}");
+    assert!(figures > 180, "{figures}");
     for cell in rows.iter().flat_map(|row| &row.cells) {
         for source in &cell.sources {
             if !lines.contains(source) {
@@ -118,13 +130,39 @@ fn is_kept(what: &str, cell: &Cell<'_>) -> bool {
     let figures = history.editions[edition(shipped(), cell.edition).0]
         .as_ref()
         .unwrap();
-    let mut plans = AppPlan::ALL.into_iter();
-    let plan = plans.find(|plan| what.contains(plan.as_str())).unwrap();
+    let plan = plan_of(what).unwrap();
     let from_here = figures
         .sources
         .iter()
         .any(|source| cell.sources.contains(&&**source));
     from_here && numbers(cell.text) == [u64::from(figures.days[plan.index()])]
+}
+
+/// The plan that a row is about, if it is about one.
+fn plan_of(what: &str) -> Option<AppPlan> {
+    let mut plans = AppPlan::ALL.into_iter();
+    plans.find(|plan| what.contains(&format!("{} plan", plan.as_str())))
+}
+
+/// Whether a plan may hold what a cell says, of every plan where the row names none.
+fn is_held(kind: Kind, what: &str, cell: &Cell<'_>) -> bool {
+    let figures = shipped().totals[kind.index()].editions[edition(shipped(), cell.edition).0]
+        .as_ref()
+        .unwrap();
+    let from_here = cell
+        .sources
+        .iter()
+        .all(|source| figures.sources.iter().any(|known| &**known == *source));
+    let factor = if cell.text.contains("GB") { 1 << 30 } else { 1 };
+    let told = match (cell.text.split(' ').next(), &numbers(cell.text)[..]) {
+        (Some("unlimited"), []) => u64::MAX,
+        (Some("none"), []) => 0,
+        (_, [number]) => number * factor,
+        _ => return false,
+    };
+    let plans = AppPlan::ALL.into_iter();
+    let mut plans = plans.filter(|plan| plan_of(what).is_none_or(|named| named == *plan));
+    from_here && plans.all(|plan| figures.most[plan.index()] == told)
 }
 
 /// Whether a cell's figure is the one that holds in its edition.
@@ -169,6 +207,18 @@ fn each_figure_is_enforced_as_its_row_says_and_tried_by_its_test() {
                 mistakes.extend(kept.map(|cell| format!("{}: not {}", row.what, cell.text)));
                 continue;
             }
+            if let Some(name) = by.strip_prefix("[totals.") {
+                let kind = name.strip_suffix(']').and_then(Kind::named).unwrap();
+                let held = row
+                    .cells
+                    .iter()
+                    .filter(|cell| !is_held(kind, row.what, cell));
+                mistakes.extend(held.map(|cell| format!("{}: not {}", row.what, cell.text)));
+                continue;
+            }
+            if by.starts_with("metadata/") {
+                continue;
+            }
             let Some(limit) = limit(by) else {
                 mistakes.push(format!("{}: no limit `{by}`", row.what));
                 continue;
@@ -199,6 +249,11 @@ fn each_figure_is_enforced_as_its_row_says_and_tried_by_its_test() {
             .any(|figure| figure.sources.iter().any(|source| source.starts_with("00")));
         if of_pages && !named.contains(&*limit.name) {
             mistakes.push(format!("`{}` has no row", limit.name));
+        }
+    }
+    for kind in Kind::ALL {
+        if !named.contains(&*format!("[totals.{}]", kind.as_str())) {
+            mistakes.push(format!("[totals.{}] has no row", kind.as_str()));
         }
     }
     none(&mistakes);

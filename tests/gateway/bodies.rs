@@ -221,6 +221,19 @@ fn a_counted_body_that_never_comes_is_given_up() {
     assert!(connection.is_closed());
 }
 
+#[test]
+fn a_body_that_is_awaited_has_no_longer_than_the_call_as_a_whole() {
+    let gateway = Start {
+        routes: ROUTES,
+        args: &["--body-timeout", "1h", "--request-timeout", "300ms"],
+        ..Start::default()
+    }
+    .start();
+    let mut slow = drip(&gateway, "/o/a/t/slot", b"x", Duration::ZERO, 1);
+    assert_eq!(slow.read_answer("POST").status, 408);
+    assert!(slow.is_closed());
+}
+
 /// Sends a body that never ends: this many bytes, this often.
 fn drip(gateway: &Gateway, path: &str, chunk: &[u8], every: Duration, times: usize) -> Connection {
     let mut connection = gateway.connect();

@@ -163,6 +163,43 @@ fn said(output: &std::process::Output) -> String {
 }
 
 #[test]
+fn totals_go_along_with_an_upgrade_and_their_file_too() {
+    let (dir, backend) = (tempfile::tempdir().unwrap(), Backend::start());
+    let (file, socket) = (dir.path().join("totals"), dir.path().join("upgrade.sock"));
+    let args = ["--plan-file", file.to_str().unwrap(), "--upgrade-socket"];
+    let args = [&args[..], &[socket.to_str().unwrap()]].concat();
+    let mut old = start(dir.path(), &backend, &args);
+    let register = |gateway: &Gateway, name: &str| {
+        let body = json!({ "username": name }).to_string();
+        gateway.call("POST", "/b/basic/users", &body).status
+    };
+    let import = json!({ "app": "b#basic", "totals": { "users": 3 } }).to_string();
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let imported = Connection::to(old.admin).call("POST", "/plan/import", &[&token], &import);
+    assert_eq!(imported.status, 200, "{}", imported.text());
+    assert_eq!(register(&old, "a"), 200);
+    let mut kept = old.connect();
+    assert_eq!(kept.call("GET", "/b/basic/users", &[], "").status, 200);
+    let new = start(dir.path(), &backend, &[&args[..], &["--upgrade"]].concat());
+    assert_eq!(register(&new, "b"), 200);
+    // A call of before the upgrade is decided by the same totals.
+    let body = json!({ "username": "c" }).to_string();
+    let last = kept.call("POST", "/b/basic/users", &[], &body);
+    assert_eq!((last.status, register(&new, "d")), (429, 429));
+    drop(kept);
+    assert_eq!(old.wait(), Some(0));
+    let world = World {
+        dir,
+        backend,
+        gateway: new,
+    };
+    world.becomes("", "users", 5);
+    let world = world.restart();
+    assert_eq!(world.total("b#basic", "", "users")["count"], 5);
+    assert_eq!(register(&world.gateway, "e"), 429);
+}
+
+#[test]
 fn users_are_registered_up_to_the_figure_and_the_next_gets_the_native_answer() {
     let world = World::new(&[]);
     world.import(&json!({ "app": "b#basic", "totals": { "users": 3 } }));
@@ -557,10 +594,14 @@ fn totals_are_changed_by_whom_has_the_token_alone() {
 }
 
 fn reconcile(world: &World, more: &[&str]) -> std::process::Output {
+    let gateway = format!("http://{}", world.gateway.addr);
+    reconcile_by(world, &gateway, more)
+}
+
+fn reconcile_by(world: &World, gateway: &str, more: &[&str]) -> std::process::Output {
     let token = world.dir.path().join("token");
     std::fs::write(&token, "YWMtgood\n").unwrap();
-    let gateway = format!("http://{}", world.gateway.addr);
-    let mut args = vec!["reconcile", "--app", "b#basic", "--gateway", &gateway];
+    let mut args = vec!["reconcile", "--app", "b#basic", "--gateway", gateway];
     args.extend(["--token-file", token.to_str().unwrap(), "--rate", "500"]);
     args.extend(more);
     world.plan(&args)
@@ -613,6 +654,45 @@ fn reconciling_pages_through_the_backends_own_listings() {
 }
 
 #[test]
+fn reconciling_over_https_asks_who_answers() {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (certificate, key) = (files.path().join(name), files.path().join("key"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (certificate.display().to_string(), key.display().to_string())
+    };
+    let (other, _) = write("other");
+    let (certificate, key) = write("certificate");
+    let world = World::new(&[
+        "--listen",
+        "127.0.0.1:0 tls",
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+    ]);
+    world.backend.with(|state| {
+        state.users = (0..30).map(|n| format!("u{n:02}")).collect();
+    });
+    let gateway = format!("https://{}", world.gateway.listeners[1]);
+    let by = |ca: &[&str]| reconcile_by(&world, &gateway, &[&["--total", "users"], ca].concat());
+    for (ca, why) in [
+        (&[][..], "write --gateway-ca FILE"),
+        (&["--gateway-ca", &other], "certificate"),
+    ] {
+        let output = by(ca);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(why), "{}", said(&output));
+        assert_eq!(world.total("b#basic", "", "users")["count"], 0);
+    }
+    let output = by(&["--gateway-ca", &certificate]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.total("b#basic", "", "users")["count"], 30);
+}
+
+#[test]
 fn what_comes_between_a_listing_is_counted_and_marked() {
     let world = World::new(&[]);
     let begin = json!({ "app": "b#basic", "total": "users" });
@@ -631,6 +711,38 @@ fn what_comes_between_a_listing_is_counted_and_marked() {
     world.admin("POST", "/plan/listing", &begin);
     assert_eq!(world.admin("POST", "/plan/listing/end", &late).status, 409);
     world.becomes("", "users", 3);
+}
+
+#[test]
+fn json_with_fields_of_a_form_counts_nothing_and_goes_no_further() {
+    let world = World::new(&[]);
+    let call = |method: &str, path: &str, kind: &str, body: &str| {
+        let kind = format!("Content-Type: {kind}");
+        let mut connection = Connection::to(world.gateway.addr);
+        connection.call(method, path, &[&kind], body).status
+    };
+    const FORM: &str = "application/x-www-form-urlencoded";
+    let users = r#"[{"username":"a","x":"&username=b&username=c"}]"#;
+    let members = r#"{"usernames":["a"],"x":";usernames=b;usernames=c"}"#;
+    let calls = [
+        ("POST", "/b/basic/users", users),
+        ("POST", "/b/basic/chatgroups/1/users", members),
+    ];
+    for (method, path, body) in calls {
+        assert_eq!(call(method, path, FORM, body), 400, "{path}");
+        let kind = "Application/X-WWW-Form-Urlencoded; charset=utf-8";
+        assert_eq!(call(method, path, kind, body), 400, "{path}");
+    }
+    assert_eq!(world.backend.asked("POST"), 0);
+    // As `curl -d` says it of everything; and what is a form by the documents.
+    let plain = r#"[{"username":"a"}]"#;
+    assert_eq!(call("POST", "/b/basic/users", FORM, plain), 200);
+    for (method, path, body) in calls {
+        assert_eq!(call(method, path, "application/json", body), 200, "{path}");
+    }
+    let form = "nickname=a&sign=b;c&sex=1";
+    assert_eq!(call("PUT", "/b/basic/metadata/user/a", FORM, form), 200);
+    assert_eq!(world.backend.asked("PUT"), 1);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-fn rules(layer: &str) -> Ruleset {
+fn rules(layer: &str, apps: &str) -> Ruleset {
     let layers = [SHIPPED, layer].map(|text| Layer {
         name: "routes.toml".to_owned(),
         text: text.to_owned(),
@@ -67,7 +67,7 @@ fn rules(layer: &str) -> Ruleset {
     let editions = rules.selection("current").unwrap();
     let apps = Layer {
         name: "apps.toml".to_owned(),
-        text: APPS.to_owned(),
+        text: apps.to_owned(),
     };
     rules
         .add_apps(&[apps], editions, &|_| Ok(None))
@@ -77,7 +77,11 @@ fn rules(layer: &str) -> Ruleset {
 
 impl World {
     fn new(layer: &str) -> Self {
-        let rules = rules(layer);
+        Self::with_apps(layer, APPS)
+    }
+
+    fn with_apps(layer: &str, apps: &str) -> Self {
+        let rules = rules(layer, apps);
         Self {
             policy: Policy {
                 editions: rules.selection("current").unwrap(),
@@ -678,8 +682,115 @@ fn figures_are_those_of_the_pages() {
 }
 
 #[test]
+fn each_figure_of_a_plan_holds_at_it_and_lets_pass_below_it() {
+    const ALL: u64 = u64::MAX;
+    const GIB10: u64 = 10 << 30;
+    let plans = ["free", "basic", "advanced", "enterprise"];
+    let mut apps = String::new();
+    for edition in ["v1", "v2", "v3"] {
+        for plan in plans {
+            apps += &format!(
+                "[[app]]\nnames = \"{edition}#{plan}\"\nplan = \"{plan}\"\nedition = \"{edition}\"\n"
+            );
+        }
+    }
+    let world = World::with_apps("", &apps);
+    let group = r#"{"groupname":"g","owner":"ann"}"#;
+    let room = r#"{"name":"r","owner":"ann"}"#;
+    for edition in ["v1", "v2", "v3"] {
+        let no_rooms = if edition == "v1" { ALL } else { 0 };
+        for (kind, whose, method, path, body, figures) in [
+            ("users", "", "POST", "users", "{}", [100, ALL, ALL, ALL]),
+            (
+                "friends",
+                "ann",
+                "POST",
+                "users/ann/contacts/users/bob",
+                "",
+                [100, 3_000, ALL, ALL],
+            ),
+            (
+                "groups",
+                "",
+                "POST",
+                "chatgroups",
+                group,
+                [100, 100_000, ALL, ALL],
+            ),
+            (
+                "group_members",
+                "7",
+                "POST",
+                "chatgroups/7/users/bob",
+                "",
+                [100, 300, 3_000, 8_000],
+            ),
+            (
+                "joined_groups",
+                "bob",
+                "POST",
+                "chatgroups/8/users/bob",
+                "",
+                [100, 600, ALL, ALL],
+            ),
+            (
+                "chatrooms",
+                "",
+                "POST",
+                "chatrooms",
+                room,
+                [0, 100, ALL, ALL],
+            ),
+            (
+                "joined_chatrooms",
+                "ann",
+                "POST",
+                "chatrooms/5/users/ann",
+                "",
+                [no_rooms, ALL, ALL, ALL],
+            ),
+            (
+                "user_attributes",
+                "",
+                "PUT",
+                "metadata/user/ann",
+                "nickname=a",
+                [GIB10; 4],
+            ),
+        ] {
+            for (plan, figure) in plans.into_iter().zip(figures) {
+                let app = format!("{edition}#{plan}");
+                let path = format!("/{edition}/{plan}/{path}");
+                let what = format!("{app} {kind}");
+                let ask = |count| {
+                    world.set(kind, &app, whose, count, NOW_S);
+                    let asked = world.ask(method, &path, body);
+                    world.set(kind, &app, whose, 0, NOW_S);
+                    asked
+                };
+                if figure == ALL {
+                    assert!(!matches!(ask(1 << 40), Some(Err(_))), "{what}");
+                    continue;
+                }
+                let Some(Err(full)) = ask(figure) else {
+                    panic!("{what}: {figure} and one more");
+                };
+                assert_eq!(full.kind.as_str(), kind, "{what}");
+                if figure > 0 {
+                    assert!(matches!(ask(figure - 1), Some(Ok(_))), "{what}");
+                }
+                assert!(matches!(ask(figure + 1), Some(Err(_))), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
 fn figures_and_rules_can_be_changed_and_mistakes_say_what_to_write() {
-    let rules = rules("[totals.users]\nv3 = { free = 200 }\nmode = \"report\"\n");
+    let rules = rules(
+        "[totals.users]\nv3 = { free = 200 }\nmode = \"report\"\n",
+        APPS,
+    );
     let editions = &rules.totals[Kind::Users.index()].editions;
     let v3 = rules.selection("v3").unwrap().0;
     assert_eq!(editions[v3.0].as_ref().unwrap().most[0], 200);

@@ -923,7 +923,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("off"),
         group: TIMES,
         help: "Time for a call as a whole, from its head to the end of its answer",
-        more: "504 where no answer has begun, else the connection is closed.",
+        more: "504 where no answer has begun, 408 where the call is not yet whole, else the connection \
+               is closed. A head that drips in has a second more.",
         ..ONE
     },
     Setting {

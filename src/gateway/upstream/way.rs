@@ -111,6 +111,12 @@ impl Way {
         self.pool()?.adaptive.clone()
     }
 
+    /// How long the call may take as a whole, if its pool says so.
+    pub(in crate::gateway) fn request_timeout(&self, call: &Call) -> Option<Duration> {
+        let index = self.upstreams.pool_of(Some(call));
+        self.upstreams.pools.get(index)?.times.request
+    }
+
     /// How many attempts there were.
     pub(in crate::gateway) fn attempts(&self) -> u64 {
         u64::try_from(self.attempts).unwrap_or(u64::MAX)

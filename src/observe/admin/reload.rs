@@ -29,7 +29,7 @@ pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Response {
             };
             let mut body = json!(report);
             if report.has_failed() {
-                body["error"] = json!("nothing has changed: see last.mistakes");
+                body["error"] = json!("nothing of it is in use: see last.mistakes");
             }
             (status, Json(body)).into_response()
         }
