@@ -420,7 +420,7 @@ fn an_upload_that_other_readers_find_other_parts_in_goes_no_further() {
         good.replace("abc", "--b\r\n\r\nc"),
         good.replace("--b\r\nC", "--b \r\nC"),
         good.replace(": form-data;", ": form-data;\r\n "),
-        good.replace("filename=", "filename*="),
+        good.replace("filename=", "filename*0="),
         good.replace("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n"),
         good.replace(
             "\r\n\r\n",

@@ -74,9 +74,11 @@ fn disposition(value: &[u8]) -> Option<Hash> {
         let parameter = rest.get(..at)?.to_ascii_lowercase();
         let (value, after) = value_of(rest.get(at + 1..)?)?;
         rest = after;
-        // `filename*` and `name*0` are other names to who knows them; RFC 7578 has none of them.
+        // `name*0` is another name to who knows it. What a file is called has no part in its length,
+        // and .NET writes `filename*` beside the other, though RFC 7578 has none.
         let is_plain = !parameter.is_empty() && parameter.iter().all(u8::is_ascii_alphanumeric);
-        if !is_plain || seen.contains(&parameter) || seen.len() == MAX_FIELDS {
+        let is_known = is_plain || parameter == b"filename*";
+        if !is_known || seen.contains(&parameter) || seen.len() == MAX_FIELDS {
             return None;
         }
         if parameter == b"name" {
@@ -99,7 +101,7 @@ fn value_of(text: &[u8]) -> Option<(&[u8], &[u8])> {
         // An escaped quote is the value's end to some.
         return (!value.ends_with(b"\\")).then(|| (value, after.get(1..).unwrap_or_default()));
     }
-    let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$&'+-.^_`|~[]".contains(b);
+    let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~[]".contains(b);
     let end = text.iter().position(|b| !is_token(b)).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
@@ -118,6 +120,7 @@ mod tests {
             format!("content-type: text/plain; charset=utf-8\r\n{PLAIN};\r\n"),
             format!("{PLAIN}; filename=\"中文 C:\\a.png\"\r\n"),
             format!("{PLAIN}; filename=\"\"\r\nContent-Length: 7\r\n"),
+            format!("{PLAIN}; filename=\"=?utf-8?B?5Lit?=\"; filename*=utf-8''%E4%B8%AD\r\n"),
             format!("{PLAIN}\r\nContent-Transfer-Encoding: Binary\r\nX-A: \r\n"),
             "Content-Disposition:FORM-DATA;NAME=file;FileName=a.png\r\n".to_owned(),
             "Content-Type: image/png\r\n".to_owned(),
@@ -152,8 +155,8 @@ mod tests {
             "Content-Disposition: form-data; name=\"a\"; filename=a; filename=b\r\n",
             "Content-Disposition: form-data; name*=utf-8''a\r\n",
             "Content-Disposition: form-data; name*0=a\r\n",
-            "Content-Disposition: form-data; name=\"a\"; filename*=utf-8''b\r\n",
-            "Content-Disposition: form-data; name=\"a\"; filename=\"b\"; filename*=utf-8''c\r\n",
+            "Content-Disposition: form-data; name=\"a\"; filename*=utf-8''b; filename*=utf-8''b\r\n",
+            "Content-Disposition: form-data; name=\"a\"; filename*0=b\r\n",
             "Content-Disposition: form-data; name=\"a\\\"; x=\"\r\n",
             "Content-Disposition: form-data; name=\"a\\b\"\r\n",
             "Content-Disposition: form-data; name=\"a\"; filename=\"a\\\"; name=\"\r\n",
