@@ -11,6 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr as _};
 
 use self::behind::stays_behind;
+use crate::identity;
 use crate::identity::address::{self, Naming};
 use crate::settings::Settings;
 use crate::text::push_ip;
@@ -122,30 +123,16 @@ pub(super) fn is_trusted(settings: &Settings, peer: IpAddr) -> bool {
         .any(|net| net.contains(&peer))
 }
 
-/// The bearer token of the call, in the characters that one has (RFC 6750, 2.1). One that names
-/// two has none: nor has one with quotes or a list, of which another server might take a part.
+/// The bearer token of the call.
 pub(super) fn bearer(request: &RequestHeader) -> Option<&str> {
-    let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return None;
-    };
-    let (scheme, token) = value.to_str().ok()?.split_at_checked("bearer ".len())?;
-    let token = token.trim_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer ") && is_token(token)).then_some(token)
-}
-
-/// Letters, digits and `-._~+/`, and then `=`.
-fn is_token(token: &str) -> bool {
-    let text = token.trim_end_matches('=');
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
+    let lines = request.headers.get_all(header::AUTHORIZATION).iter();
+    identity::bearer(lines.map(HeaderValue::as_bytes))
 }
 
 /// Whether pingora may have escaped what the caller wrote in its target, so that the head is
 /// longer than what came in. It does so where it cannot read a target otherwise, which is for
-/// blanks and controls alone.
+/// blanks and controls alone. Then it escapes `<`, `>`, `"` and all that is no ASCII as well: one
+/// of the former is there whenever any of the latter is its work, and not the caller's.
 pub(super) fn may_be_escaped(head: &[u8]) -> bool {
     // Empty lines before a request are allowed.
     let mut lines = head.split(|b| *b == b'\n');
@@ -153,7 +140,7 @@ pub(super) fn may_be_escaped(head: &[u8]) -> bool {
     line.unwrap_or_default().windows(3).any(|escape| {
         matches!(
             escape,
-            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F' | b'f']
+            [b'%', b'2', b'0'] | [b'%', b'0' | b'1', _] | [b'%', b'7', b'F']
         )
     })
 }
@@ -249,6 +236,8 @@ pub(super) fn prepare_upstream(
         fields.remove(&name);
     }
 
+    join_crumbs(fields)?;
+
     let proto = if https { "https" } else { "http" };
 
     let mut forwarded_for = Vec::with_capacity(40);
@@ -292,6 +281,20 @@ pub(super) fn prepare_upstream(
     fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     fields.insert(X_REQUEST_ID, id.clone());
     *request = RequestHeader::from(parts);
+    Ok(())
+}
+
+/// Puts the crumbs into which HTTP/2 may cut cookies together: of several lines, one server reads
+/// the first and another the last (RFC 9113, 8.2.3). They are no longer than the bounds of a head
+/// let them come in.
+fn join_crumbs(fields: &mut HeaderMap) -> pingora::Result<()> {
+    let crumbs = fields.get_all(header::COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    let joined = crumbs.join(&b"; "[..]);
+    fields.insert(header::COOKIE, value(joined)?);
     Ok(())
 }
 
@@ -374,3 +377,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         ]
         .contains(&name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,8 +116,9 @@ impl Gateway {
         let recipients = match ctx.has_read_body {
             false => self.ask_totals(&call, b"", ctx).map(|()| 1),
             true => match Box::pin(reading).await {
+                // What counts is JSON; of a form by the documents nothing is counted.
                 Ok(body)
-                    if counted.is_some()
+                    if counts
                         && kind::has_fields_of_a_form(&session.req_header().headers, &body) =>
                 {
                     Err(Reject::Body(PriceError::Malformed))

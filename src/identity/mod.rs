@@ -1,11 +1,13 @@
 //! Step 1, identify: who calls. Names folded for counting, addresses cut to their prefix.
 
 pub mod address;
+mod bearer;
 pub mod proxy_protocol;
 pub mod token;
 
 use std::borrow::Cow;
 
+pub use self::bearer::bearer;
 use crate::route::Form;
 use crate::route::canonical::{decode, decode_but};
 

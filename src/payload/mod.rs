@@ -61,6 +61,15 @@ pub enum Most {
     AsMessage,
 }
 
+impl Most {
+    fn fixed(self) -> Option<u64> {
+        match self {
+            Self::Fixed(most) => Some(most),
+            Self::AsMessage => None,
+        }
+    }
+}
+
 /// The ASCII characters that may stand in a value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Charset {
@@ -123,7 +132,8 @@ pub struct Rule {
     pub most: Option<Most>,
     /// The characters that may stand in it.
     pub allow: Option<Charset>,
-    /// The message types it holds for, in lower case; empty: any.
+    /// The message types it holds for, in lower case; empty: any. A message of a type that no
+    /// limit names is held to the largest figure of all types, wherever one is measured.
     pub types: Box<[Box<str>]>,
 }
 
@@ -133,10 +143,9 @@ impl Rule {
         !self.types.is_empty() || self.most == Some(Most::AsMessage)
     }
 
-    /// Whether it holds for a message of this type. One that names none is a text.
-    fn is_of(&self, kind: Option<&str>) -> bool {
-        let kind = kind.unwrap_or("txt");
-        self.types.is_empty() || self.types.iter().any(|known| **known == *kind)
+    /// Whether it names this type.
+    fn names(&self, kind: &str) -> bool {
+        self.types.iter().any(|known| **known == *kind)
     }
 }
 
@@ -158,6 +167,8 @@ pub struct Checks {
     rules: Box<[Rule]>,
     format: Format,
     tree: Tree,
+    /// The message types that some limit names, whether it is one of these rules or not.
+    known: Vec<Box<str>>,
 }
 
 /// The most rules of a route: what has been found of each is a bit.
@@ -175,11 +186,21 @@ impl Checks {
             (false, true) => Format::Form,
             (false, false) => Format::Json,
         };
+        let known = rules.iter().flat_map(|rule| rule.types.iter().cloned());
         Self {
             tree: Tree::new(&rules, kind),
+            known: known.collect(),
             rules: rules.into(),
             format,
         }
+    }
+
+    /// The same, where these message types are known besides: what holds for others does not hold
+    /// for them.
+    #[must_use]
+    pub fn knowing<'a>(mut self, types: impl IntoIterator<Item = &'a Box<str>>) -> Self {
+        self.known.extend(types.into_iter().cloned());
+        self
     }
 
     /// The rules.
@@ -202,16 +223,27 @@ impl Checks {
 
     /// What a rule lets pass of a message of this type; `None`: anything.
     fn most(&self, rule: &Rule, kind: Option<&str>) -> Option<u64> {
-        match rule.most? {
-            Most::Fixed(most) => Some(most),
-            Most::AsMessage => {
-                let mut messages = self.rules.iter().filter(|rule| !rule.types.is_empty());
-                match messages.find(|rule| rule.is_of(kind))?.most? {
-                    Most::Fixed(most) => Some(most),
-                    Most::AsMessage => None,
-                }
-            }
+        // One that names no type is a text.
+        let kind = kind.unwrap_or("txt");
+        let most = rule.most?;
+        if !self.known.iter().any(|known| **known == *kind) {
+            // Of a type that nobody knows, a backend makes what it likes: it may be any of them.
+            return self.largest();
         }
+        if !rule.types.is_empty() && !rule.names(kind) {
+            return None;
+        }
+        let mut messages = self.rules.iter().filter(|rule| rule.names(kind));
+        match most {
+            Most::Fixed(most) => Some(most),
+            Most::AsMessage => messages.find_map(|rule| rule.most?.fixed()),
+        }
+    }
+
+    /// The most that a message of any type may have.
+    fn largest(&self) -> Option<u64> {
+        let typed = self.rules.iter().filter(|rule| !rule.types.is_empty());
+        typed.filter_map(|rule| rule.most?.fixed()).max()
     }
 }
 
@@ -307,8 +339,7 @@ impl Found {
             let Some(rule) = checks.rules.get(nth).filter(|rule| rule.waits()) else {
                 continue;
             };
-            let most = checks.most(rule, kind).filter(|most| found > *most);
-            if let Some(most) = most.filter(|_| rule.is_of(kind)) {
+            if let Some(most) = checks.most(rule, kind).filter(|most| found > *most) {
                 self.add(Excess {
                     rule: nth,
                     why: Why::TooMuch,

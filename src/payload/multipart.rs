@@ -1,25 +1,43 @@
 //! `multipart/form-data` as it comes: how long its parts are. Nothing of a file is kept.
+//!
+//! What is a delimiter to one reader and content to another is malformed, as is whatever a client
+//! that keeps to RFC 7578 does not write: a preamble, an epilogue, line ends of another kind.
 
-use super::text::{Hash, Names};
+mod head;
+mod kind;
+
+pub(super) use self::kind::boundary;
+use super::text::Names;
 use super::{Checks, Found, Measure};
 
 /// The largest head of a part, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
-/// The most blanks after a delimiter.
-const MAX_BLANK: usize = 64;
-/// The longest boundary (RFC 2046), in characters.
-const MAX_BOUNDARY: usize = 70;
+
+/// What stands before a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Other bytes of the line: none of it is a delimiter.
+    Line,
+    /// A line break, and so many bytes of a delimiter after it.
+    Break(usize),
+    /// The same after a line break that only some take for one, or after the head alone.
+    HalfBreak(usize),
+    /// A carriage return, which may be a line break's.
+    Return,
+}
 
 #[derive(Debug)]
 enum At {
-    /// Before the first part.
-    Preamble,
+    /// Before the first delimiter: its line break, at most.
+    Start,
     /// After a delimiter: `--`, or the end of its line.
     Delimited(Vec<u8>),
     /// A part's head.
     Head(Vec<u8>),
     Part,
-    /// After the last part.
+    /// In the last delimiter's line, perhaps after a carriage return.
+    Closing(bool),
+    /// After that line.
     Epilogue,
 }
 
@@ -27,74 +45,29 @@ enum At {
 #[derive(Debug)]
 pub(super) struct Multipart {
     at: At,
-    /// Line break, two dashes, boundary.
+    /// Two dashes, boundary.
     delimiter: Vec<u8>,
-    /// By how many bytes matched, how many still match after a byte that does not.
-    fallback: Vec<usize>,
-    matched: usize,
+    before: Before,
     /// Bytes of this part so far.
     bytes: u64,
     names: Names,
 }
 
-/// The boundary that a `Content-Type` names; `None`: it is not multipart. An error: it is, and
-/// its parts cannot be told.
-pub(super) fn boundary(content_type: &[u8]) -> Option<Result<Vec<u8>, ()>> {
-    let text = std::str::from_utf8(content_type).unwrap_or_default();
-    let (kind, parameters) = text.split_once(';').unwrap_or((text, ""));
-    let kind = kind.trim();
-    let is_multipart = kind
-        .get(..10)
-        .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
-    if !is_multipart {
-        return None;
-    }
-    let mut found = None;
-    for parameter in parameters.split(';') {
-        let Some((name, value)) = parameter.split_once('=') else {
-            continue;
-        };
-        if !name.trim().eq_ignore_ascii_case("boundary") {
-            continue;
-        }
-        let value = value.trim();
-        let quoted = value
-            .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'));
-        let value = quoted.unwrap_or(value);
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
-        let is_sane = !value.is_empty()
-            && value.len() <= MAX_BOUNDARY
-            && value.bytes().all(is_plain)
-            && !value.ends_with(' ');
-        // Of two, one backend reads the first and another the last.
-        if !is_sane || found.replace(value.as_bytes().to_vec()).is_some() {
-            return Some(Err(()));
-        }
-    }
-    Some(found.ok_or(()))
+/// What was found of a part's end.
+enum Sought {
+    Nothing,
+    Delimiter,
+    /// A delimiter to some readers.
+    HalfDelimiter,
 }
 
 impl Multipart {
     pub(super) fn new(boundary: &[u8]) -> Self {
-        let delimiter = [b"\r\n--", boundary].concat();
-        let mut fallback = vec![0; delimiter.len()];
-        let mut matched = 0;
-        for at in 1..delimiter.len() {
-            while matched > 0 && delimiter[at] != delimiter[matched] {
-                matched = fallback[matched - 1];
-            }
-            if delimiter[at] == delimiter[matched] {
-                matched += 1;
-            }
-            fallback[at] = matched;
-        }
         Self {
-            at: At::Preamble,
-            delimiter,
-            fallback,
+            at: At::Start,
+            delimiter: [b"--", boundary].concat(),
             // The first delimiter may be the first line.
-            matched: 2,
+            before: Before::Break(0),
             bytes: 0,
             names: Names::default(),
         }
@@ -103,42 +76,44 @@ impl Multipart {
     /// Takes a piece. Whether it can be multipart so far, that is read in one way.
     pub(super) fn push(&mut self, checks: &Checks, found: &mut Found, piece: &[u8]) -> bool {
         let mut rest = piece;
-        while !rest.is_empty() {
+        while let Some((byte, after)) = rest.split_first() {
             match &mut self.at {
-                At::Preamble | At::Part => {
+                At::Start | At::Part => {
                     let is_part = matches!(self.at, At::Part);
-                    let (taken, is_end) = self.seek(rest);
+                    let (taken, sought) = self.seek(rest);
                     rest = rest.get(taken..).unwrap_or_default();
+                    let (content, is_end) = match sought {
+                        Sought::Nothing => (self.bytes - self.pending(), false),
+                        // Less than nothing where the first delimiter is the first line.
+                        Sought::Delimiter => {
+                            let frame = self.delimiter.len() as u64 + 2;
+                            (self.bytes.saturating_sub(frame), true)
+                        }
+                        Sought::HalfDelimiter => return false,
+                    };
                     if is_part {
-                        judge(checks, found, self.bytes);
+                        judge(checks, found, content);
+                    } else if content > 0 {
+                        // Some find a delimiter in a preamble where others find none.
+                        return false;
                     }
                     if is_end {
                         self.at = At::Delimited(Vec::new());
                     }
+                    continue;
                 }
                 At::Delimited(line) => {
-                    let Some((byte, after)) = rest.split_first() else {
-                        break;
-                    };
                     line.push(*byte);
-                    rest = after;
-                    let blank = line.strip_suffix(b"\r").unwrap_or(line);
-                    let is_blank = |bytes: &[u8]| bytes.iter().all(|b| matches!(b, b' ' | b'\t'));
-                    if *line == b"--" {
-                        self.at = At::Epilogue;
-                    } else if line.strip_suffix(b"\r\n").is_some_and(is_blank) {
-                        self.at = At::Head(Vec::new());
-                    } else if *line != b"-" && !is_blank(blank) || line.len() > MAX_BLANK {
-                        // A longer boundary to one reader is this one to another.
-                        return false;
+                    match line.as_slice() {
+                        b"\r\n" => self.at = At::Head(Vec::new()),
+                        b"--" => self.at = At::Closing(false),
+                        b"\r" | b"-" => {}
+                        // A longer boundary, or a padded one, is this one to another reader.
+                        _ => return false,
                     }
                 }
                 At::Head(head) => {
-                    let Some((byte, after)) = rest.split_first() else {
-                        break;
-                    };
                     head.push(*byte);
-                    rest = after;
                     if head.ends_with(b"\r\n\r\n") || head == b"\r\n" {
                         let head = std::mem::take(head);
                         if !self.begin_part(&head) {
@@ -148,57 +123,82 @@ impl Multipart {
                         return false;
                     }
                 }
-                At::Epilogue => break,
+                At::Closing(is_return) => match (*is_return, byte) {
+                    (false, b' ' | b'\t') => {}
+                    (false, b'\r') => *is_return = true,
+                    (true, b'\n') => self.at = At::Epilogue,
+                    // A longer boundary whose first characters are these, or a break of half a line.
+                    _ => return false,
+                },
+                // Some read on there.
+                At::Epilogue if !matches!(byte, b'\r' | b'\n' | b' ' | b'\t') => return false,
+                At::Epilogue => {}
             }
+            rest = after;
         }
         true
     }
 
     /// The end has come. Whether all was multipart that is read in one way.
     pub(super) fn finish(&self) -> bool {
-        matches!(self.at, At::Epilogue)
+        matches!(self.at, At::Closing(false) | At::Epilogue)
     }
 
     fn begin_part(&mut self, head: &[u8]) -> bool {
-        self.matched = 0;
+        self.before = Before::HalfBreak(0);
         self.bytes = 0;
         self.at = At::Part;
-        let Some(name) = name(head) else {
-            return true;
+        head::read(head).is_some_and(|name| {
+            // Of two, one backend reads the first and another the last.
+            name.is_none_or(|name| self.names.add(name))
+        })
+    }
+
+    /// How many of the bytes that have come may be the delimiter's.
+    fn pending(&self) -> u64 {
+        let pending = match self.before {
+            Before::Line | Before::HalfBreak(_) => 0,
+            Before::Return => 1,
+            Before::Break(matched) => matched + 2,
         };
-        let mut hash = Hash::default();
-        hash.push(name);
-        // Of two, one backend reads the first and another the last.
-        self.names.add(hash)
+        self.bytes.min(pending as u64)
     }
 
     /// Looks for the delimiter: how many bytes were taken, and whether it was found.
-    fn seek(&mut self, bytes: &[u8]) -> (usize, bool) {
+    fn seek(&mut self, bytes: &[u8]) -> (usize, Sought) {
         let mut i = 0;
         while let Some(byte) = bytes.get(i) {
-            if self.matched == 0 && *byte != b'\r' {
+            let is_break = |b: &u8| matches!(b, b'\r' | b'\n');
+            if self.before == Before::Line && !is_break(byte) {
                 let rest = bytes.get(i..).unwrap_or_default();
-                let plain = rest.iter().position(|b| *b == b'\r').unwrap_or(rest.len());
+                let plain = rest.iter().position(is_break).unwrap_or(rest.len());
                 self.bytes += plain as u64;
                 i += plain;
                 continue;
             }
-            while self.matched > 0 && self.delimiter.get(self.matched) != Some(byte) {
-                let still = self.fallback.get(self.matched - 1).copied().unwrap_or(0);
-                self.bytes += (self.matched - still) as u64;
-                self.matched = still;
-            }
-            match self.delimiter.get(self.matched) == Some(byte) {
-                true => self.matched += 1,
-                false => self.bytes += 1,
-            }
+            let next = |matched: usize| self.delimiter.get(matched) == Some(byte);
+            self.before = match (self.before, byte) {
+                (_, b'\r') => Before::Return,
+                (Before::Return, b'\n') => Before::Break(0),
+                (_, b'\n') => Before::HalfBreak(0),
+                (Before::Break(matched), _) if next(matched) => Before::Break(matched + 1),
+                (Before::HalfBreak(matched), _) if next(matched) => Before::HalfBreak(matched + 1),
+                (Before::Return, _) if next(0) => Before::HalfBreak(1),
+                _ => Before::Line,
+            };
+            self.bytes += 1;
             i += 1;
-            if self.matched == self.delimiter.len() {
-                self.matched = 0;
-                return (i, true);
+            match self.before {
+                Before::Break(matched) if matched == self.delimiter.len() => {
+                    return (i, Sought::Delimiter);
+                }
+                Before::HalfBreak(matched) if matched == self.delimiter.len() => {
+                    return (i, Sought::HalfDelimiter);
+                }
+                _ => {}
             }
         }
-        (i, false)
+        (i, Sought::Nothing)
     }
 }
 
@@ -208,22 +208,4 @@ fn judge(checks: &Checks, found: &mut Found, bytes: u64) {
             found.judge(checks, nth, bytes, true);
         }
     }
-}
-
-/// The name that a part's head gives it.
-fn name(head: &[u8]) -> Option<&[u8]> {
-    const FIELD: &[u8] = b"content-disposition:";
-    let mut lines = head.split(|b| *b == b'\n');
-    let line = lines.find(|line| {
-        let start = line.get(..FIELD.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(FIELD))
-    })?;
-    let mut parameters = line.split(|b| *b == b';');
-    parameters.find_map(|parameter| {
-        let parameter = parameter.trim_ascii();
-        let value = parameter
-            .get(..5)
-            .filter(|start| start.eq_ignore_ascii_case(b"name="));
-        value.and_then(|_| parameter.get(5..))
-    })
 }

@@ -194,10 +194,6 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     assert_eq!(wrong(r#"{"type":"img","body":{"msg":"123456789"}}"#), []);
     let large = r#"{"type":"img","body":{"msg" : "123456789"}}"#;
     assert_eq!(wrong(large), [(1, 21, 20)]);
-    assert_eq!(
-        wrong(r#"{"type":"loc","body":{"msg":"1234567890123456789"}}"#),
-        []
-    );
     // `ext` by itself, as much as its message may have.
     let ext = |kind: &str, ext: &str| format!(r#"{{"ext":{ext},"type":"{kind}","body":{{}}}}"#);
     assert_eq!(wrong(&ext("txt", "{\"\":1}")), [(2, 6, 5)]);
@@ -207,7 +203,6 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
         wrong(&ext("cmd", "{\"a\":\"中\",\"b\":123456}")),
         [(2, 22, 20)]
     );
-    assert_eq!(wrong(&ext("loc", "{\"a\":\"123456789012345678\"}")), []);
     for odd in [
         r#"{"type":5}"#,
         r#"{"type":null}"#,
@@ -216,6 +211,51 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     ] {
         assert!(found(&rules(), odd.as_bytes()).is_malformed, "{odd}");
     }
+}
+
+#[test]
+fn a_type_that_nobody_knows_is_held_to_the_largest_figure() {
+    let rules = || {
+        vec![
+            typed("body.msg", Most::Fixed(5), &["txt"]),
+            typed("body", Most::Fixed(20), &["img", "cmd"]),
+            typed("ext", Most::AsMessage, &[]),
+        ]
+    };
+    let wrong = |checks: &Arc<Checks>, kind: &str, msg: usize, ext: usize| {
+        let (msg, ext) = ("m".repeat(msg), "e".repeat(ext));
+        let body = format!(r#"{{"body":{{"msg":"{msg}"}},"type":"{kind}","ext":"{ext}"}}"#);
+        let found = found(checks, body.as_bytes());
+        let mut wrong: Vec<_> = found.excesses.iter().map(|e| (e.rule, e.most)).collect();
+        wrong.sort_unstable();
+        wrong
+    };
+    let usual = checks(rules());
+    for kind in [
+        "loc",
+        "txt ",
+        " txt",
+        "txt\\u0000",
+        "text",
+        "",
+        "t\\tx",
+        "ｔｘｔ",
+        "a-type-of-more-than-sixteen-letters",
+    ] {
+        assert_eq!(wrong(&usual, kind, 10, 20), [], "{kind}");
+        assert_eq!(wrong(&usual, kind, 11, 0), [(1, Some(20))], "{kind}");
+        let all = [(0, Some(20)), (1, Some(20)), (2, Some(20))];
+        assert_eq!(wrong(&usual, kind, 21, 21), all, "{kind}");
+    }
+    // In another case it is the type; one without a figure of its own is known still.
+    assert_eq!(wrong(&usual, "Txt", 6, 6), [(0, Some(5)), (2, Some(5))]);
+    let known: [Box<str>; 1] = ["loc".into()];
+    let knowing = Arc::new(Checks::new(rules(), &steps("type").unwrap()).knowing(&known));
+    assert_eq!(wrong(&knowing, "loc", 99, 99), []);
+    assert_eq!(wrong(&knowing, "lo", 11, 0), [(1, Some(20))]);
+    // Where no type has a figure, none has.
+    let plain = checks(vec![typed("ext", Most::AsMessage, &[])]);
+    assert_eq!(wrong(&plain, "loc", 99, 99), []);
 }
 
 #[test]
@@ -344,7 +384,9 @@ fn file(content_type: &[u8], body: &[u8], most: u64) -> Found {
     let mut checker = Checker::new(checks, Some(content_type));
     body.iter().for_each(|byte| checker.push(&[*byte]));
     checker.finish();
-    assert_eq!(*checker.found(), whole, "{}", String::from_utf8_lossy(body));
+    let (pieces, shown) = (checker.found(), String::from_utf8_lossy(body));
+    assert_eq!(pieces.is_malformed, whole.is_malformed, "{shown}");
+    assert!(whole.is_malformed || *pieces == whole, "{shown}");
     whole
 }
 
@@ -377,10 +419,10 @@ fn a_file_is_measured_without_its_frame() {
             assert_eq!(found.excesses.len(), 1, "{content:?}");
         }
     }
-    // Any part is a file to some backend; what is before and after is none.
+    // Any part is a file to some backend.
     let several = format!(
-        "before\r\n----x  \r\nContent-Disposition: form-data; name=b\r\n\r\n12345\r\n{}after",
-        part("123")
+        "\r\n----x\r\nContent-Disposition: form-data; name=b\r\n\r\n12345\r\n{}",
+        part("123").replace("----x--\r\n", "----x-- \t\r\n\r\n")
     );
     let found = file(BOUNDARY, several.as_bytes(), 5);
     assert!(
@@ -388,15 +430,21 @@ fn a_file_is_measured_without_its_frame() {
         "{found:?}"
     );
     assert!(!file(BOUNDARY, several.as_bytes(), 4).is_good());
-    // A body that is not multipart is the file.
-    assert!(file(b"image/png", b"12345", 5).is_good());
-    assert!(!file(b"image/png", b"123456", 5).is_good());
+    assert!(file(BOUNDARY, part("").trim_end().as_bytes(), 5).is_good());
+    // A body that is not multipart is the file, and one of another kind is one to some backend.
+    for kind in [&b"image/png"[..], b"multipart/mixed; boundary=x"] {
+        assert!(file(kind, b"12345", 5).is_good());
+        assert!(!file(kind, b"123456", 5).is_good());
+    }
 }
 
 #[test]
 fn a_multipart_body_that_could_be_read_in_two_ways_is_malformed() {
     let good = part("abc");
-    let twice = format!("{}{}", good.trim_end().trim_end_matches("--"), &good[4..]);
+    let again = &good[..good.len() - 4];
+    let twice = format!("{again}\r\n{good}");
+    let after = |rest: &str| format!("{}{rest}", good.trim_end());
+    let content = |text: &str| part(text);
     for body in [
         "----x\r\n",
         "no parts",
@@ -405,14 +453,65 @@ fn a_multipart_body_that_could_be_read_in_two_ways_is_malformed() {
         &good.replacen("----x\r\n", "----xy\r\n", 1),
         &good.replacen("\r\n\r\n", "\r\n", 1),
         &good.replacen("form-data;", &" ".repeat(9000), 1),
-        &twice.replacen("----x\n", "----x\r\n", 1),
+        // The same field twice, in any spelling.
+        &twice,
+        &twice.replacen("\"file\"", "file", 1),
+        &twice.replacen("\"file\"", "\"File\"", 1),
+        // A preamble, and what is a delimiter in it to some.
+        &format!("before\r\n{good}"),
+        &format!("\r\n\r\n{good}"),
+        &format!("\n{good}"),
+        &format!("----y\r\n{good}"),
+        &format!("x----x\r\n\r\nabc\r\n{good}"),
+        // A delimiter after half a line break, or none.
+        &content("a\n----x\r\n\r\nb"),
+        &content("a\r----x\r\n\r\nb"),
+        &content("a\n----x"),
+        &content("a\n----xyz"),
+        &content("\n----x--\r\n"),
+        &content("----x\r\n\r\nb"),
+        &content("----xyz"),
+        // More in a delimiter's line.
+        &good.replacen("----x\r\n", "----x  \r\n", 1),
+        &good.replacen("----x\r\n", "----x\t\r\n", 1),
+        &good.replacen("----x\r\n", "----x\n", 1),
+        &good.replacen("----x\r\n", "----x-\r\n", 1),
+        &content("a\r\n----xyz"),
+        &after("x"),
+        &after("-"),
+        &after("x\r\n"),
+        &after("\n"),
+        &after("\r"),
+        &after("\rx"),
+        &after(" x"),
+        // More after the last one.
+        &after("\r\nafter"),
+        &after(&format!("\r\n{good}")),
+        &good.replacen("----x--\r\n", "----x--y\r\n----x--\r\n", 1),
+        // Heads.
+        &good.replacen(": form-data;", ": form-data;\r\n ", 1),
+        &good.replacen("; filename", "; filename*0", 1),
+        &good.replacen(
+            "\r\n\r\n",
+            "\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+            1,
+        ),
+        &good.replacen("\r\n\r\n", "\n\n", 1),
+        &good.replacen("\r\n\r\n", "\n\r\n", 1),
     ] {
         assert!(file(BOUNDARY, body.as_bytes(), 99).is_malformed, "{body}");
+    }
+    // In a line, it is content to everyone.
+    for content in ["a----x\r\nb", "\r\n -----x", "\r\n-----x", "\n---- x"] {
+        let found = file(BOUNDARY, part(content).as_bytes(), 99);
+        assert!(found.is_good(), "{content:?}");
+        assert_eq!(found.measured.to_vec(), [(0, content.len() as u64)]);
     }
     for kind in [
         &b"multipart/form-data"[..],
         b"multipart/form-data; boundary=",
         b"multipart/form-data; boundary=a; boundary=b",
+        b"multipart/form-data; boundary=\"--x\"; boundary*=\"y\"",
         b"Multipart/Form-Data; Boundary=\"a\tb\"",
     ] {
         assert!(file(kind, good.as_bytes(), 99).is_malformed, "{kind:?}");

@@ -34,7 +34,8 @@ pub struct PayloadLimit {
     pub measure: Measure,
     /// The characters that may stand in it.
     pub allow: Option<Charset>,
-    /// The message types it holds for, in lower case; empty: any.
+    /// The message types it holds for, in lower case; empty: any. One that no limit has is held to
+    /// the largest figure of those that are.
     pub types: Box<[Box<str>]>,
     /// What a caller is told.
     pub answer: Answer,
@@ -194,7 +195,9 @@ impl Payloads {
         if rules.is_empty() {
             return None;
         }
-        let checks = Checks::new(rules, &uses.kind);
+        // A type without a figure here is no misspelt one.
+        let types = self.limits.iter().flat_map(|limit| &limit.types);
+        let checks = Checks::new(rules, &uses.kind).knowing(types);
         let enforces_body = checks
             .of_body()
             .any(|rule| self.mode(rule.limit) == Mode::Enforce);

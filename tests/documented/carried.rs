@@ -420,7 +420,8 @@ fn of_messages() -> Vec<(String, String, String, String, usize, Figures)> {
             ("txt", MESSAGE),
             ("img", MEDIA),
             ("cmd", MESSAGE),
-            ("loc", [None; 4]),
+            // No row of its own.
+            ("loc", MESSAGE),
         ] {
             let (body, _) = message(typed, kind, r#"{"x":1}"#, (ext, r#"{"k":"@"}"#));
             add("message-ext", (*ext).to_owned(), (body, frame), most);
@@ -574,6 +575,30 @@ fn each_limit_holds_at_its_figure_and_lets_pass_what_is_not_above_it() {
         }
     }
     none(&missing);
+}
+
+/// A type that has no row is no way around the figures of those that have one.
+#[test]
+fn a_message_of_no_documented_type_has_the_largest_figure_of_all() {
+    let rules = shipped();
+    let mut mistakes = Vec::new();
+    for (call, typed, _, ext) in MESSAGES {
+        for kind in ["loc", "txt ", "text", " img", "customs", ""] {
+            for (nth, name) in EDITIONS.iter().enumerate() {
+                let largest = MESSAGE[nth].max(MEDIA[nth]).unwrap();
+                let (body, frame) = message(typed, kind, r#"{"msg":"@"}"#, (ext, "{}"));
+                for length in [largest, largest + 1] {
+                    let body = body.replace('@', &"a".repeat(length - frame));
+                    let refused = judged(rules, name, call, body.as_bytes()).refused;
+                    let most = refused.and_then(|refused| refused.most);
+                    if most != (length > largest).then_some(largest as u64) {
+                        mistakes.push(format!("{call} in {name}, {kind:?} of {length}: {most:?}"));
+                    }
+                }
+            }
+        }
+    }
+    none(&mistakes);
 }
 
 #[test]

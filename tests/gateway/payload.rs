@@ -96,6 +96,47 @@ fn an_older_edition_lets_pass_5_kb() {
 }
 
 #[test]
+fn another_spelling_of_a_type_is_no_way_around_its_figure() {
+    let gateway = start(&[]);
+    let call = |kind: &str, length: usize| {
+        let body = text("a", length).replace("\"txt\"", kind);
+        gateway.call("POST", "/o/a/messages/users", &body)
+    };
+    for kind in [
+        "\"txt \"",
+        "\" txt\"",
+        "\"text\"",
+        "\"loc\"",
+        "\"TXT\\u0020\"",
+        "\"\"",
+        "\"a-type-of-more-than-sixteen-letters\"",
+    ] {
+        let frame = r#"{"msg":""}"#.len();
+        assert_eq!(call(kind, 3072 - frame).status, 200, "{kind}");
+        let answer = call(kind, 3073);
+        assert_eq!(answer.status, 400, "{kind}");
+        let told = told(&answer);
+        assert_eq!((&*told.1, told.3), ("message is too large", 3072), "{kind}");
+    }
+    for kind in ["\"TXT\"", "\"\\u0074xt\""] {
+        assert_eq!(
+            [call(kind, 3072).status, call(kind, 3073).status],
+            [200, 400]
+        );
+    }
+    for kind in ["1", "null", "[\"txt\"]", "true"] {
+        assert_eq!(call(kind, 10).status, 400, "{kind}");
+    }
+    assert_eq!(gateway.backend().count(), 9);
+    // Of a type that its edition has no figure for, there is none.
+    let gateway = start(&["--edition", "v1"]);
+    let body = text("a", 6000).replace("\"txt\"", "\"img\"");
+    let status = |body: &str| gateway.call("POST", "/o/a/messages/users", body).status;
+    assert_eq!(status(&body), 200);
+    assert_eq!(status(&body.replace("img", "img ")), 400);
+}
+
+#[test]
 fn each_answer_is_the_services_own() {
     let gateway = start(&[]);
     let users: Vec<String> = (0..61)
@@ -339,6 +380,75 @@ fn what_is_an_upload_and_no_multipart_is_refused_or_a_file() {
         400
     );
     assert_eq!(gateway.backend().count(), 2);
+}
+
+#[test]
+fn an_upload_that_other_readers_find_other_parts_in_goes_no_further() {
+    let gateway = start(&[]);
+    let part =
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nabc\r\n";
+    let call = |parameters: &str, body: &str, chunked: bool| {
+        let length = match chunked {
+            true => "Transfer-Encoding: chunked".to_owned(),
+            false => format!("Content-Length: {}", body.len()),
+        };
+        let head = format!(
+            "POST /o/a/chatfiles HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Type: multipart/form-data{parameters}\r\n{length}\r\n\r\n"
+        );
+        let mut connection = gateway.connect();
+        connection.send(head.as_bytes());
+        let body = match chunked {
+            true => format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            false => body.to_owned(),
+        };
+        let _ = connection.try_send(body.as_bytes());
+        connection.read_answer("POST").status
+    };
+    let good = format!("{part}--b--\r\n");
+    for chunked in [false, true] {
+        assert_eq!(call("; boundary=b", &good, chunked), 200);
+        let two = format!("{}{good}", part.replace("file", "note"));
+        assert_eq!(call("; Boundary=\"b\"", &two, chunked), 200);
+    }
+    let bodies = [
+        format!("{part}--b--x\r\n{part}--b--\r\n"),
+        format!("{part}--b--\r\n{part}--b--\r\n"),
+        format!("{part}{good}"),
+        format!("before\r\n{good}"),
+        format!("\n{good}"),
+        good.replace("abc", "a\n--b\r\n\r\nc"),
+        good.replace("abc", "--b\r\n\r\nc"),
+        good.replace("--b\r\nC", "--b \r\nC"),
+        good.replace(": form-data;", ": form-data;\r\n "),
+        good.replace("filename=", "filename*0="),
+        good.replace("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n"),
+        good.replace(
+            "\r\n\r\n",
+            "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n",
+        ),
+        good.replace("\r\n", "\n"),
+    ];
+    let long = "b".repeat(71);
+    let kinds = [
+        "; boundary=b; boundary*=x",
+        "; boundary*0=b; boundary*1=c",
+        "; boundaryX=x; boundary=b",
+        "; boundary=b; boundary=x",
+        "; boundary=\"\\b\"",
+        "; x=\"; boundary=x; y=\"; boundary=b",
+        &format!("; boundary={long}"),
+    ];
+    for chunked in [false, true] {
+        for body in &bodies {
+            assert_eq!(call("; boundary=b", body, chunked), 400, "{body}");
+        }
+        for kind in kinds {
+            let body = good.replace("--b", &format!("--{long}"));
+            let body = if kind.contains(&long) { &body } else { &good };
+            assert_eq!(call(kind, body, chunked), 400, "{kind}");
+        }
+    }
+    assert_eq!(gateway.backend().count(), 4);
 }
 
 /// 100 attributes of 4,096 Chinese characters, the last of them of `last`.

@@ -714,6 +714,38 @@ fn what_comes_between_a_listing_is_counted_and_marked() {
 }
 
 #[test]
+fn json_with_fields_of_a_form_counts_nothing_and_goes_no_further() {
+    let world = World::new(&[]);
+    let call = |method: &str, path: &str, kind: &str, body: &str| {
+        let kind = format!("Content-Type: {kind}");
+        let mut connection = Connection::to(world.gateway.addr);
+        connection.call(method, path, &[&kind], body).status
+    };
+    const FORM: &str = "application/x-www-form-urlencoded";
+    let users = r#"[{"username":"a","x":"&username=b&username=c"}]"#;
+    let members = r#"{"usernames":["a"],"x":";usernames=b;usernames=c"}"#;
+    let calls = [
+        ("POST", "/b/basic/users", users),
+        ("POST", "/b/basic/chatgroups/1/users", members),
+    ];
+    for (method, path, body) in calls {
+        assert_eq!(call(method, path, FORM, body), 400, "{path}");
+        let kind = "Application/X-WWW-Form-Urlencoded; charset=utf-8";
+        assert_eq!(call(method, path, kind, body), 400, "{path}");
+    }
+    assert_eq!(world.backend.asked("POST"), 0);
+    // As `curl -d` says it of everything; and what is a form by the documents.
+    let plain = r#"[{"username":"a"}]"#;
+    assert_eq!(call("POST", "/b/basic/users", FORM, plain), 200);
+    for (method, path, body) in calls {
+        assert_eq!(call(method, path, "application/json", body), 200, "{path}");
+    }
+    let form = "nickname=a&sign=b;c&sex=1";
+    assert_eq!(call("PUT", "/b/basic/metadata/user/a", FORM, form), 200);
+    assert_eq!(world.backend.asked("PUT"), 1);
+}
+
+#[test]
 fn reconciling_without_a_good_token_says_so() {
     let world = World::new(&[]);
     let gateway = format!("http://{}", world.gateway.addr);

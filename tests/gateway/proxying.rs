@@ -1,5 +1,6 @@
 //! What is matched is what is forwarded; heads are put right on the way.
 
+use crate::frames::{Peer, call};
 use crate::harness::{Gateway, Start, start};
 
 fn seen(gateway: &Gateway, path: &str, headers: &[&str]) -> (u16, String, Vec<(String, String)>) {
@@ -352,6 +353,39 @@ fn connection_names_fields_of_the_hop_and_takes_no_other() {
         assert!(value(&headers, kept).is_some(), "{kept}");
     }
     assert_eq!(value(&headers, "x-hop"), None);
+}
+
+#[test]
+fn crumbs_of_cookies_go_up_in_one_line() {
+    let gateway = start(&["--h2c"]);
+    let sent = |more: &[(&str, &str)]| {
+        let mut peer = Peer::new(&gateway);
+        peer.ask(1, &call("GET", "/o/a/users/x", more));
+        peer.answered()
+    };
+    let crumbs = [
+        ("cookie", "a=b"),
+        ("x-other", "1"),
+        ("cookie", "c=d; e=f"),
+        ("cookie", "g=h"),
+    ];
+    assert_eq!(sent(&crumbs), Some(200));
+    let seen_cookie = || {
+        let request = gateway.backend().requests().pop().expect("a request");
+        value(&request.headers, "cookie")
+    };
+    assert_eq!(seen_cookie().as_deref(), Some("a=b; c=d; e=f; g=h"));
+    let lines = ["Cookie: a=b", "cookie: c=d"];
+    assert_eq!(seen(&gateway, "/o/a/users/x", &lines).0, 200);
+    assert_eq!(seen_cookie().as_deref(), Some("a=b; c=d"));
+    // So many as a head may have fields, and no more bytes than one may have.
+    assert_eq!(sent(&[("cookie", "a=b"); 90]), Some(200));
+    assert_eq!(seen_cookie(), Some(["a=b"; 90].join("; ")));
+    let before = gateway.backend().count();
+    assert_eq!(sent(&[("cookie", "a=b"); 120]), Some(431));
+    let long = "c".repeat(1000);
+    assert_ne!(sent(&vec![("cookie", &*long); 80]), Some(200));
+    assert_eq!(gateway.backend().count(), before);
 }
 
 #[test]

@@ -150,11 +150,18 @@ fn form(body: &[u8]) -> u64 {
     lengths.sum::<usize>() as u64
 }
 
-/// The longest part.
+/// The longest part, of those that a reader finds who takes any line break.
 fn file(body: &[u8]) -> u64 {
     let delimiter = [b"\r\n--", BOUNDARY].concat();
     let body = [b"\r\n", body].concat();
     let find = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).position(|w| w == wanted);
+    let count = |wanted: &[u8]| body.windows(wanted.len()).filter(|w| *w == wanted).count();
+    let after = |end: &[u8]| count(&[end, b"--", BOUNDARY].concat());
+    assert_eq!(
+        (after(b"\n"), after(b"\r")),
+        (after(b"\r\n"), 0),
+        "half a line break"
+    );
     let mut longest = 0;
     let mut rest = &body[find(&body, &delimiter).expect("a first") + delimiter.len()..];
     while !rest.starts_with(b"--") {
