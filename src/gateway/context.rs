@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Shared;
 use super::auth::{Held, Token};
@@ -191,6 +192,20 @@ impl Context {
                 .admitted
                 .as_ref()
                 .is_some_and(|admitted| admitted.forwarded && !admitted.whole)
+    }
+
+    /// Whether a call is incomplete because the upstream took too long: it did not take what came, or
+    /// did not ask for it. (What makes it break may well be the caller's.)
+    pub(super) fn is_upstream_late(&self, error: Option<&Error>) -> bool {
+        error.is_some_and(|error| {
+            *error.esource() == ErrorSource::Upstream
+                && match error.etype() {
+                    ErrorType::WriteTimedout => true,
+                    // Otherwise the caller was waited for.
+                    ErrorType::ReadTimedout => self.pace.is_none(),
+                    _ => false,
+                }
+        })
     }
 
     /// Lets go of what the call holds by an unknown token.

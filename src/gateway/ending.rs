@@ -98,8 +98,12 @@ impl Context {
         let now = self.shared.clock.since(self.started);
         let is_late = watch::is_late();
         let is_answered = self.upstream_status.is_some();
-        let (cause, reply) = if is_late {
-            let cause = match (self.way.is_over(now), is_answered) {
+        let is_over = self.way.is_over(now);
+        let is_callers = is_late && !is_over && self.is_incomplete();
+        let (cause, reply) = if is_callers {
+            (Cause::ClientSlow, Some(Reply::body_timeout()))
+        } else if is_late {
+            let cause = match (is_over, is_answered) {
                 (true, _) => Cause::RequestTimeout,
                 (false, true) => Cause::BodyTimeout,
                 (false, false) => Cause::HeaderTimeout,
@@ -113,9 +117,13 @@ impl Context {
         };
         if is_late {
             self.error = ErrorType::ReadTimedout.as_str();
-            self.way.timed_out(now);
-            self.way.place_failed(&upstream::out_of_time(), now);
-            if !is_answered {
+            let is_asked = !is_answered && !self.is_incomplete();
+            self.way.timed_out(is_asked, is_callers, now);
+            match is_callers {
+                true => self.way.give_place_up(now),
+                false => self.way.place_failed(&upstream::out_of_time(), now),
+            }
+            if !is_answered && !is_callers {
                 self.shared.metrics.upstream_error();
             }
         } else if self.error.is_empty() {

@@ -90,7 +90,10 @@ impl Gateway {
             ctx.waits();
             let now = ctx.shared.clock.since(ctx.started);
             ctx.way.sent(now);
-            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
+            match ctx.way.is_watched() {
+                true => watch::awaits_head_alone(ctx.way.head_timeout(), ctx.way.time_left(now)),
+                false => watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now)),
+            }
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
@@ -239,7 +242,9 @@ impl ProxyHttp for Gateway {
         leaver::end_with_caller(session);
         watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
-        ctx.way.begin(ctx.call.as_ref(), ctx.started, now)
+        let body_comes = !session.as_downstream_mut().is_body_done();
+        ctx.way
+            .begin(ctx.call.as_ref(), ctx.started, body_comes, now)
     }
 
     async fn connected_to_upstream(
@@ -269,9 +274,11 @@ impl ProxyHttp for Gateway {
             admitted.forwarded = true;
             admitted.whole = false;
         }
-        ctx.way.was_sent = true;
-        ctx.way.is_stream = request.version == http::Version::HTTP_2;
-        ctx.way.has_begun = false;
+        ctx.way.goes_out(request.version == http::Version::HTTP_2);
+        if let Some(most) = ctx.way.upload_timeout(ctx.shared.settings.body_timeout) {
+            let now = ctx.shared.clock.since(ctx.started);
+            watch::sends(most, ctx.way.time_left(now));
+        }
         headers::prepare_upstream(
             request,
             &ctx.shared.settings,
@@ -298,8 +305,10 @@ impl ProxyHttp for Gateway {
             request.remove_header(&header::EXPECT);
         }
         if request.headers.contains_key(header::EXPECT) {
-            // The backend may take its time to ask for the body.
+            // The backend may take its time to ask for the body. If it does not, that is no fault
+            // of the caller: its own time is over first.
             let wait = ctx.way.read_timeout(ctx.shared.clock.since(ctx.started));
+            let wait = wait.saturating_add(watch::LATER);
             session.as_downstream_mut().set_read_timeout(Some(wait));
         } else if !session.as_downstream_mut().is_body_done() {
             self.pace(session, ctx, 0)?;
@@ -335,6 +344,7 @@ impl ProxyHttp for Gateway {
         ctx.room.take(body.as_deref().unwrap_or_default())?;
         payload::pass(ctx, body, end_of_stream)?;
         if !end_of_stream {
+            watch::step();
             return self.pace(session, ctx, bytes);
         }
         // pingora would write an empty piece as a last chunk, and then the last chunk: the second
@@ -443,7 +453,7 @@ impl ProxyHttp for Gateway {
     ) -> Box<Error> {
         // Of an earlier attempt the units may have bought something.
         if let Some(admitted) = &mut ctx.admitted
-            && !ctx.way.was_sent
+            && !ctx.way.was_sent()
         {
             admitted.forwarded = false;
         }
@@ -469,6 +479,12 @@ impl ProxyHttp for Gateway {
         };
         let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.broke(&error, broken, now));
+        // What no upstream has begun has bought nothing.
+        if let Some(admitted) = &mut ctx.admitted
+            && !ctx.way.was_sent()
+        {
+            admitted.forwarded = false;
+        }
         error
     }
 
@@ -544,7 +560,7 @@ impl ProxyHttp for Gateway {
         }
         // Who sends without a good token what is refused keeps the backend busy all the same.
         let is_refused = ctx.payload.is_cut_off() && ctx.token.is_none_or(|t| !t.is_good());
-        if ctx.is_incomplete() || is_refused {
+        if (ctx.is_incomplete() && !ctx.is_upstream_late(error)) || is_refused {
             self.charge_unauthorized(ctx).await;
         }
         let status = session.response_written();

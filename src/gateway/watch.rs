@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::downstream::state::State;
 
 /// pingora's own time-out comes first: it can still be answered properly, and tried again.
-const LATER: Duration = Duration::from_secs(1);
+pub(super) const LATER: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     static WATCH: RefCell<Watch>;
@@ -55,6 +55,16 @@ pub(super) fn awaits_head(most: Duration, left: Option<Duration>) {
         watch.whole = left.map(|left| Instant::now() + left + LATER);
         watch.steps = watch.steps.wrapping_add(1);
     });
+}
+
+/// The rest of the call goes out, and pingora waits for an answer without a time.
+pub(super) fn sends(most: Duration, left: Option<Duration>) {
+    awaits_head(most, left);
+}
+
+/// The head of the answer is waited for, and pingora has no time for that.
+pub(super) fn awaits_head_alone(most: Duration, left: Option<Duration>) {
+    awaits_body(Some(most), left, None);
 }
 
 /// The rest of the answer is waited for. `most`: where pingora's own time-out is longer.

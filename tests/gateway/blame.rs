@@ -1,5 +1,9 @@
 //! Whose fault a failure is, and which calls are sent again on a kept connection that breaks.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use floodgate::standin::{StandIn, StandInOptions};
@@ -7,6 +11,8 @@ use floodgate::standin::{StandIn, StandInOptions};
 use crate::door::soon;
 use crate::faults::script::{Fault, Scripted};
 use crate::harness::{Gateway, Start};
+use crate::pools::{BUSY, Fixed};
+use crate::upstreams::dead;
 
 const HEAD: &str = "POST /o/a/t/any HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer YWMtgood\r\n\
                     Content-Length: 200000\r\n";
@@ -118,4 +124,157 @@ fn what_may_have_changed_something_is_sent_again_only_if_retry_on_says_so() {
     }
     let got = on_a_kept_connection("POST", &["--retry-on", "reset"]);
     assert_eq!(got, (502, 1, 0.0));
+}
+
+/// An upstream that answers the first call of a connection; of the second, this is all. And how many
+/// it has had.
+fn half(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", answer] {
+                    let (mut head, mut byte) = (Vec::new(), [0]);
+                    while !head.ends_with(b"\r\n\r\n") {
+                        if !matches!(stream.read(&mut byte), Ok(1)) {
+                            return;
+                        }
+                        head.extend(byte);
+                    }
+                    seen.fetch_add(1, SeqCst);
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+                // What is sent has to be read before the end is.
+                std::thread::sleep(Duration::from_millis(50));
+            });
+        }
+    });
+    (addr, calls)
+}
+
+#[test]
+fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n";
+    for begun in ["HTTP/1.1 200", "H", early, "nonsense\r\n\r\n"] {
+        let (upstream, calls) = half(begun);
+        let gateway = Start {
+            upstream: Some(upstream),
+            args: &["--threads", "1"],
+            ..Start::default()
+        }
+        .start();
+        assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+        assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 502, "{begun}");
+        assert_eq!(calls.load(SeqCst), 2, "{begun}");
+        assert_eq!(
+            (failures(&gateway), repeated(&gateway)),
+            (1.0, 0.0),
+            "{begun}"
+        );
+    }
+}
+
+#[test]
+fn an_upstream_that_uses_up_the_time_of_calls_is_ejected_like_any_other() {
+    let silent = Scripted::start();
+    let other = StandIn::start(StandInOptions::default()).expect("a stand-in backend");
+    let url = format!("http://{}", other.addr);
+    let gateway = Start {
+        upstream: Some(silent.addr),
+        args: &[
+            "--upstream",
+            &url,
+            "--eject-after",
+            "2",
+            "--request-timeout",
+            "1s",
+        ],
+        ..Start::default()
+    }
+    .start();
+    let field = field(Fault::Silent);
+    let call = || gateway.connect().call("GET", "/o/a/t/any", &[&field], "");
+    let statuses: Vec<_> = (0..10).map(|_| call().status).collect();
+    let late = statuses.iter().filter(|status| **status == 504).count();
+    assert_eq!(late, 2, "{statuses:?}");
+    assert_eq!(
+        gateway.metric("floodgate_upstream_ejections_total", &[]),
+        1.0
+    );
+}
+
+#[test]
+fn a_caller_that_uses_up_the_time_of_its_call_speaks_against_no_upstream() {
+    let silent = Scripted::start();
+    let gateway = Start {
+        upstream: Some(silent.addr),
+        args: &["--request-timeout", "3s"],
+        ..Start::default()
+    }
+    .start();
+    let head = HEAD.replace("200000", "2");
+    let mut slow = gateway.connect();
+    slow.send(format!("{head}{}\r\n\r\na", field(Fault::Silent)).as_bytes());
+    std::thread::sleep(Duration::from_millis(2000));
+    slow.send(b"b");
+    assert_eq!(slow.read_answer("POST").status, 504);
+    soon("it is over", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
+    assert_eq!(failures(&gateway), 0.0);
+}
+
+#[test]
+fn an_error_is_not_lost_because_no_other_upstream_can_be_reached() {
+    let busy = Fixed::start(BUSY);
+    let dead = format!("http://{}", dead());
+    let gateway = Start {
+        url: Some(busy.url()),
+        args: &[
+            "--upstream",
+            &dead,
+            "--retry-on",
+            "503",
+            "--eject-after",
+            "off",
+        ],
+        ..Start::default()
+    }
+    .start();
+    for _ in 0..4 {
+        let answer = gateway.call("GET", "/o/a/t/any", "");
+        assert_eq!((answer.status, &*answer.text()), (503, "busy"));
+    }
+}
+
+#[test]
+fn an_upstream_that_does_not_ask_for_a_body_is_no_fault_of_the_caller() {
+    let silent = Scripted::start();
+    let routes = "[[route]]\nname = \"t-up\"\ncalls = [\"POST /t/up\"]\n\
+                  v3 = { limits = [\"50/s\"], ip_copy = false }\n\
+                  [ip]\nunauthorized = [\"1/3600s\"]\n";
+    let gateway = Start {
+        routes,
+        upstream: Some(silent.addr),
+        args: &["--read-timeout", "500ms"],
+        ..Start::default()
+    }
+    .start();
+    let head = HEAD.replace("/t/any", "/t/up");
+    let head = format!(
+        "{head}{}\r\nExpect: 100-continue\r\n\r\n",
+        field(Fault::Silent)
+    );
+    for _ in 0..3 {
+        let mut connection = gateway.connect();
+        connection.send(head.as_bytes());
+        let answer = connection.read_answer("POST");
+        assert_eq!(answer.status, 504, "{}", answer.text());
+    }
 }

@@ -1,10 +1,15 @@
 //! What is known of an upstream address through changes of settings, and where the calls of one that
 //! is out go.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
 use floodgate::standin::{StandIn, StandInOptions};
 
 use crate::door::soon;
-use crate::harness::Gateway;
+use crate::harness::{Gateway, Start};
 use crate::pools::{BUSY, Fixed};
 use crate::reload::{Folder, reload};
 use crate::upstreams::dead;
@@ -118,4 +123,104 @@ fn the_calls_of_an_ejected_address_go_to_all_others_alike() {
             "{balance}: {got:?}"
         );
     }
+}
+
+/// An upstream that answers while it may, and otherwise closes when it has read a head.
+struct Switch {
+    url: String,
+    answers: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Switch {
+    fn start(answers: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let answers = Arc::new(AtomicBool::new(answers));
+        let count = Arc::new(AtomicUsize::new(0));
+        let (may, seen) = (answers.clone(), count.clone());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (may, seen) = (may.clone(), seen.clone());
+                std::thread::spawn(move || {
+                    let (mut head, mut byte) = (Vec::new(), [0]);
+                    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                        head.extend(byte);
+                    }
+                    seen.fetch_add(1, SeqCst);
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    if may.load(SeqCst) {
+                        let _ = stream.write_all(answer);
+                    }
+                });
+            }
+        });
+        Self {
+            url,
+            answers,
+            count,
+        }
+    }
+}
+
+#[test]
+fn when_the_last_one_fails_those_that_are_out_are_used_again() {
+    let (one, other) = (Switch::start(false), Switch::start(true));
+    let upstreams = [one.url.clone(), other.url.clone()];
+    let (_folder, gateway) = start(&settings(&upstreams, "round-robin", ""));
+    let call = || gateway.call("POST", "/o/a/t/any", "").status;
+    while ejections(&gateway) < 1.0 {
+        call();
+    }
+    one.answers.store(true, SeqCst);
+    other.answers.store(false, SeqCst);
+    let before = one.count.load(SeqCst);
+    assert_eq!([call(), call()], [502, 502]);
+    assert_eq!(one.count.load(SeqCst), before);
+    // All are tried, until one answers: then it is the only one.
+    let mut first = (0..3).map(|_| call());
+    assert!(first.any(|status| status == 200));
+    assert_eq!((0..20).map(|_| call()).collect::<Vec<_>>(), [200; 20]);
+}
+
+#[test]
+fn nothing_stays_out_when_nothing_is_ejected_any_more() {
+    let (one, other) = (Switch::start(false), Switch::start(true));
+    let upstreams = [one.url.clone(), other.url.clone()];
+    let text = settings(&upstreams, "round-robin", "");
+    let (folder, gateway) = start(&text);
+    let call = || gateway.call("POST", "/o/a/t/any", "").status;
+    while ejections(&gateway) < 1.0 {
+        call();
+    }
+    one.answers.store(true, SeqCst);
+    let before = one.count.load(SeqCst);
+    assert_eq!((call(), call()), (200, 200));
+    assert_eq!(one.count.load(SeqCst), before);
+    change(
+        &folder,
+        &gateway,
+        &text.replace("eject_after = 2", "eject_after = \"off\""),
+    );
+    soon("it gets calls", || {
+        assert_eq!(call(), 200);
+        one.count.load(SeqCst) > before
+    });
+}
+
+#[test]
+fn a_check_goes_by_the_answer_and_not_by_what_comes_before_it() {
+    let upstream = Fixed::start(
+        "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    );
+    let gateway = Start {
+        url: Some(upstream.url()),
+        args: &["--health-check", "/health", "--health-interval", "50ms"],
+        ..Start::default()
+    }
+    .start();
+    let checks = |result| gateway.metric("floodgate_upstream_checks_total", &[result]);
+    soon("it is checked", || checks("\"pass\"") >= 3.0);
+    assert_eq!(checks("\"fail\""), 0.0);
 }

@@ -1,5 +1,7 @@
 //! Upstreams of HTTP/2, frame by frame: streams that break, calls that are refused unbegun.
 
+mod uploads;
+
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -281,6 +283,92 @@ fn a_call_that_a_connection_may_have_begun_before_it_went_is_not_sent_again() {
     assert!(matches!(status, 502 | 504), "{status}");
     assert_eq!(upstream.calls(), 2);
     assert_eq!(repeated(&gateway, ""), 0.0);
+}
+
+#[test]
+fn what_no_upstream_has_begun_costs_nothing() {
+    let refusing = Streams::start(|_| Act::Reset(REFUSED_STREAM));
+    let leaving = Streams::start(|_| Act::GoAway(0, NO_ERROR));
+    let dead = format!("http://{}", crate::upstreams::dead());
+    let task = "\n[[route]]\nname = \"t-task\"\ncalls = [\"POST /t/task\"]\n\
+                v3 = { limits = [{ rate = \"1 tasks\", hold = \"task\" }], ip_copy = false }\n";
+    for (first, other) in [
+        (refusing.url(), None),
+        (leaving.url(), None),
+        (refusing.url(), Some(dead)),
+    ] {
+        let mut args = vec!["--eject-after", "off"];
+        args.extend(other.iter().flat_map(|other| ["--upstream", other]));
+        let gateway = Start {
+            routes: &format!("{}{task}", crate::ROUTES),
+            url: Some(first.clone()),
+            args: &args,
+            ..Start::default()
+        }
+        .start();
+        // Two a day, and one task.
+        for path in ["/o/a/t/day", "/o/a/t/task"] {
+            for n in 1..=5 {
+                let answer = gateway.call("POST", path, "{}");
+                assert_eq!(answer.status, 502, "{first} {other:?} {}", answer.text());
+                assert_eq!(answer.error().1, "The upstream could not be reached.");
+                soon("it is over", || {
+                    gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+                });
+                let units = |what: &str| {
+                    let name = format!("floodgate_units_{what}_total");
+                    gateway.metric(&name, &["t-day", ":app"])
+                };
+                if path.ends_with("day") {
+                    let due = f64::from(n);
+                    soon("they are back", || units("refunded") == due);
+                    assert_eq!(units("charged"), due, "{first} {other:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn units_go_back_no_more_where_an_earlier_attempt_may_have_run() {
+    // The first attempt breaks, and is repeated; the others are refused.
+    let upstream = Streams::start(|came| match came.nth {
+        1 => Act::Reset(INTERNAL_ERROR),
+        _ => Act::Reset(REFUSED_STREAM),
+    });
+    let gateway = Start {
+        routes: crate::ROUTES,
+        url: Some(upstream.url()),
+        args: &["--retry-on", "reset"],
+        ..Start::default()
+    }
+    .start();
+    assert_eq!(gateway.call("GET", "/o/a/t/app", "").status, 502);
+    assert!(upstream.calls() > 1);
+    let refunded = || gateway.metric("floodgate_units_refunded_total", &["t-app"]);
+    soon("it is over", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
+    assert_eq!(refunded(), 0.0);
+}
+
+#[test]
+fn a_connection_that_goes_away_before_it_has_taken_a_call_is_a_failure() {
+    let leaving = Streams::start(|_| Act::GoAway(0, NO_ERROR));
+    let other = StandIn::start(StandInOptions::default()).expect("a stand-in backend");
+    let url = format!("http://{}", other.addr);
+    let args = ["--upstream", &url, "--eject-after", "3"];
+    let gateway = before(&leaving.url(), &args);
+    for _ in 0..12 {
+        assert_eq!(gateway.call("POST", "/o/a/t/any", "{}").status, 200);
+    }
+    assert_eq!((leaving.calls(), failures(&gateway)), (3, 3.0));
+    let alone = before(&leaving.url(), &["--ready-requires", "upstream"]);
+    for _ in 0..5 {
+        assert_eq!(alone.call("POST", "/o/a/t/any", "{}").status, 502);
+    }
+    let ready = crate::harness::Connection::to(alone.admin).call("GET", "/ready", &[], "");
+    assert_eq!(ready.status, 503);
 }
 
 fn checks(gateway: &Gateway, result: &str) -> f64 {

@@ -279,7 +279,9 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: UPSTREAMS,
         help: "Calls in a row that an address fails until it is ejected",
         more: "A failure is no connection, a broken one, or no answer in time; any answer ends the row. \
-               The last address of a pool is never ejected.",
+               Where `request_timeout` ends the wait, it is one if the upstream has had the whole call \
+               for at least half of that time. An HTTP/2 connection that goes away is one if it has \
+               taken no call. The last address of a pool is never ejected.",
         ..ONE
     },
     Setting {

@@ -58,9 +58,9 @@ impl Set {
         let is_new = |endpoint: &Endpoint| !how.tried.contains(&endpoint.addr);
         let known = |may: fn(&Endpoint) -> bool| how.again.then(|| self.pick(how, may)).flatten();
         self.pick(how, |endpoint| {
-            endpoint.standing.is_available() && is_new(endpoint)
+            endpoint.standing.is_well() && is_new(endpoint)
         })
-        .or_else(|| known(|endpoint| endpoint.standing.is_available()))
+        .or_else(|| known(|endpoint| endpoint.standing.is_well()))
         .or_else(|| self.pick(how, is_new))
         .or_else(|| known(|_| true))
     }

@@ -55,6 +55,8 @@ pub(super) struct Endpoint {
     nature: u64,
     /// What consistent hashing knows it by.
     pub(super) hash: u64,
+    /// Whether its calls are streams of a connection, if it can.
+    pub(super) http2: bool,
     /// Cloned for each attempt.
     peer: HttpPeer,
     /// The host and port of its URL, for health checks.
@@ -91,6 +93,7 @@ impl Endpoint {
         Self {
             addr,
             weight: *weight,
+            http2: *http2,
             kind: kind.number(),
             nature: kind.nature(),
             hash: super::choice::hash(addr.to_string().as_bytes()),

@@ -31,7 +31,7 @@ pub(super) async fn readmit(upstreams: Arc<Upstreams>, clock: Clock) {
         let now_us = clock.now().mono_us;
         for pool in &upstreams.pools {
             for endpoint in &pool.set.load().endpoints {
-                endpoint.standing.tick(now_us);
+                pool.tick(endpoint, now_us);
             }
         }
     }
@@ -86,10 +86,14 @@ async fn ask(connector: &Connector, endpoint: &Endpoint, path: &str) -> Result<(
         request.insert_header("User-Agent", "floodgate-health-check")?;
         session.write_request_header(Box::new(request)).await?;
         session.finish_request_body().await?;
-        session.read_response_header().await?;
-        let status = session
-            .response_header()
-            .map_or(0, |head| head.status.as_u16());
+        let status = loop {
+            session.read_response_header().await?;
+            let status = session.response_header().map(|head| head.status);
+            // Interim answers: the answer comes after them, within the check's time.
+            if status.is_none_or(|status| !status.is_informational() || status == 101) {
+                break status.map_or(0, |status| status.as_u16());
+            }
+        };
         session.shutdown().await;
         Ok::<u16, Box<pingora::Error>>(status)
     };

@@ -30,6 +30,7 @@ impl Way {
 
     /// The upstream has all of the call.
     pub(in crate::gateway) fn sent(&mut self, now: Moment) {
+        self.sent_us = Some(now.mono_us);
         if let Some(held) = &mut self.held {
             held.sent(now);
         }

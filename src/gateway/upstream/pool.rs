@@ -144,11 +144,22 @@ impl Pool {
     /// An address has failed a call.
     pub(super) fn failed(&self, endpoint: &Endpoint, why: Failure, now_us: u64) {
         let _one = self.one_ejects.lock();
-        endpoint.standing.failed(why, now_us, self.ejecting, || {
-            let set = self.set.load();
-            let mut others = set.endpoints.iter().filter(|e| e.addr != endpoint.addr);
-            others.any(|e| e.standing.is_available())
+        let set = self.set.load();
+        let others = || set.endpoints.iter().filter(|e| e.addr != endpoint.addr);
+        let is_last = endpoint.standing.failed(why, now_us, self.ejecting, || {
+            others().any(|e| e.standing.is_well())
         });
+        if is_last {
+            others().for_each(|e| e.standing.is_needed());
+        }
+    }
+
+    /// Ends the ejection of one of its addresses, if it is time.
+    pub(super) fn tick(&self, endpoint: &Endpoint, now_us: u64) {
+        match self.ejecting.after {
+            Some(_) => endpoint.standing.tick(now_us),
+            None => endpoint.standing.tick(u64::MAX),
+        }
     }
 
     /// Whether a call may be repeated. Counted if so.

@@ -7,8 +7,10 @@ use pingora::{Error, ErrorType, RetryType};
 pub(super) enum Refused {
     /// The call, by the protocol's own word for it.
     Call,
-    /// More calls on this connection: it is being closed, or speaks another version.
-    Connection,
+    /// More calls on this connection: it is being closed.
+    Leaving,
+    /// This version of HTTP.
+    Version,
 }
 
 impl Refused {
@@ -17,7 +19,7 @@ impl Refused {
         if *error.etype() == ErrorType::H2Downgrade {
             // Not where HTTP/1.1 is no choice.
             let is_choice = matches!(error.retry, RetryType::Decided(true));
-            return is_choice.then_some(Self::Connection);
+            return is_choice.then_some(Self::Version);
         }
         let error = error.root_cause().downcast_ref::<h2::Error>()?;
         if !error.is_remote() {
@@ -25,7 +27,7 @@ impl Refused {
         }
         // It is an error of the streams alone that are above the last one of the GOAWAY frame.
         if error.is_go_away() {
-            return Some(Self::Connection);
+            return Some(Self::Leaving);
         }
         let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
         (error.is_reset() && is_refused).then_some(Self::Call)

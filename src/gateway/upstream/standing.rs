@@ -52,10 +52,12 @@ pub(super) struct Standing {
     pool: Arc<str>,
     pub(super) metrics: EndpointMetrics,
     in_flight: AtomicU64,
-    /// Whether it is chosen before others are.
+    /// Whether nothing speaks against it.
     available: AtomicBool,
     /// Failures in a row.
     failures: AtomicU32,
+    /// How often its connections were given up.
+    renewed: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -67,9 +69,9 @@ struct State {
     by: Option<u64>,
     /// Checks in a row that say otherwise.
     streak: u32,
-    /// Whether it is not chosen, because of failures.
+    /// Whether failures have ejected it: then an answer to an earlier call says nothing new.
     out: bool,
-    /// When its failures are forgotten, µs.
+    /// When its failures are forgotten, µs. Until then it is not well.
     until: Option<u64>,
     /// Ejections in a row.
     ejections: u32,
@@ -87,6 +89,7 @@ impl Standing {
             in_flight: AtomicU64::new(0),
             available: AtomicBool::new(true),
             failures: AtomicU32::new(0),
+            renewed: AtomicU32::new(0),
             state: Mutex::new(State {
                 up: true,
                 by: None,
@@ -108,7 +111,7 @@ impl Standing {
         state.by = checking.by;
         state.streak = 0;
         if !std::mem::replace(&mut state.up, true) {
-            self.available.store(!state.out, Ordering::Relaxed);
+            self.show(&state);
             tracing::info!(pool = &*self.pool, upstream = %self.addr, "upstream has failed checks that it has no more");
         }
     }
@@ -126,49 +129,71 @@ impl Standing {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether it is chosen before others are.
-    pub(super) fn is_available(&self) -> bool {
+    /// Calls go over new connections from now on.
+    pub(super) fn renew(&self) {
+        self.renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells its connections from those that were given up.
+    pub(super) fn renewed(&self) -> u64 {
+        u64::from(self.renewed.load(Ordering::Relaxed) & 0xFF_FFFF) << 32
+    }
+
+    /// Whether nothing speaks against it: then it is chosen before others are.
+    pub(super) fn is_well(&self) -> bool {
         self.available.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing speaks against it. The last one of a pool is chosen all the same.
-    pub(super) fn is_well(&self) -> bool {
-        let state = self.state.lock();
-        state.up && state.until.is_none()
+    fn show(&self, state: &State) {
+        let is_well = state.up && state.until.is_none();
+        self.available.store(is_well, Ordering::Relaxed);
+    }
+
+    /// No other address is well: the first of all that answers is the one to go to.
+    pub(super) fn is_needed(&self) {
+        self.state.lock().out = false;
     }
 
     /// It has answered a call.
     pub(super) fn answered(&self) {
-        if self.failures.load(Ordering::Relaxed) == 0 {
+        if self.failures.load(Ordering::Relaxed) == 0 && self.is_well() {
             return;
         }
         self.failures.store(0, Ordering::Relaxed);
         let mut state = self.state.lock();
         // An answer to a call from before its ejection says nothing new.
         if !state.out && state.until.take().is_some() {
+            self.show(&state);
             tracing::info!(pool = &*self.pool, upstream = %self.addr, "upstream answers again");
         }
     }
 
-    /// It has failed a call. `others` says whether there is another to choose.
+    /// It has failed a call. `others` says whether another is well. Whether this was the last that
+    /// was.
     pub(super) fn failed(
         &self,
         why: Failure,
         now_us: u64,
         ejecting: Ejecting,
         others: impl FnOnce() -> bool,
-    ) {
+    ) -> bool {
         self.metrics.failed(why);
         let failures = self
             .failures
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1);
         if ejecting.after.is_none_or(|after| failures < after.get()) {
-            return;
+            return false;
         }
         let mut state = self.state.lock();
         if state.until.is_some() {
-            return;
+            // The last one until now: another has recovered.
+            if !state.out && others() {
+                state.out = true;
+                self.metrics.ejections.inc();
+                tracing::warn!(pool = &*self.pool, upstream = %self.addr, why = why.as_str(), failures, "upstream ejected");
+            }
+            return false;
         }
         if now_us >= state.calm_at {
             state.ejections = 0;
@@ -183,15 +208,15 @@ impl Standing {
         state.until = Some(until);
         state.calm_at = until.saturating_add(time_us);
         state.out = others();
-        self.available
-            .store(state.up && !state.out, Ordering::Relaxed);
+        self.show(&state);
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         if state.out {
             self.metrics.ejections.inc();
             tracing::warn!(pool = &*self.pool, upstream = %self.addr, why = why.as_str(), failures, time_ms, "upstream ejected");
         } else {
-            tracing::warn!(pool = &*self.pool, upstream = %self.addr, why = why.as_str(), failures, "upstream fails; there is no other");
+            tracing::warn!(pool = &*self.pool, upstream = %self.addr, why = why.as_str(), failures, "upstream fails; no other is well");
         }
+        !state.out
     }
 
     /// Its time out is over, if it is.
@@ -202,8 +227,8 @@ impl Standing {
         }
         state.until = None;
         self.failures.store(0, Ordering::Relaxed);
+        self.show(&state);
         if std::mem::take(&mut state.out) {
-            self.available.store(state.up, Ordering::Relaxed);
             tracing::info!(pool = &*self.pool, upstream = %self.addr, "upstream takes calls again");
         }
     }
@@ -228,8 +253,7 @@ impl Standing {
         }
         state.streak = 0;
         state.up = passed;
-        self.available
-            .store(state.up && !state.out, Ordering::Relaxed);
+        self.show(&state);
         match found {
             Ok(()) => {
                 tracing::info!(pool = &*self.pool, upstream = %self.addr, "upstream passes its checks again");

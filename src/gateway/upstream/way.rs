@@ -12,6 +12,7 @@ use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
 
 pub(in crate::gateway) use self::broken::Broken;
+use self::broken::MAX_REPEATS;
 use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
@@ -53,6 +54,8 @@ pub(in crate::gateway) struct Way {
     connecting: Moment,
     /// When it had its connection, µs: from then on the head of an answer is waited for.
     asked_us: u64,
+    /// When the upstream had all of the call, µs.
+    pub(super) sent_us: Option<u64>,
     /// Spent connecting, µs.
     connect_us: u64,
     /// Until the head of the latest answer, µs.
@@ -63,8 +66,14 @@ pub(in crate::gateway) struct Way {
     ends_us: Option<u64>,
     /// Interim answers (1xx) of the latest attempt.
     interims: u32,
-    /// Whether any attempt has got out.
-    pub(in crate::gateway) was_sent: bool,
+    /// Whether any attempt has got out that may have run, and whether any had before the latest.
+    was_sent: bool,
+    had_sent: bool,
+    /// An address that has answered with an error, where the call goes again if nothing else can be
+    /// reached.
+    answerer: Option<SocketAddr>,
+    /// Whether the latest attempt's waits are bounded by our own watch alone.
+    is_watched: bool,
     /// Whether the latest one is a stream of an HTTP/2 connection.
     pub(in crate::gateway) is_stream: bool,
     /// Whether its head has gone out as a whole.
@@ -88,12 +97,16 @@ impl Way {
             held: None,
             connecting: started,
             asked_us: started.mono_us,
+            sent_us: None,
             connect_us: 0,
             first_byte_us: 0,
             connect_left: None,
             ends_us: None,
             interims: 0,
             was_sent: false,
+            had_sent: false,
+            answerer: None,
+            is_watched: false,
             is_stream: false,
             has_begun: false,
             repeat: false,
@@ -162,24 +175,15 @@ impl Way {
         self.pool().map_or(Duration::ZERO, |pool| pool.times.head())
     }
 
-    /// The longest wait for the next piece of an answer, where it is not that for its head.
+    /// The longest wait for the next piece of an answer, where pingora does not know it.
     pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
         let times = self.pool()?.times;
-        (times.read < times.head()).then_some(times.read)
+        (self.is_watched || times.read < times.head()).then_some(times.read)
     }
 
     /// What is left of the time for the whole call, if it has one.
     pub(in crate::gateway) fn time_left(&self, now: Moment) -> Option<Duration> {
         self.ends_us.map(|_| self.left(now))
-    }
-
-    /// Nothing has come for too long.
-    pub(in crate::gateway) fn timed_out(&self, now: Moment) {
-        if let (Some(pool), Some(endpoint)) = (self.pool(), &self.at)
-            && !self.is_over(now)
-        {
-            pool.failed(endpoint, Failure::Timeout, now.mono_us);
-        }
     }
 
     /// An interim answer: an error where there are too many.
@@ -214,6 +218,7 @@ impl Way {
         &mut self,
         call: Option<&Call>,
         started: Moment,
+        body_comes: bool,
         now: Moment,
     ) -> pingora::Result<Box<HttpPeer>> {
         self.leave();
@@ -255,10 +260,15 @@ impl Way {
         self.connecting = now;
         self.asked_us = now.mono_us;
         self.interims = 0;
+        self.sent_us = None;
         let mut peer = endpoint.peer();
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
-        peer.options.read_timeout = Some(pool.times.head().min(self.left(now)));
+        // Of a stream, pingora's would begin with the body, however long that takes to come.
+        self.is_watched = endpoint.http2 && body_comes;
+        peer.options.read_timeout =
+            (!self.is_watched).then(|| pool.times.head().min(self.left(now)));
+        peer.group_key ^= endpoint.standing.renewed();
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         if self.stale >= MAX_STALE {
             // In no pool, and not kept either.
@@ -288,14 +298,23 @@ impl Way {
             pool.failed(endpoint, Failure::Connect, now.mono_us);
         }
         let set = pool.set.load();
-        let is_another = set.endpoints.iter().any(|e| !self.tried.contains(&e.addr));
-        let may =
-            is_another && self.attempts < MAX_ATTEMPTS && !left.is_zero() && !self.is_over(now);
-        if may {
+        let mut is_another = set.endpoints.iter().any(|e| !self.tried.contains(&e.addr));
+        let may = self.attempts < MAX_ATTEMPTS && !left.is_zero() && !self.is_over(now);
+        let mut back = None;
+        if may && !is_another && self.repeats < MAX_REPEATS {
+            // What it has said says more than that another one cannot be reached.
+            back = self.answerer.filter(|_| pool.may_repeat(now.mono_us));
+            is_another = back.is_some();
+        }
+        if may && is_another {
             pool.metrics.again(Again::Connect);
         }
+        if let Some(back) = back {
+            self.repeats += 1;
+            self.tried.retain(|addr| *addr != back);
+        }
         self.leave();
-        may
+        may && is_another
     }
 
     /// An answer has begun. An error asks for another attempt instead of it.
@@ -318,6 +337,7 @@ impl Way {
             return Ok(());
         }
         pool.metrics.again(Again::Status);
+        self.answerer = self.at.as_ref().map(|endpoint| endpoint.addr);
         self.repeats += 1;
         self.repeat = true;
         Err(Error::explain(ErrorType::HTTPStatus(status), "asked again").into_up())

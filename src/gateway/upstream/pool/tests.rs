@@ -83,9 +83,9 @@ fn only_failures_in_a_row_eject() {
         fail(&pool, 0, 1, SECOND);
         first.standing.answered();
     }
-    assert!(first.standing.is_available());
+    assert!(first.standing.is_well());
     fail(&pool, 0, 2, SECOND);
-    assert!(!first.standing.is_available());
+    assert!(!first.standing.is_well());
 }
 
 #[test]
@@ -96,16 +96,16 @@ fn an_ejection_lasts_twice_as_long_when_it_is_soon_repeated() {
     for lasts in [10, 20, 40, 80, 160, 300, 300] {
         fail(&pool, 0, 2, now);
         first.standing.tick(now + lasts * SECOND - 1);
-        assert!(!first.standing.is_available(), "{lasts}");
+        assert!(!first.standing.is_well(), "{lasts}");
         now += lasts * SECOND;
         first.standing.tick(now);
-        assert!(first.standing.is_available(), "{lasts}");
+        assert!(first.standing.is_well(), "{lasts}");
     }
     // After as long without one, it is the first again.
     now += 300 * SECOND;
     fail(&pool, 0, 2, now);
     first.standing.tick(now + 10 * SECOND);
-    assert!(first.standing.is_available());
+    assert!(first.standing.is_well());
 }
 
 #[test]
@@ -116,10 +116,47 @@ fn the_last_address_is_not_ejected_but_is_not_well() {
     let [first, last] = &pool.endpoints()[..] else {
         panic!("two")
     };
-    assert!(!first.standing.is_available() && last.standing.is_available());
-    assert!(!pool.is_well());
+    // None is before the other.
+    assert!(!first.standing.is_well() && !last.standing.is_well());
     last.standing.answered();
-    assert!(pool.is_well());
+    assert!(!first.standing.is_well() && pool.is_well());
+}
+
+#[test]
+fn when_the_last_address_fails_an_ejected_one_that_answers_is_back_at_once() {
+    let pool = pool(&[addr(1), addr(2)], 20, None);
+    let [first, last] = &pool.endpoints()[..] else {
+        panic!("two")
+    };
+    fail(&pool, 0, 2, SECOND);
+    // To a call from before.
+    first.standing.answered();
+    assert!(!first.standing.is_well());
+    fail(&pool, 1, 2, SECOND);
+    first.standing.answered();
+    assert!(first.standing.is_well() && !last.standing.is_well());
+    // Now it is out as any other: what it answers to earlier calls is of no account.
+    fail(&pool, 1, 1, SECOND);
+    last.standing.answered();
+    assert!(!last.standing.is_well());
+    last.standing.tick(11 * SECOND);
+    assert!(last.standing.is_well());
+}
+
+#[test]
+fn ejections_end_when_there_are_none_any_more() {
+    let before = pool(&[addr(1), addr(2)], 20, None);
+    fail(&before, 0, 2, SECOND);
+    let off = Tending {
+        eject_after: None,
+        ..tending(20)
+    };
+    let after = by(&settings(&[addr(1), addr(2)]), &off, Some(&before));
+    let first = after.endpoints()[0].clone();
+    before.tick(&first, SECOND);
+    assert!(!first.standing.is_well());
+    after.tick(&first, SECOND);
+    assert!(first.standing.is_well());
 }
 
 fn checked(check: Check) -> PoolSettings {
@@ -136,7 +173,7 @@ fn check(pool: &Pool, found: &str) -> bool {
         let found = (found == '+').then_some(()).ok_or(String::new());
         endpoint.standing.checked(found, pool.checking);
     }
-    endpoint.standing.is_available()
+    endpoint.standing.is_well()
 }
 
 #[test]
@@ -168,7 +205,7 @@ fn a_verdict_ends_with_the_checks_that_it_is_of() {
         let after = by(&settings, tending, Some(&before));
         let endpoint = after.endpoints()[0].clone();
         assert_eq!(
-            endpoint.standing.is_available(),
+            endpoint.standing.is_well(),
             !is_kept,
             "{:?}",
             settings.check
@@ -192,9 +229,9 @@ fn an_ejection_goes_on_though_a_verdict_ends() {
     fail(&before, 0, 2, SECOND);
     let after = pool(&[addr(1), addr(2)], 20, Some(&before));
     let first = after.endpoints()[0].clone();
-    assert!(!first.standing.is_available());
+    assert!(!first.standing.is_well());
     first.standing.tick(60 * SECOND);
-    assert!(first.standing.is_available());
+    assert!(first.standing.is_well());
 }
 
 #[test]
@@ -230,11 +267,11 @@ fn addresses_that_stay_keep_their_state_through_lookups_and_changed_settings() {
         kept.iter().map(|e| e.addr).collect::<Vec<_>>(),
         [addr(1), addr(3)]
     );
-    assert!(!kept[0].standing.is_available() && kept[1].standing.is_available());
+    assert!(!kept[0].standing.is_well() && kept[1].standing.is_well());
     let after = pool(&[addr(1), addr(4)], 20, Some(&before));
     let all = after.endpoints();
     assert!(Arc::ptr_eq(&all[0], &kept[0]));
-    assert!(!all[0].standing.is_available() && all[1].standing.is_available());
+    assert!(!all[0].standing.is_well() && all[1].standing.is_well());
 }
 
 #[test]
@@ -273,7 +310,7 @@ fn what_is_known_of_an_address_holds_on_while_it_is_the_same() {
         first.endpoints()[0].standing.enter();
         let next = by(&after, &tending(20), Some(&first));
         let endpoint = next.endpoints()[0].clone();
-        assert_eq!(endpoint.standing.is_available(), !is_kept, "{after:?}");
+        assert_eq!(endpoint.standing.is_well(), !is_kept, "{after:?}");
         assert_eq!(
             endpoint.standing.in_flight(),
             u64::from(is_kept),
@@ -302,5 +339,5 @@ fn an_address_that_moves_to_another_name_keeps_what_is_known_of_it() {
     pool.found("backend", 80, &[addr(2)], &metrics());
     let moved = pool.endpoints()[1].clone();
     assert_eq!(moved.addr, addr(1));
-    assert!(!moved.standing.is_available());
+    assert!(!moved.standing.is_well());
 }

@@ -1,0 +1,169 @@
+//! Bodies that take their time, to upstreams of HTTP/2: the wait for an answer begins when they are
+//! there as a whole.
+
+use std::time::Duration;
+
+use super::*;
+use crate::frames::{Peer, call, head};
+use crate::harness::Connection;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// No address may leave more than one call incomplete.
+const ROUTES: &str = "[[route]]\nname = \"t-up\"\ncalls = [\"POST /t/up\"]\n\
+                      v3 = { limits = [\"1000/s\"], ip_copy = false }\n\
+                      [ip]\nunauthorized = [\"1/3600s\"]\n";
+
+fn before(upstream: &Streams, args: &[&str]) -> Gateway {
+    Start {
+        routes: ROUTES,
+        url: Some(upstream.url()),
+        args,
+        ..Start::default()
+    }
+    .start()
+}
+
+/// Begins a call of which nothing but the first byte of its body is there yet.
+fn begin(gateway: &Gateway, length: usize) -> Connection {
+    let mut connection = gateway.connect();
+    let head = format!(
+        "POST /o/a/t/up HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer YWMtgood\r\n\
+         Content-Length: {length}\r\n\r\nx"
+    );
+    connection.send(head.as_bytes());
+    std::thread::sleep(MS * 100);
+    connection
+}
+
+fn timeouts(gateway: &Gateway) -> f64 {
+    gateway.metric("floodgate_upstream_failures_total", &["timeout"])
+}
+
+/// An upload of four times `read_timeout`, piece by piece.
+fn slowly(connection: &mut Connection) {
+    for _ in 0..20 {
+        std::thread::sleep(MS * 200);
+        connection.try_send(&[b'x'; 2000]).expect("taken");
+    }
+}
+
+#[test]
+fn an_upload_may_take_longer_than_an_answer_may() {
+    let upstream = Streams::start(|_| Act::Answer);
+    let gateway = before(&upstream, &["--read-timeout", "1s", "--h2c"]);
+    let mut connection = begin(&gateway, 40_001);
+    slowly(&mut connection);
+    assert_eq!(connection.read_answer("POST").status, 200);
+    // From a caller of HTTP/2 as well.
+    let mut peer = Peer::new(&gateway);
+    let fields = head(&call("POST", "/o/a/t/up", &[]));
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &fields))
+        .expect("sent");
+    for n in 1..=20 {
+        std::thread::sleep(MS * 200);
+        let end = if n == 20 { END_STREAM } else { 0 };
+        peer.send(&frame(DATA, end, 1, &[b'x'; 2000]))
+            .expect("sent");
+    }
+    assert_eq!(peer.answered(), Some(200));
+    assert_eq!((upstream.calls(), timeouts(&gateway)), (2, 0.0));
+}
+
+#[test]
+fn an_upstream_that_has_all_of_an_upload_is_waited_for_so_long_and_blamed() {
+    let upstream = Streams::start(|_| Act::Nothing);
+    let gateway = before(&upstream, &["--read-timeout", "1s", "--threads", "1"]);
+    for n in 1..=3_u8 {
+        let mut connection = begin(&gateway, 2);
+        connection.send(b"y");
+        let answer = connection.read_answer("POST");
+        // Neither is it charged to the caller.
+        assert_eq!(answer.status, 504, "{}", answer.text());
+        assert_eq!(timeouts(&gateway), f64::from(n));
+        // It may be the connection that is dead.
+        assert_eq!(upstream.connections(), usize::from(n));
+    }
+    soon("the log says why", || {
+        gateway
+            .log()
+            .matches("\"cause\":\"header-timeout\"")
+            .count()
+            == 3
+    });
+}
+
+#[test]
+fn a_caller_whose_body_does_not_go_on_is_no_fault_of_the_upstream() {
+    let upstream = Streams::start(|_| Act::Answer);
+    let times = ["--read-timeout", "500ms", "--write-timeout", "500ms"];
+    let args = [&times[..], &["--body-timeout", "1s", "--h2c"]].concat();
+    // Such a caller is charged for it: one that may be so more often.
+    let gateway = super::before(&upstream.url(), &args);
+    let mut connection = begin(&gateway, 2);
+    assert_eq!(connection.read_answer("POST").status, 408);
+    let mut peer = Peer::new(&gateway);
+    let fields = head(&call("POST", "/o/a/t/up", &[]));
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &fields))
+        .expect("sent");
+    peer.send(&frame(DATA, 0, 1, b"x")).expect("sent");
+    soon("the log says whose it is", || {
+        gateway.log().matches("\"cause\":\"client-slow\"").count() == 2
+    });
+    assert_eq!((upstream.calls(), failures(&gateway)), (0, 0.0));
+}
+
+/// Answers a call when its head is there, and sends the body of the answer when all of it is.
+fn early() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut tcp in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                tcp.read_exact(&mut [0; 24]).ok()?;
+                let more = frame(WINDOW_UPDATE, 0, 0, &MIB.to_be_bytes());
+                let settings = frame(SETTINGS, 0, 0, b"");
+                tcp.write_all(&[settings, more].concat()).ok()?;
+                loop {
+                    let mut head = [0; 9];
+                    tcp.read_exact(&mut head).ok()?;
+                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                    let (kind, flags) = (head[3], head[4]);
+                    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                    let mut payload = (&mut tcp).take(length.into());
+                    std::io::copy(&mut payload, &mut std::io::sink()).ok()?;
+                    if kind == SETTINGS && flags & ACK == 0 {
+                        tcp.write_all(&frame(SETTINGS, ACK, 0, b"")).ok()?;
+                    }
+                    if kind == HEADERS {
+                        let answer = frame(HEADERS, END_HEADERS, stream, &[0x88]);
+                        tcp.write_all(&answer).ok()?;
+                    }
+                    if kind == DATA && flags & END_STREAM > 0 {
+                        let body = frame(DATA, END_STREAM, stream, b"ok");
+                        tcp.write_all(&body).ok()?;
+                    }
+                }
+                #[allow(unreachable_code, reason = "the type of what ends by an error")]
+                Some(())
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn an_upstream_may_answer_before_it_has_all_and_go_on_after() {
+    let gateway = Start {
+        routes: ROUTES,
+        url: Some(format!("http://{} http2", early())),
+        args: &["--read-timeout", "1s"],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = begin(&gateway, 40_001);
+    slowly(&mut connection);
+    let answer = connection.read_answer("POST");
+    assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+    assert_eq!(timeouts(&gateway), 0.0);
+}
