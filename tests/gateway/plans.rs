@@ -714,6 +714,29 @@ fn what_comes_between_a_listing_is_counted_and_marked() {
 }
 
 #[test]
+fn a_call_under_way_across_a_listing_is_not_forgotten() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 1 } }));
+    let body = r#"[{"username":"a"},{"username":"b"}]"#;
+    let mut connection = world.gateway.connect();
+    connection.send_call("POST", "/b/basic/users", &["x-do: wait"], body);
+    soon("it is there", || world.backend.asked("POST") == 1);
+    let begin = json!({ "app": "b#basic", "total": "users" });
+    let round = world.admin("POST", "/plan/listing", &begin).json()["round"].clone();
+    let end = json!({ "app": "b#basic", "total": "users", "round": round, "listed": 1 });
+    let ended = world.admin("POST", "/plan/listing/end", &end).json();
+    assert_eq!(ended["after"]["count"], 3);
+    assert_eq!(ended["after"]["approximate"], true);
+    world.backend.with(|state| state.may_answer = true);
+    assert_eq!(connection.read_answer("POST").status, 200);
+    // What it has kept is settled before the next one's.
+    assert_eq!(world.register(&["c"]).status, 200);
+    world.becomes("", "users", 4);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], true);
+    assert_eq!(world.register(&["d", "e"]).status, 429);
+}
+
+#[test]
 fn json_with_fields_of_a_form_counts_nothing_and_goes_no_further() {
     let world = World::new(&[]);
     let call = |method: &str, path: &str, kind: &str, body: &str| {

@@ -396,6 +396,9 @@ impl Asked {
                     (false, Counted::Units(0)) => continue,
                     _ => (),
                 }
+                if let Some((units, round)) = Self::taken(plan, held) {
+                    changes.push((held.key, Change::Keep { units, round }));
+                }
                 changes.push((held.key, Change::Doubt));
             }
         }
@@ -490,17 +493,20 @@ impl Entry {
                     return;
                 }
                 let taken = Asked::taken(plan, held);
-                let made = made.map(|made| made.min(units));
-                match (taken, made) {
-                    (Some((_, round)), Some(made)) if made < units => add(Change::GiveBack {
-                        units: units - made,
-                        round,
-                    }),
-                    (Some(_), Some(_)) => (),
+                let most = made.unwrap_or(units).min(units);
+                match taken {
+                    Some((_, round)) => {
+                        if most > 0 {
+                            add(Change::Keep { units: most, round });
+                        }
+                        if most < units {
+                            let units = units - most;
+                            add(Change::GiveBack { units, round });
+                        }
+                    }
                     // The store was out of use when it was asked.
-                    (None, Some(0)) => (),
-                    (None, made) => add(Change::Add(made.unwrap_or(units))),
-                    (Some(_), None) => (),
+                    None if most > 0 => add(Change::Add(most)),
+                    None => (),
                 }
                 if made.is_none() {
                     add(Change::Doubt);

@@ -245,7 +245,8 @@ pub(super) async fn begin(State(shared): State<Arc<Shared>>, body: Body) -> Resp
         let kind = kind_of(&asked.total, Holder::App)
             .map_err(|why| error(StatusCode::BAD_REQUEST, why))?;
         let key = key(kind, known.app, "");
-        let totals = known.change(&[(key, Change::Begin)]).await?;
+        let now_s = known.now_s();
+        let totals = known.change(&[(key, Change::Begin { now_s })]).await?;
         let total = totals.first().copied().unwrap_or_default();
         Ok(json!({
             "app": known.app.name(),

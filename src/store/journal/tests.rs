@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::limit::Moment;
-use crate::limit::total::Change;
+use crate::limit::total::{Change, Kind, TotalCharge};
+use crate::limit::{Decision, Moment, Plan};
 use crate::store::Store as _;
 use crate::store::memory::MemoryOptions;
 
@@ -23,6 +23,25 @@ fn count(store: &MemoryStore, key: u128) -> (u64, bool) {
     let all = store.all_totals();
     let found = all.iter().find(|(known, _)| known.0 == key);
     found.map_or((0, false), |(_, total)| (total.count, total.approximate))
+}
+
+/// A plan that takes so many of a total.
+fn asking(key: u128, units: u32) -> Plan {
+    Plan {
+        totals: vec![TotalCharge {
+            kind: Kind::Users,
+            key: CounterKey(key),
+            figure: u64::MAX,
+            units,
+            report: false,
+            since_s: 0,
+            whose: None,
+            is_new: false,
+            taken: None,
+            over: false,
+        }],
+        ..Plan::default()
+    }
 }
 
 fn opened(path: &Path) -> (MemoryStore, Journal) {
@@ -55,6 +74,24 @@ fn totals_survive_an_end_in_order_as_they_are() {
         (count(&store, 1), count(&store, 2)),
         ((5, false), (0, false))
     );
+}
+
+#[test]
+fn calls_under_way_at_an_end_count_and_are_not_under_way_in_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, journal) = opened(&path);
+    let mut plan = asking(1, 5);
+    assert!(matches!(
+        store.decide_now(&mut plan, NOW),
+        Decision::Admit { .. }
+    ));
+    end(journal, &store);
+    let (store, _journal) = opened(&path);
+    assert_eq!(count(&store, 1), (5, false));
+    let set = Change::Set { count: 7, now_s: 9 };
+    store.tell_totals(CounterKey(0), &[(CounterKey(1), set)], NOW);
+    assert_eq!(count(&store, 1), (7, false));
 }
 
 #[test]

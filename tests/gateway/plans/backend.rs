@@ -1,7 +1,8 @@
 //! A small IM backend that remembers its users, groups and chatrooms, and lists them in pages.
 //!
 //! A call can say what becomes of it: `x-do: lose` (done, and never answered), `x-do: fail` (not
-//! done, 500), `x-do: slow` (answered half a second later). Users whose name begins with `bad` cannot be registered.
+//! done, 500), `x-do: slow` (answered half a second later), `x-do: wait` (done, and answered when
+//! [`State::may_answer`] says so). Users whose name begins with `bad` cannot be registered.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,6 +23,8 @@ pub(crate) struct State {
     pub(crate) most_users: Option<usize>,
     /// Bytes of all attributes.
     pub(crate) capacity: u64,
+    /// Whether those who wait are answered.
+    pub(crate) may_answer: bool,
     next: u64,
 }
 
@@ -88,6 +91,9 @@ impl Backend {
             };
             if wish == "slow" {
                 std::thread::sleep(std::time::Duration::from_millis(500));
+            }
+            while wish == "wait" && !self.with(|state| state.may_answer) {
+                std::thread::sleep(std::time::Duration::from_millis(10));
             }
             if wish == "lose" {
                 return None;
