@@ -262,6 +262,38 @@ impl Total {
         }
     }
 
+    /// What calls have added since `before`, less what they have taken: of those since it was checked,
+    /// if it was, what is under way.
+    #[must_use]
+    pub fn moved_since(&self, before: &Self, moved: i64) -> i64 {
+        // Counts stay below 2^53.
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        match self.basis == before.basis {
+            true => moved.saturating_add(signed(self.count).saturating_sub(signed(before.count))),
+            false => signed(self.under_way()),
+        }
+    }
+
+    /// What it is together with what another process has written of it, where both have moved it.
+    /// The one that was checked last says how many there were. If that is the other, what calls
+    /// here have done since comes on top (`moved`).
+    #[must_use]
+    pub fn merged(&self, theirs: &Self, moved: i64) -> Self {
+        let mut both = match theirs.checked_s >= self.checked_s {
+            true => Self {
+                count: theirs.count.saturating_add_signed(moved).min(MOST),
+                ..*theirs
+            },
+            false => *self,
+        };
+        // Every round of before is over, and so is a listing that either has begun.
+        both.round = self.round.max(theirs.round).wrapping_add(1);
+        (both.basis, both.net, both.moves) = (both.round, 0, 0);
+        (both.open, both.older, both.older_s) = (0, self.under_way(), 0);
+        both.approximate = true;
+        both
+    }
+
     /// Takes units for a call; the round to give them back to, or to keep them by.
     pub fn take(&mut self, units: u32) -> u32 {
         self.apply(Change::Add(units));
@@ -350,7 +382,9 @@ impl Total {
         self.older
     }
 
-    fn under_way(&self) -> u64 {
+    /// Units of calls under way.
+    #[must_use]
+    pub fn under_way(&self) -> u64 {
         self.open.saturating_add(self.older).min(MOST)
     }
 

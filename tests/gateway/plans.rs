@@ -200,6 +200,34 @@ fn totals_go_along_with_an_upgrade_and_their_file_too() {
 }
 
 #[test]
+fn a_gateway_that_began_before_another_ended_takes_in_what_that_has_written() {
+    let mut first = World::kept();
+    first.import(&json!({ "app": "b#basic", "totals": { "users": 1 } }));
+    soon("it is written", || {
+        std::fs::read_to_string(first.file()).is_ok_and(|text| text.lines().count() > 2)
+    });
+    let file = first.file();
+    let args = ["--plan-file", file.to_str().unwrap()];
+    let second = World {
+        dir: tempfile::tempdir().unwrap(),
+        backend: first.backend.clone(),
+        gateway: start(first.dir.path(), &first.backend, &args),
+    };
+    first.import(&json!({ "app": "b#basic", "totals": { "users": 2, "groups": 1 } }));
+    assert_eq!(first.register(&["a"]).status, 200);
+    first.becomes("", "users", 3);
+    assert_eq!(second.register(&["b"]).status, 200);
+    second.becomes("", "users", 2);
+    first.gateway.signal("-TERM");
+    assert_eq!(first.gateway.wait(), Some(0));
+    second.becomes("", "users", 4);
+    assert_eq!(second.total("b#basic", "", "users")["approximate"], true);
+    assert_eq!(second.total("b#basic", "", "groups")["count"], 1);
+    assert_eq!(second.register(&["c", "d"]).status, 429);
+    assert_eq!(second.register(&["c"]).status, 200);
+}
+
+#[test]
 fn users_are_registered_up_to_the_figure_and_the_next_gets_the_native_answer() {
     let world = World::new(&[]);
     world.import(&json!({ "app": "b#basic", "totals": { "users": 3 } }));
