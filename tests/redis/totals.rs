@@ -179,6 +179,32 @@ fn a_rate_and_a_total_are_taken_together_or_not_at_all() {
 }
 
 #[test]
+fn calls_of_a_thousand_names_are_decided_together() {
+    let server = Server::start();
+    let runtime = runtime();
+    let redis = store(&server.url(), "t", "me", TimeSource::Caller);
+    let now = moment(START_US);
+    runtime.block_on(async {
+        let calls = (0..16_u128).map(|call| {
+            let mut one = plan(&[], START_US);
+            let names = (0..1000).map(|name| charge(call * 1000 + name, 1, 1, 0, false));
+            one.totals.extend(names);
+            one
+        });
+        let decided = futures_util::future::join_all(calls.map(|mut one| {
+            let redis = &redis;
+            async move { redis.decide(&mut one, now).await.unwrap() }
+        }));
+        assert!(decided.await.iter().all(is_admitted));
+        let reads: Vec<_> = (0..16_000)
+            .map(|key| (CounterKey(key), Change::Read))
+            .collect();
+        let totals = redis.change_totals(APP, &reads, now).await.unwrap();
+        assert!(totals.iter().all(|total| total.count == 1));
+    });
+}
+
+#[test]
 fn an_admission_that_nobody_waits_for_takes_nothing_of_a_total() {
     let server = Server::start();
     let clock = Clock::start();

@@ -38,9 +38,17 @@ local MOST = 4294967295
 local SLIDING, DAY, RUNNING, TOTAL = 0, 1, 2, 3
 local MOST_OF_TOTAL = 9007199254740991
 local LONGEST = 3600        -- seconds: no call is under way for longer
+local AT_ONCE = 4000
 
 local pack, read, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
-local values = redis.call('MGET', unpack(KEYS))
+-- As many as the stack has room for at once.
+local values = redis.call('MGET', unpack(KEYS, 1, math.min(#KEYS, AT_ONCE)))
+for from = AT_ONCE + 1, #KEYS, AT_ONCE do
+  local some = redis.call('MGET', unpack(KEYS, from, math.min(#KEYS, from + AT_ONCE - 1)))
+  for i = 1, #some do
+    values[from + i - 1] = some[i]
+  end
+end
 
 local now = tonumber(ARGV[2])
 if not now then
