@@ -274,17 +274,26 @@ impl Total {
         }
     }
 
-    /// What it is together with what another process has written of it, where both have moved it.
-    /// The one that was checked last says how many there were. If that is the other, what calls
-    /// here have done since comes on top (`moved`).
+    /// What it is together with what another process has written of it, where both have moved it
+    /// since it was `before`. The one that was checked last says how many there were. If that is the
+    /// other, what calls here have done since comes on top (`moved`); if not, what the other's have
+    /// made, unless it was checked there too.
     #[must_use]
-    pub fn merged(&self, theirs: &Self, moved: i64) -> Self {
+    pub fn merged(&self, theirs: &Self, before: &Self, moved: i64) -> Self {
         let mut both = match theirs.checked_s >= self.checked_s {
             true => Self {
                 count: theirs.count.saturating_add_signed(moved).min(MOST),
                 ..*theirs
             },
-            false => *self,
+            false => {
+                let is_same = theirs.basis == before.basis;
+                let made = theirs.count.saturating_sub(before.count);
+                let made = if is_same { made } else { 0 };
+                Self {
+                    count: self.count.saturating_add(made).min(MOST),
+                    ..*self
+                }
+            }
         };
         // Every round of before is over, and so is a listing that either has begun.
         both.round = self.round.max(theirs.round).wrapping_add(1);

@@ -254,6 +254,11 @@ fn what_a_process_has_done_that_ended_is_not_overwritten_by_one_that_began_befor
     };
     assert_eq!(both(done, later), [(31, true); 2]);
     assert_eq!(both(later, done), [(36, true); 2]);
+    assert_eq!(both(|old| add(old, 1, 4), later), [(35, true); 2]);
+    assert_eq!(
+        both(|old| tell(old, 1, Change::Lower(1)), later),
+        [(31, true); 2]
+    );
     let doubted = |new: &MemoryStore| tell(new, 1, Change::Doubt);
     assert_eq!(both(|_| (), doubted), [(3, true); 2]);
 }

@@ -43,7 +43,7 @@ impl Own {
         let [mut was, mut is] = [self.before, theirs].map(Total::at_rest);
         (was.approximate, is.approximate) = (false, false);
         if was != is {
-            return mine.merged(&theirs, self.moved);
+            return mine.merged(&theirs, &self.before, self.moved);
         }
         if mine.checked_s == self.before.checked_s {
             // That it was in doubt while they had it says nothing any more.
