@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::http::{Client, Target, escaped};
 use super::lister::{Lister, members, word};
-use super::tally::Tally;
+use super::tally::{self, Tally};
 use super::{Admin, PlanError, is_by_user, listed_kinds, reachable, text};
 use crate::limit::total::Kind;
 use crate::settings::Settings;
@@ -115,7 +115,7 @@ pub(super) async fn run(
         let count = app_total(&mut lister, &admin, app, Kind::Groups, is_counted, note).await?;
         report.push_str(&count);
         if is_wanted(Kind::GroupMembers) {
-            let mut tally = Tally::new(&admin, app, "groups");
+            let mut tally = Tally::new(&admin, app, "groups", tally::LISTED);
             for (id, told) in groups {
                 let (id, told) = match (id, told) {
                     (Some(id), Some(members)) => (id, Ok(members)),
@@ -153,7 +153,7 @@ pub(super) async fn run(
         report.push_str(&format!("user_attributes: {bytes}\n"));
     }
     if !by_user.is_empty() {
-        let mut tally = Tally::new(&admin, app, "users");
+        let mut tally = Tally::new(&admin, app, "users", tally::ASKED);
         for name in &names {
             let (mut totals, mut failure) = (Map::new(), None);
             for kind in &by_user {

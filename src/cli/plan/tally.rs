@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Admin, PlanError};
 
-/// Imports that go to the admin listener at once.
-const AT_ONCE: usize = 100;
+/// Imports that go to the admin listener at once, where a list tells them.
+pub(super) const LISTED: usize = 100;
+/// The same where each is asked for: what calls make between the answer and the import is lost.
+pub(super) const ASKED: usize = 1;
 /// Failures in a row after which it is not the users or groups that fail.
 const MOST_FAILURES: usize = 10;
 
@@ -15,6 +17,7 @@ pub(super) struct Tally<'a> {
     app: &'a str,
     /// `users` or `groups`.
     holders: &'static str,
+    at_once: usize,
     ready: Map<String, Value>,
     imported: usize,
     gone: usize,
@@ -27,11 +30,17 @@ pub(super) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn new(admin: &'a Admin, app: &'a str, holders: &'static str) -> Self {
+    pub(super) fn new(
+        admin: &'a Admin,
+        app: &'a str,
+        holders: &'static str,
+        at_once: usize,
+    ) -> Self {
         Self {
             admin,
             app,
             holders,
+            at_once,
             ready: Map::new(),
             imported: 0,
             gone: 0,
@@ -61,7 +70,7 @@ impl<'a> Tally<'a> {
         if !totals.is_empty() {
             self.ready.insert(name.to_owned(), Value::Object(totals));
         }
-        match self.ready.len() < AT_ONCE {
+        match self.ready.len() < self.at_once {
             true => Ok(()),
             false => self.import().await,
         }
