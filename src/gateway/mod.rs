@@ -337,6 +337,11 @@ impl ProxyHttp for Gateway {
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
+        // pingora would write an empty piece as a last chunk, and then the last chunk: the second
+        // one is the beginning of the next request to the upstream.
+        if body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         self.all_sent(session, ctx);
         Ok(())
     }
