@@ -203,7 +203,8 @@ impl RedisStore {
                 return self.ask_each(plan, now, part, deadline).await;
             }
             time.note(now.mono_us, answer.store_us);
-            let asked = plan.charges.len() + plan.totals.len();
+            // Of totals there are two readings.
+            let asked = plan.charges.len() + 2 * plan.totals.len();
             let (decision, readings) = match answer.verdict {
                 Some(Verdict::Admitted(readings)) if readings.len() == asked => {
                     let decision = reply::admitted(plan, &readings, answer.store_us, slot);
