@@ -2,6 +2,8 @@
 
 #[path = "plans/backend.rs"]
 pub(crate) mod backend;
+#[path = "plans/bodies.rs"]
+mod bodies;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -129,6 +129,21 @@ pub fn reads_body(rules: &Ruleset, call: &Call) -> bool {
     })
 }
 
+/// Whether a call takes units of a total, so that others find it full meanwhile.
+#[must_use]
+pub fn takes(rules: &Ruleset, call: &Call) -> bool {
+    let route = call.route(rules).filter(|route| !route.totals.is_empty());
+    let app = call.app(rules).filter(|app| is_kept(app));
+    route.zip(app).is_some_and(|(route, app)| {
+        route.totals.makes.iter().any(|rule| {
+            let held = rules.held(app, call.edition, rule.kind);
+            let refuses =
+                held.is_some_and(|held| held.most < u64::MAX && held.mode != Mode::Report);
+            refuses && rule.count != Count::Units(0) && !matches!(rule.of, Of::Answer(_))
+        })
+    })
+}
+
 /// Whether totals are kept for this app.
 #[must_use]
 pub fn is_kept(app: &App) -> bool {
