@@ -359,7 +359,8 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     let route = call.route(rules);
     let counted = route.filter(|route| route.cost.is_some());
     let mut max_body = call.max_body(rules, asked.max_body);
-    if counted.is_some() || call.holds_others_up(rules) {
+    let reads_totals = admission::totals::reads_body(rules, call);
+    if counted.is_some() || reads_totals || call.holds_others_up(rules) {
         max_body = max_body.min(u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX));
     }
     let is_too_large =
@@ -369,11 +370,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         .map(Reject::Expired);
     let (recipients, refused) = match (counted, asked.body) {
         (None, Some(body)) if is_too_large(body) => {
-            let reply = match call.holds_others_up(rules) {
-                true => Reply::body_too_large(),
-                false => Reply::file_too_large(),
-            };
-            (Some(1), Some(reply))
+            (Some(1), Some(Reply::too_large_to_read(rules, call)))
         }
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),

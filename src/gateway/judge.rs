@@ -82,11 +82,14 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        let counts = counted.is_some() || self.counts_totals(&call, shared);
         let has_body = !session.as_downstream_mut().is_body_done();
+        let length = match has_body {
+            true => headers::content_length(session.req_header()),
+            false => Some(0),
+        };
+        let counts = counted.is_some() || self.counts_totals(&call, shared, length);
         ctx.has_read_body = counts || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
-        let length = headers::content_length(session.req_header());
         if !ctx.has_read_body && length.is_some_and(|length| length > most) {
             ctx.call = Some(call);
             return Ok(Some(too_large(ctx)));
@@ -114,7 +117,7 @@ impl Gateway {
         }
         let reading = body::read(session, within, is_plain, most);
         let recipients = match ctx.has_read_body {
-            false => self.ask_totals(&call, b"", ctx).map(|()| 1),
+            false => self.ask_totals(&call, None, ctx).map(|()| 1),
             true => match Box::pin(reading).await {
                 // What counts is JSON; of a form by the documents nothing is counted.
                 Ok(body)
@@ -129,10 +132,17 @@ impl Gateway {
                         let checked = payload::check_body(shared, &call, request, &body, ctx);
                         checked.map(|()| recipients)
                     })
-                    .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
+                    .and_then(|n| self.ask_totals(&call, Some(&body), ctx).map(|()| n)),
                 Err(body::BodyError::Gone(error)) => {
                     ctx.call = Some(call);
                     return Err(error);
+                }
+                Err(body::BodyError::TooLarge) => {
+                    let reply = Reply::too_large_to_read(&shared.rules, &call);
+                    ctx.call = Some(call);
+                    ctx.verb = Some(Verb::Reject);
+                    (ctx.cause, ctx.error) = body::why(&reply);
+                    return Ok(Some(reply));
                 }
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -168,15 +178,9 @@ impl Gateway {
             Ok(call) => call,
             Err(stop) => return Some(stop),
         };
-        let counted = call
-            .route(&shared.rules)
-            .filter(|route| route.cost.is_some());
         let most = call.max_body(&shared.rules, shared.settings.max_body);
         if body.len() as u64 > most {
-            let reply = match counted.is_some() || call.holds_others_up(&shared.rules) {
-                true => Reply::body_too_large(),
-                false => too_large(ctx),
-            };
+            let reply = Reply::too_large_to_read(&shared.rules, &call);
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
             (ctx.cause, ctx.error) = body::why(&reply);
@@ -189,7 +193,7 @@ impl Gateway {
                 let checked = payload::check_body(shared, &call, request, body, ctx);
                 checked.map(|()| recipients)
             })
-            .and_then(|n| self.ask_totals(&call, body, ctx).map(|()| n));
+            .and_then(|n| self.ask_totals(&call, Some(body), ctx).map(|()| n));
         let now = ctx.started;
         let decided = self.decide(shared, call, recipients, true, now, ctx);
         decided.await.map(Stop::from)
