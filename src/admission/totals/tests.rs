@@ -624,6 +624,9 @@ fn a_body_that_can_be_read_in_two_ways_is_refused() {
         "{",
         "[] x",
         r#"{"usernames":["a"],"usernames":["b"]}"#,
+        r#"{"usernames":["a"],"Usernames":["b"]}"#,
+        r#"{"userNames":["full"]}"#,
+        "{\"\u{17f}erNames\":[\"full\"],\"u\u{17f}ernames\":[\"full\"]}",
         "{\"usernames\":[\"\\ud800\"]}",
     ] {
         assert_eq!(asked(path, body), Err(PriceError::Malformed), "{body}");
