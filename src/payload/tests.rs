@@ -82,17 +82,18 @@ fn a_string_is_measured_decoded_and_all_else_as_it_is_written() {
 
 #[test]
 fn a_place_is_found_wherever_it_is_and_nowhere_else() {
+    // Where there is no object, all there is counts.
     for (place, body, length) in [
         (
             "a.b",
             r#"{"b":"1","a":{"b":"22","c":{"b":"333"}}}"#,
             Some(2),
         ),
-        ("a.b", r#"{"a":[{"b":"22"}]}"#, None),
+        ("a.b", r#"{"a":[{"b":"22"}]}"#, Some(12)),
         ("a[]", r#"{"a":["1","333","22"]}"#, Some(3)),
         (
             "a[].b",
-            r#"{"a":[{"b":"1"},{"b":"22"},7,[{"b":"333"}]]}"#,
+            r#"{"a":[{"b":"1"},{"b":"22"},7,{"c":{"b":"333"}}]}"#,
             Some(2),
         ),
         ("[].b", r#"[{"b":"1"},{"b":"22"}]"#, Some(2)),
@@ -211,6 +212,44 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     ] {
         assert!(found(&rules(), odd.as_bytes()).is_malformed, "{odd}");
     }
+}
+
+#[test]
+fn what_is_no_object_is_measured_where_its_fields_are() {
+    for (json, bytes, characters) in [
+        (r#"{"v":"abc"}"#, Some(5), Some(5)),
+        (r#"{"v":"\u0041中"}"#, Some(11), Some(9)),
+        (r#"{"中":"文","v":[{"w":"中"}]}"#, Some(13), Some(11)),
+        (r#"{"v": 12345 }"#, Some(5), Some(5)),
+        (r#"{"v":false}"#, Some(5), Some(5)),
+        (r#"{"v":{"x":"abcdef","w":"中"}}"#, Some(3), Some(1)),
+        (r#"{"v":{"x":"abcdef"}}"#, None, None),
+        (r#"{"x":"abc"}"#, None, None),
+    ] {
+        for (measure, length) in [(Measure::Bytes, bytes), (Measure::Characters, characters)] {
+            let length_of = |most| one("v.w", measure, most, json);
+            assert_eq!(length_of(99), (length, false, false), "{json}");
+            let most = length.unwrap_or(1) - 1;
+            assert_eq!(length_of(most), (length, length.is_some(), false), "{json}");
+        }
+    }
+    // Of each field, as of one.
+    let values = |json| one("v.*", Measure::Characters, 5, json);
+    assert_eq!(values(r#"{"v":"中文ab"}"#), (Some(6), true, false));
+    assert_eq!(
+        values(r#"{"v":{"a":"中文ab","b":"x"}}"#),
+        (Some(4), false, false)
+    );
+    // By the type of the message, as its fields are.
+    let checks = checks(vec![
+        typed("body.msg", Most::Fixed(5), &["txt"]),
+        typed("body", Most::Fixed(20), &["img"]),
+    ]);
+    let is_over = |body: &str| !found(&checks, body.as_bytes()).excesses.is_empty();
+    assert!(is_over(r#"{"body":"abcd","type":"txt"}"#));
+    assert!(is_over(r#"{"type":"txt","body":[{"msg":"a"}]}"#));
+    assert!(!is_over(r#"{"type":"txt","body":"abc"}"#));
+    assert!(!is_over(r#"{"type":"img","body":"abcdef"}"#));
 }
 
 #[test]

@@ -250,6 +250,31 @@ fn each_answer_is_the_services_own() {
 }
 
 #[test]
+fn a_value_of_another_type_is_no_way_around_a_length() {
+    let gateway = start(&[]);
+    let send = |method: &str, path: &str, body: &str| {
+        let answer = gateway.call(method, path, body);
+        let (_, _, limit, most) = told(&answer);
+        (answer.status, limit, most)
+    };
+    let message = |body: &str| {
+        let body = format!(r#"{{"from":"a","to":["b"],"type":"txt","body":{body}}}"#);
+        send("POST", "/o/a/messages/users", &body)
+    };
+    let text = "a".repeat(4096);
+    for body in [format!("\"{text}\""), format!("[{{\"msg\":\"{text}\"}}]")] {
+        assert_eq!(message(&body), (400, "message-text".to_owned(), 3072));
+    }
+    assert_eq!(message(r#""a""#).0, 200);
+    let room = "/o/a/metadata/chatroom/1/user/u";
+    for value in [format!("\"{text}a\""), format!("[\"{text}\"]")] {
+        let body = format!(r#"{{"metaData":{value}}}"#);
+        let expected = (400, "room-attribute-values".to_owned(), 4096);
+        assert_eq!(send("PUT", room, &body), expected);
+    }
+}
+
+#[test]
 fn a_chunked_body_is_checked_and_its_units_come_back() {
     let gateway = start(&[]);
     let send = |body: &str| {
