@@ -160,6 +160,7 @@ impl From<Reply> for Refusal {
 struct Asked<'a> {
     method: &'a str,
     path: &'a str,
+    query: &'a str,
     ip: IpAddr,
     body: Option<&'a [u8]>,
     /// Of routes without a figure of their own.
@@ -174,6 +175,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip = text("ip");
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
+    let query = query_of(text("url"));
     let mut rules = rules::load(&settings.routes)?;
     rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
@@ -194,6 +196,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let asked = Asked {
         method,
         path,
+        query,
         ip: ip.to_canonical(),
         body: body.as_deref(),
         max_body: settings.max_body,
@@ -268,6 +271,12 @@ fn path_of(url: &str) -> Result<&str, ArgumentError> {
         (path, _) if path.starts_with('/') => Ok(path),
         _ => Err(ArgumentError::Url(url.to_owned())),
     }
+}
+
+/// The query of a URL.
+fn query_of(url: &str) -> &str {
+    let before = url.split('#').next().unwrap_or_default();
+    before.split_once('?').map_or("", |(_, query)| query)
 }
 
 /// The largest body of any call.
@@ -383,7 +392,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     let Carried {
         views,
         refused: carries,
-    } = carried(rules, call, asked.method, path, asked.body);
+    } = carried(rules, call, asked, path);
     let refused = expired
         .as_ref()
         .map(|reject| Reply::rejected(reject, asked.path))

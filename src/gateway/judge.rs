@@ -96,8 +96,9 @@ impl Gateway {
         }
         ctx.room = Room::new(most);
         // What is refused for its body, and fits, never reaches the backend.
-        let is_checked = has_body && payload::enforces_body(shared, &call);
-        ctx.has_read_body |= is_checked && length.is_some_and(body::fits);
+        let has_fields = payload::has_fields(shared, &call, session.req_header());
+        let is_checked = (has_body || has_fields) && payload::enforces_body(shared, &call);
+        ctx.has_read_body |= (is_checked || has_fields) && length.is_some_and(body::fits);
         let refused = match has_body && !ctx.has_read_body {
             true => payload::check_stream(shared, &call, session.req_header(), ctx),
             false => None,
