@@ -250,6 +250,14 @@ pub(super) fn prepare_upstream(
             Naming::Forwarded => (&mut forwarded, &mut forwarded_for),
         };
         push_said(read, fields, name_of(naming));
+        // What comes behind a quote that does not end is part of it, to who reads quotes.
+        if read.iter().filter(|b| **b == b'"').count() % 2 == 1 {
+            read.clear();
+            if ip != peer {
+                push_element(read, ip);
+                read.extend_from_slice(b", ");
+            }
+        }
         if ip != peer {
             match naming {
                 Naming::XForwardedFor => push_element(other, ip),

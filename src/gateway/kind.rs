@@ -14,13 +14,16 @@ pub(super) fn has_other_characters(fields: &HeaderMap) -> bool {
         return true;
     };
     // A quoted parameter may hold the mark between two: then it is cut, and its rest is looked at.
-    let mut parameters = text.split([';', ',']).skip(1);
+    let mut parts = text.split([';', ',']);
+    // Some look for the word anywhere.
+    let says = |text: &str| text.to_ascii_lowercase().contains("charset");
     types.next().is_some()
-        || parameters.any(|parameter| {
+        || parts.next().is_some_and(says)
+        || parts.any(|parameter| {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let name = name.trim().to_ascii_lowercase();
             // `charset*` is one too (RFC 2231).
-            name.starts_with("charset") && (name != "charset" || !is_utf8(value))
+            let is_plain = name.trim().eq_ignore_ascii_case("charset") && is_utf8(value);
+            says(parameter) && !is_plain
         })
 }
 
@@ -74,6 +77,11 @@ mod tests {
             "application/json; charset=\"UTF-7\"",
             "application/json ; charset = utf-16",
             "application/json; charset",
+            "application/json; xcharset=utf-7",
+            "application/json; x=charset=utf-7",
+            "application/json charset=utf-16",
+            "application/jsoncharset=utf-16",
+            "application/json; charset=utf-8 charset=utf-7",
             "application/json; charset*=utf-8''utf-7",
             "application/json; charset=utf-8; charset=utf-7",
             "application/json, application/json; charset=utf-7",

@@ -84,6 +84,24 @@ impl Gateway {
         Ok(())
     }
 
+    /// The upstream gets the end of the request, and nothing more.
+    fn all_sent(&self, session: &mut Session, ctx: &mut Context) {
+        if ctx.upstream_status.is_none() {
+            ctx.waits();
+            let now = ctx.shared.clock.since(ctx.started);
+            ctx.way.sent(now);
+            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
+        }
+        if let Some(admitted) = &mut ctx.admitted {
+            admitted.whole = true;
+            // A stream that is reset would make room for another, as fast as a caller can write.
+            let is_awaited = session.is_http2() || self.is_awaited(ctx);
+            if ctx.upstream_status.is_none() && is_awaited {
+                leaver::wait_without_caller(session);
+            }
+        }
+    }
+
     /// Charges the call's address for a token that is none, or for leaving the call incomplete.
     async fn charge_unauthorized(&self, ctx: &Context) {
         let Some(call) = &ctx.call else { return };
@@ -252,6 +270,8 @@ impl ProxyHttp for Gateway {
             admitted.whole = false;
         }
         ctx.way.was_sent = true;
+        ctx.way.is_stream = request.version == http::Version::HTTP_2;
+        ctx.way.has_begun = false;
         headers::prepare_upstream(
             request,
             &ctx.shared.settings,
@@ -293,6 +313,10 @@ impl ProxyHttp for Gateway {
             request.remove_header(&header::ACCEPT_ENCODING);
         }
         ctx.totals.prepare(request);
+        // Of no body, an HTTP/2 upstream learns with the head: there is no end to come.
+        if ctx.way.is_stream && session.as_downstream_mut().is_body_empty() {
+            self.all_sent(session, ctx);
+        }
         Ok(())
     }
 
@@ -303,6 +327,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        ctx.way.has_begun = true;
         if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
             return Err(upstream::out_of_time());
         }
@@ -312,20 +337,12 @@ impl ProxyHttp for Gateway {
         if !end_of_stream {
             return self.pace(session, ctx, bytes);
         }
-        if ctx.upstream_status.is_none() {
-            ctx.waits();
-            let now = ctx.shared.clock.since(ctx.started);
-            ctx.way.sent(now);
-            watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now));
+        // pingora would write an empty piece as a last chunk, and then the last chunk: the second
+        // one is the beginning of the next request to the upstream.
+        if body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
         }
-        if let Some(admitted) = &mut ctx.admitted {
-            admitted.whole = true;
-            // A stream that is reset would make room for another, as fast as a caller can write.
-            let is_awaited = session.is_http2() || self.is_awaited(ctx);
-            if ctx.upstream_status.is_none() && is_awaited {
-                leaver::wait_without_caller(session);
-            }
-        }
+        self.all_sent(session, ctx);
         Ok(())
     }
 

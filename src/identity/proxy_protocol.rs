@@ -146,12 +146,14 @@ fn source_v2(family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, ProxyError> 
         // TCP over IPv4: two addresses, two ports.
         0x11 => {
             let all = rest.first_chunk::<12>().ok_or(ProxyError::Malformed)?;
+            extras(rest.get(12..).unwrap_or_default())?;
             let ip = Ipv4Addr::new(all[0], all[1], all[2], all[3]);
             Ok(Some(SocketAddr::new(ip.into(), port(8)?)))
         }
         // TCP over IPv6.
         0x21 => {
             rest.first_chunk::<36>().ok_or(ProxyError::Malformed)?;
+            extras(rest.get(36..).unwrap_or_default())?;
             let ip = rest.first_chunk::<16>().ok_or(ProxyError::Malformed)?;
             let ip = IpAddr::from(Ipv6Addr::from(*ip)).to_canonical();
             Ok(Some(SocketAddr::new(ip, port(32)?)))
@@ -160,6 +162,18 @@ fn source_v2(family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, ProxyError> 
         0x00 => Ok(None),
         _ => Err(ProxyError::Malformed),
     }
+}
+
+/// What follows the addresses is not used, but has its form: a type, a length, so many bytes.
+fn extras(mut rest: &[u8]) -> Result<(), ProxyError> {
+    while !rest.is_empty() {
+        let [_, high, low, value @ ..] = rest else {
+            return Err(ProxyError::Malformed);
+        };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        rest = value.get(length..).ok_or(ProxyError::Malformed)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -254,6 +268,9 @@ mod tests {
             v2(0x11, 0x11, &[0; 12]),
             v2(0x22, 0x11, &[0; 12]),
             v2(0x21, 0x11, &[0; 11]),
+            v2(0x21, 0x11, &[&[1; 12][..], &[4, 0xFF, 0xFF]].concat()),
+            v2(0x21, 0x11, &[&[1; 12][..], &[4, 0]].concat()),
+            v2(0x21, 0x21, &[&[1; 36][..], &[4, 0, 2, 0]].concat()),
             v2(0x21, 0x21, &[0; 35]),
             v2(0x21, 0x12, &[0; 12]),
             v2(0x21, 0x31, &[0; 216]),

@@ -37,9 +37,19 @@ pub enum Again {
     Broken,
     /// By the answer's status.
     Status,
+    /// The upstream said that it had not begun it.
+    Refused,
 }
 
 impl Again {
+    const ALL: [Self; 5] = [
+        Self::Connect,
+        Self::Stale,
+        Self::Broken,
+        Self::Status,
+        Self::Refused,
+    ];
+
     /// The label's value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -48,6 +58,7 @@ impl Again {
             Self::Stale => "stale",
             Self::Broken => "broken",
             Self::Status => "status",
+            Self::Refused => "refused",
         }
     }
 }
@@ -120,7 +131,8 @@ impl UpstreamMetrics {
             )?,
             retries: counters(
                 "floodgate_upstream_retries_total",
-                "Attempts after the first: after no connection, a stale or broken one, or a status.",
+                "Attempts after the first: after no connection, a stale or broken one, a status, or a call \
+                 that was refused unbegun.",
                 &["pool", "why"],
             )?,
             exhausted: counters(
@@ -190,7 +202,7 @@ impl UpstreamMetrics {
 
     /// Forgets a pool that is there no more.
     pub fn forget_pool(&self, pool: &str) {
-        for why in [Again::Connect, Again::Stale, Again::Broken, Again::Status] {
+        for why in Again::ALL {
             let _ = self.retries.remove_label_values(&[pool, why.as_str()]);
         }
         let _ = self.exhausted.remove_label_values(&[pool]);
@@ -207,7 +219,7 @@ impl UpstreamMetrics {
     pub fn pool(&self, pool: &str) -> PoolMetrics {
         let again = |why: Again| self.retries.with_label_values(&[pool, why.as_str()]);
         PoolMetrics {
-            retries: [Again::Connect, Again::Stale, Again::Broken, Again::Status].map(again),
+            retries: Again::ALL.map(again),
             exhausted: self.exhausted.with_label_values(&[pool]),
         }
     }
@@ -288,7 +300,7 @@ pub struct ConcurrencyMetrics {
 /// Metrics of one pool.
 #[derive(Debug)]
 pub struct PoolMetrics {
-    retries: [IntCounter; 4],
+    retries: [IntCounter; 5],
     /// Attempts not repeated for want of budget.
     pub exhausted: IntCounter,
 }
@@ -296,12 +308,13 @@ pub struct PoolMetrics {
 impl PoolMetrics {
     /// Counts a repeated attempt.
     pub fn again(&self, why: Again) {
-        let [connect, stale, broken, status] = &self.retries;
+        let [connect, stale, broken, status, refused] = &self.retries;
         match why {
             Again::Connect => connect,
             Again::Stale => stale,
             Again::Broken => broken,
             Again::Status => status,
+            Again::Refused => refused,
         }
         .inc();
     }

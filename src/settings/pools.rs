@@ -125,7 +125,8 @@ pub struct PoolSettings {
 pub struct RetryOn {
     /// These statuses.
     pub statuses: Vec<u16>,
-    /// A connection that broke before the answer.
+    /// A connection that broke before the answer. A kept one that breaks has calls with a safe
+    /// method sent again in any case.
     pub reset: bool,
 }
 

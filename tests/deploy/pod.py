@@ -29,6 +29,8 @@ POD_IP = "10.42.0.7"
 BACKEND_IP = "10.42.2.1"
 REDIS_IP = "10.42.1.9"
 CLUSTER_IPS = ["10.42.1.0", "10.42.1.1", "10.42.1.2"]
+# One of a network that no config trusts.
+CALLER_IP = "192.0.2.1"
 TOKEN = "a-token-of-the-tests-0123456789"
 PASSWORD = "a-password-of-the-tests"
 # Beside the binary: hard links need one file system.
@@ -51,9 +53,9 @@ def soon(what, is_so, limit=60):
 
 @functools.cache
 def network():
-    """Addresses of the cluster, on this namespace's own loopback."""
+    """Addresses of the cluster, on this namespace's own loopback, and with each its whole network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        addresses = ["127.0.0.1", POD_IP, BACKEND_IP, REDIS_IP, *CLUSTER_IPS]
+        addresses = ["127.0.0.1", POD_IP, BACKEND_IP, REDIS_IP, *CLUSTER_IPS, CALLER_IP]
         for i, address in enumerate(addresses):
             name = (f"lo:{i}" if i else "lo").encode()
             family = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(address))
@@ -142,8 +144,9 @@ class Pod:
         self.mounted = []
         self.volumes = {}
         self.env = self._environment() | (env or {})
-        # Here the pods and the backend are in one network: its port 8080 is another address's.
-        self.env["FLOODGATE_LISTEN"] = self.env["FLOODGATE_LISTEN"].replace("0.0.0.0:", f"{ip}:")
+        # Here the pods and the backend are in one network: the same port is another address's too.
+        for name in ["FLOODGATE_LISTEN", "FLOODGATE_ADMIN"]:
+            self.env[name] = self.env[name].replace("0.0.0.0:", f"{ip}:")
         self._lay_out()
 
     def _environment(self):
@@ -238,7 +241,7 @@ class Pod:
 
     def start(self):
         """Runs the container's own command, until its probes are content."""
-        with open(self.log, "wb") as log:
+        with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["/floodgate", *self.container["args"]],
                 env=self.env,
@@ -305,6 +308,13 @@ def get(address, path, headers=None, method="GET", body=None, timeout=30):
         return answer.status, answer.read().decode()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """One at which several gateways may connect at once."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class Backend:
     """A stand-in for the IM backend, as headless Service and pods would have it."""
 
@@ -315,6 +325,8 @@ class Backend:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body are two writes: the second would wait for the caller's acknowledgement.
+            disable_nagle_algorithm = True
 
             def do_GET(self):
                 length = int(self.headers.get("content-length") or 0)
@@ -337,8 +349,7 @@ class Backend:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer((BACKEND_IP, port), Handler)
-        self.server.daemon_threads = True
+        self.server = Server((BACKEND_IP, port), Handler)
         # Gateways are killed in the middle of calls.
         self.server.handle_error = lambda *_: None
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -362,8 +373,9 @@ def redis_conf(example, folder):
 
 
 @contextlib.contextmanager
-def redis(example, *addresses):
-    """Redis servers as an example has them; several are a cluster, here without replicas."""
+def redis(example, *addresses, replicas=0):
+    """Redis servers as an example has them; several are a cluster, with so many replicas of each
+    master."""
     network()
     folder = Path(tempfile.mkdtemp(prefix="redis-", dir=WORK))
     servers = []
@@ -372,7 +384,9 @@ def redis(example, *addresses):
             (folder / address).mkdir()
             options = ["--bind", address]
             if len(addresses) > 1:
-                options += ["--cluster-announce-ip", address, "--min-replicas-to-write", "0"]
+                options += ["--cluster-announce-ip", address]
+            if len(addresses) > 1 and not replicas:
+                options += ["--min-replicas-to-write", "0"]
             conf = redis_conf(example, folder / address)
             servers.append(subprocess.Popen(["redis-server", conf, *options], stdout=subprocess.DEVNULL))
         asked = ["redis-cli", "--no-auth-warning", "-a", PASSWORD]
@@ -385,7 +399,7 @@ def redis(example, *addresses):
             soon(f"Redis at {address}", lambda address=address: answers(address, ["ping"], "PONG"))
         if len(addresses) > 1:
             nodes = [f"{address}:6379" for address in addresses]
-            create = [*asked, "--cluster", "create", *nodes, "--cluster-yes"]
+            create = [*asked, "--cluster", "create", *nodes, "--cluster-replicas", str(replicas), "--cluster-yes"]
             subprocess.run(create, check=True, stdout=subprocess.DEVNULL, timeout=60)
             for address in addresses:
                 info = ["cluster", "info"]

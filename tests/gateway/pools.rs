@@ -64,13 +64,13 @@ fn ready(gateway: &Gateway) -> (u16, String) {
 }
 
 /// A backend that answers each request with these bytes, or closes where there are none.
-struct Fixed {
-    addr: SocketAddr,
+pub(crate) struct Fixed {
+    pub(crate) addr: SocketAddr,
     count: Arc<AtomicUsize>,
 }
 
 impl Fixed {
-    fn start(answer: &'static str) -> Self {
+    pub(crate) fn start(answer: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("an address");
         let count = Arc::new(AtomicUsize::new(0));
@@ -97,7 +97,7 @@ impl Fixed {
         Self { addr, count }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
@@ -106,7 +106,7 @@ impl Fixed {
     }
 }
 
-const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
+pub(crate) const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
 
 #[test]
 fn upstreams_get_calls_by_their_weight() {

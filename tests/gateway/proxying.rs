@@ -175,6 +175,12 @@ fn of_two_headers_one_is_read_and_the_other_says_the_same() {
         assert_eq!(value(&headers, "x-forwarded-for").as_deref(), Some(chain));
         assert_eq!(value(&headers, "forwarded").as_deref(), Some(forwarded));
     }
+    // A quote that does not end would take what stands behind it along.
+    let gateway = start(&[&trusted[..], &["--client-ip-header", "forwarded"]].concat());
+    let open = ["Forwarded: for=6.6.6.6;proto=https,for=\"x,for=7.7.7.7;proto=https"];
+    let (_, _, headers) = seen(&gateway, "/o/a/users/x", &open);
+    let expected = "for=7.7.7.7, for=127.0.0.1;proto=https;host=\"gateway\"";
+    assert_eq!(value(&headers, "forwarded").as_deref(), Some(expected));
 }
 
 #[test]

@@ -14,10 +14,10 @@ use crate::harness::{Answer, Connection, Gateway, Start};
 const TOKEN: &str = "an-admin-token-of-tests";
 
 /// A folder of files that a gateway is started with.
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder"));
         for (name, text) in files {
             folder.write(name, text);
@@ -30,13 +30,13 @@ impl Folder {
     }
 
     /// At once: half a file may be a good one, with half the limits.
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let beside = self.path("new");
         std::fs::write(&beside, text).expect("a file");
         std::fs::rename(beside, self.path(name)).expect("a file");
     }
 
-    fn start(&self, args: &[&str]) -> Gateway {
+    pub(crate) fn start(&self, args: &[&str]) -> Gateway {
         self.start_before(None, args)
     }
 
@@ -70,7 +70,7 @@ fn ask(gateway: &Gateway, method: &str) -> Answer {
 }
 
 /// A reload that must be good.
-fn reload(gateway: &Gateway) -> Value {
+pub(crate) fn reload(gateway: &Gateway) -> Value {
     let answer = ask(gateway, "POST");
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()

@@ -302,7 +302,9 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         help: "After what a call is tried again elsewhere: a status (500 to 599), or a broken connection",
         more: "Only GET, HEAD, PUT, DELETE and OPTIONS, with bodies up to 64 KiB, twice at most, and \
                never once an answer has begun to go out. It is charged once. A call that found no \
-               connection has not run: it is always tried elsewhere.",
+               connection, or that the upstream has refused unbegun, has not run: it is always \
+               tried elsewhere. Where an idle connection turns out to have been closed, GET, HEAD \
+               and OPTIONS are always sent again, PUT and DELETE with `reset`.",
         ..ONE
     },
     Setting {

@@ -57,30 +57,38 @@ impl Set {
     pub(super) fn choose(&self, how: Choosing<'_>) -> Option<&Arc<Endpoint>> {
         let is_new = |endpoint: &Endpoint| !how.tried.contains(&endpoint.addr);
         let known = |may: fn(&Endpoint) -> bool| how.again.then(|| self.pick(how, may)).flatten();
-        self.pick(how, |endpoint| endpoint.is_available() && is_new(endpoint))
-            .or_else(|| known(Endpoint::is_available))
-            .or_else(|| self.pick(how, is_new))
-            .or_else(|| known(|_| true))
+        self.pick(how, |endpoint| {
+            endpoint.standing.is_available() && is_new(endpoint)
+        })
+        .or_else(|| known(|endpoint| endpoint.standing.is_available()))
+        .or_else(|| self.pick(how, is_new))
+        .or_else(|| known(|_| true))
     }
 
     fn pick(&self, how: Choosing<'_>, may: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
         match how.balance {
             Balance::RoundRobin => {
-                let start = how.nth % self.turns.len().max(1);
-                let (before, from) = self.turns.split_at_checked(start)?;
-                from.iter()
-                    .chain(before)
-                    .filter_map(|index| self.endpoints.get(usize::try_from(*index).ok()?))
-                    .find(|endpoint| may(endpoint))
+                let endpoint = |turn: &u32| self.endpoints.get(usize::try_from(*turn).ok()?);
+                let turns = self.turns.len().max(1);
+                let (round, turn) = (how.nth / turns, how.nth % turns);
+                let due = self.turns.get(turn).and_then(endpoint);
+                if let Some(due) = due.filter(|due| may(due)) {
+                    return Some(due);
+                }
+                // The turns of one that is out go to the turns of the others, one after the other:
+                // to its neighbour alone, they would be twice as much for it.
+                let others = || self.turns.iter().filter_map(endpoint).filter(|e| may(e));
+                let count = others().count();
+                others().nth(round.wrapping_add(turn).checked_rem(count)?)
             }
             Balance::LeastConnections => {
-                // Ties go to the next in turn.
-                let start = how.nth % self.endpoints.len().max(1);
-                let (before, from) = self.endpoints.split_at_checked(start)?;
-                let load = |endpoint: &Endpoint| endpoint.in_flight().saturating_add(1);
-                from.iter()
-                    .chain(before)
-                    .filter(|endpoint| may(endpoint))
+                // Ties go to the next in turn, among those that there are.
+                let some = || self.endpoints.iter().filter(|endpoint| may(endpoint));
+                let start = how.nth.checked_rem(some().count())?;
+                let load = |endpoint: &Endpoint| endpoint.standing.in_flight().saturating_add(1);
+                some()
+                    .skip(start)
+                    .chain(some().take(start))
                     .reduce(|best, other| {
                         let theirs = load(other).saturating_mul(best.weight.into());
                         let ours = load(best).saturating_mul(other.weight.into());

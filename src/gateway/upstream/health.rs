@@ -31,7 +31,7 @@ pub(super) async fn readmit(upstreams: Arc<Upstreams>, clock: Clock) {
         let now_us = clock.now().mono_us;
         for pool in &upstreams.pools {
             for endpoint in &pool.set.load().endpoints {
-                endpoint.tick(now_us);
+                endpoint.standing.tick(now_us);
             }
         }
     }
@@ -68,7 +68,7 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
                     Check::Http(path) => timeout(limit, ask(connector, endpoint, path)).await,
                 };
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                endpoint.checked(found, tending.rise, tending.fall);
+                endpoint.standing.checked(found, pool.checking);
             })
             .await;
     }
@@ -77,7 +77,9 @@ async fn watch_pool(upstreams: &Upstreams, pool: &Pool, connector: &Connector) {
 /// A `GET` on a connection of its own: an idle one may outlive what it stands for.
 async fn ask(connector: &Connector, endpoint: &Endpoint, path: &str) -> Result<(), String> {
     let asking = async {
-        let peer = endpoint.peer();
+        let mut peer = endpoint.peer();
+        // One of HTTP/2 that has room for more would be kept for the next.
+        peer.options.max_h2_streams = 1;
         let (mut session, _) = connector.get_http_session(&peer).await?;
         let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
         request.insert_header("Host", &endpoint.authority)?;

@@ -9,6 +9,8 @@ mod health;
 pub(crate) mod names;
 mod place;
 mod pool;
+mod refused;
+mod standing;
 mod users;
 mod way;
 
@@ -19,7 +21,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pingora::protocols::tls::CaType;
 
-use self::endpoint::Ejecting;
 use self::pool::Pool;
 use self::users::Users;
 pub(super) use self::way::{Broken, NOWHERE, Way};
@@ -138,10 +139,6 @@ impl Upstreams {
         previous: Option<&Self>,
     ) -> Result<Self, UpstreamError> {
         let tending = settings.tending.clone();
-        let ejecting = Ejecting {
-            after: tending.eject_after,
-            time: tending.eject_time,
-        };
         let unknown = users::unknown(&settings.pools, rules);
         if !unknown.is_empty() {
             return Err(UpstreamError::Users(unknown.join("\n")));
@@ -150,9 +147,8 @@ impl Upstreams {
         // From here on nothing fails. Addresses that come or go meanwhile would be lost.
         let mut replaced = previous.map(|previous| previous.replaced.lock());
         let pools = settings.pools.iter().zip(&authorities).map(|(pool, ca)| {
-            let budget = tending.retry_budget;
             let previous = previous.and_then(|all| all.pool(&pool.name));
-            Pool::new(pool, ca.as_ref(), ejecting, budget, metrics, previous)
+            Pool::new(pool, ca.as_ref(), &tending, metrics, previous)
         });
         let next = Self {
             users: Users::new(&settings.pools, rules),
@@ -235,9 +231,10 @@ impl Upstreams {
     /// Brings the gauges up to date.
     pub fn show(&self) {
         for endpoint in self.pools.iter().flat_map(|pool| pool.endpoints()) {
-            endpoint.metrics.up.set(i64::from(endpoint.is_well()));
-            let in_flight = i64::try_from(endpoint.in_flight()).unwrap_or(i64::MAX);
-            endpoint.metrics.in_flight.set(in_flight);
+            let standing = &endpoint.standing;
+            standing.metrics.up.set(i64::from(standing.is_well()));
+            let in_flight = i64::try_from(standing.in_flight()).unwrap_or(i64::MAX);
+            standing.metrics.in_flight.set(in_flight);
         }
         for adaptive in self.pools.iter().filter_map(|pool| pool.adaptive.as_ref()) {
             adaptive.show();

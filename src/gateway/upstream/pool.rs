@@ -10,9 +10,10 @@ use pingora::protocols::tls::CaType;
 
 use super::adaptive::Adaptive;
 use super::choice::Set;
-use super::endpoint::{Ejecting, Endpoint, Kind};
+use super::endpoint::{Endpoint, Kind};
+use super::standing::{Checking, Ejecting, Standing};
 use crate::observe::upstreams::{Failure, PoolMetrics, UpstreamMetrics};
-use crate::settings::{Balance, Check, PoolSettings, RetryOn, Times, Upstream};
+use crate::settings::{Balance, Check, PoolSettings, RetryOn, Tending, Times, Upstream};
 
 /// Repeated calls that are always allowed within [`SPAN_US`], so that a quiet pool has some.
 const FREE: usize = 10;
@@ -26,6 +27,7 @@ pub(super) struct Pool {
     pub(super) balance: Balance,
     pub(super) times: Times,
     pub(super) check: Check,
+    pub(super) checking: Checking,
     pub(super) retry_on: RetryOn,
     pub(super) metrics: PoolMetrics,
     /// How many calls it may have at once, where that is limited.
@@ -63,15 +65,13 @@ impl Pool {
     pub(super) fn new(
         settings: &PoolSettings,
         ca: Option<&(Arc<CaType>, u64)>,
-        ejecting: Ejecting,
-        budget_percent: u32,
+        tending: &Tending,
         metrics: &UpstreamMetrics,
         previous: Option<&Self>,
     ) -> Self {
         let name: Arc<str> = settings.name.as_str().into();
         let sources = settings.upstreams.iter().map(|upstream| Source {
             kind: Kind {
-                pool: name.clone(),
                 upstream: upstream.clone(),
                 ca: ca.map(|(ca, _)| ca.clone()),
                 group: group(upstream, ca.map_or(0, |(_, group)| *group)),
@@ -83,6 +83,7 @@ impl Pool {
             balance: settings.balance,
             times: settings.times,
             check: settings.check.clone(),
+            checking: Checking::new(&settings.check, tending),
             retry_on: settings.retry_on.clone(),
             metrics: metrics.pool(&name),
             adaptive: settings.concurrency.map(|concurrency| {
@@ -90,9 +91,12 @@ impl Pool {
                 Adaptive::of(concurrency, previous, || metrics.concurrency(&name))
             }),
             set: ArcSwap::default(),
-            ejecting,
+            ejecting: Ejecting {
+                after: tending.eject_after,
+                time: tending.eject_time,
+            },
             one_ejects: Mutex::default(),
-            budget_percent,
+            budget_percent: tending.retry_budget,
             calls: AtomicUsize::new(0),
             budget: Mutex::default(),
             sources: Mutex::new(sources.collect()),
@@ -114,7 +118,11 @@ impl Pool {
 
     /// Whether there is an address that nothing speaks against.
     pub(super) fn is_well(&self) -> bool {
-        self.set.load().endpoints.iter().any(|e| e.is_well())
+        self.set
+            .load()
+            .endpoints
+            .iter()
+            .any(|e| e.standing.is_well())
     }
 
     /// Its addresses.
@@ -125,17 +133,21 @@ impl Pool {
     /// How many of its addresses are well, and how many there are.
     pub(super) fn well(&self) -> (usize, usize) {
         let set = self.set.load();
-        let well = set.endpoints.iter().filter(|e| e.is_well()).count();
+        let well = set
+            .endpoints
+            .iter()
+            .filter(|e| e.standing.is_well())
+            .count();
         (well, set.endpoints.len())
     }
 
     /// An address has failed a call.
     pub(super) fn failed(&self, endpoint: &Endpoint, why: Failure, now_us: u64) {
         let _one = self.one_ejects.lock();
-        endpoint.failed(why, now_us, self.ejecting, || {
+        endpoint.standing.failed(why, now_us, self.ejecting, || {
             let set = self.set.load();
             let mut others = set.endpoints.iter().filter(|e| e.addr != endpoint.addr);
-            others.any(|e| e.is_available())
+            others.any(|e| e.standing.is_available())
         });
     }
 
@@ -206,6 +218,9 @@ impl Pool {
     ) {
         let mut sources = self.sources.lock();
         let mut is_changed = false;
+        let now = self.set.load_full();
+        let now = &*now.endpoints;
+        let before = previous.map_or(&[][..], |set| &*set.endpoints);
         for source in sources.iter_mut() {
             let Upstream {
                 host: h, port: p, ..
@@ -217,14 +232,9 @@ impl Pool {
             is_changed = true;
             let old = std::mem::take(&mut source.endpoints);
             for addr in addrs {
-                let known = previous.iter().flat_map(|set| &set.endpoints);
-                let kind = source.kind.number();
-                let mut known = old.iter().chain(known);
-                let kept = known.find(|e| e.addr == *addr && e.kind == kind).cloned();
-                source.endpoints.push(kept.unwrap_or_else(|| {
-                    let own = metrics.endpoint(&self.name, &addr.to_string());
-                    Arc::new(Endpoint::new(*addr, &source.kind, own))
-                }));
+                let endpoint = self.endpoint(*addr, &source.kind, &[&old, before, now], metrics);
+                endpoint.standing.goes_by(self.checking);
+                source.endpoints.push(endpoint);
             }
         }
         if !is_changed {
@@ -251,6 +261,30 @@ impl Pool {
         for new in now.endpoints.iter().filter(|e| !is_in(&old, e.addr)) {
             tracing::info!(pool = &*self.name, host, upstream = %new.addr, count, "upstream address found");
         }
+    }
+
+    /// One of these, if it is there already; if one is there that differs in what it is given alone,
+    /// its standing goes on.
+    fn endpoint(
+        &self,
+        addr: SocketAddr,
+        kind: &Kind,
+        known: &[&[Arc<Endpoint>]],
+        metrics: &UpstreamMetrics,
+    ) -> Arc<Endpoint> {
+        let known = || known.iter().flat_map(|known| known.iter());
+        let number = kind.number();
+        if let Some(same) = known().find(|e| e.addr == addr && e.kind == number) {
+            return same.clone();
+        }
+        let standing = known()
+            .find(|e| e.is_like(addr, kind))
+            .map(|like| like.standing.clone());
+        let standing = standing.unwrap_or_else(|| {
+            let own = metrics.endpoint(&self.name, &addr.to_string());
+            Arc::new(Standing::new(addr, self.name.clone(), own))
+        });
+        Arc::new(Endpoint::new(addr, kind, standing))
     }
 }
 

@@ -1,14 +1,17 @@
 //! One call's way upstream: its attempts, how long each may take, and whether there is another.
 
+mod broken;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use pingora::prelude::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
 
+pub(in crate::gateway) use self::broken::Broken;
 use super::adaptive::{Adaptive, Held};
 use super::choice::{self, Choosing};
 use super::endpoint::Endpoint;
@@ -18,9 +21,6 @@ use crate::admission::Call;
 use crate::limit::Moment;
 use crate::observe::upstreams::{Again, Failure};
 use crate::settings::Balance;
-
-/// A call that got out is sent again this often at most.
-const MAX_REPEATS: u8 = 2;
 
 /// Idle connections in a row that turned out to have been closed, before the next attempt makes a
 /// new one: where one upstream has closed all of them, there may be more than attempts.
@@ -43,7 +43,7 @@ pub(in crate::gateway) struct Way {
     tried: SmallVec<[SocketAddr; 1]>,
     attempts: usize,
     repeats: u8,
-    /// Attempts on idle connections that had been closed.
+    /// Attempts on idle connections that had been closed, and such as an upstream refused.
     stale: u8,
     /// Where it is now.
     at: Option<Arc<Endpoint>>,
@@ -65,22 +65,12 @@ pub(in crate::gateway) struct Way {
     interims: u32,
     /// Whether any attempt has got out.
     pub(in crate::gateway) was_sent: bool,
+    /// Whether the latest one is a stream of an HTTP/2 connection.
+    pub(in crate::gateway) is_stream: bool,
+    /// Whether its head has gone out as a whole.
+    pub(in crate::gateway) has_begun: bool,
     /// Whether the attempt that ends now is followed by another.
     repeat: bool,
-}
-
-/// What is known of an attempt that broke.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::gateway) struct Broken<'a> {
-    pub(in crate::gateway) method: &'a Method,
-    /// Whether the request can be sent again as a whole.
-    pub(in crate::gateway) is_kept: bool,
-    /// Whether it had gone out as a whole.
-    pub(in crate::gateway) is_whole: bool,
-    /// Whether an answer has begun.
-    pub(in crate::gateway) is_answered: bool,
-    /// Whether the connection had been used before.
-    pub(in crate::gateway) is_reused: bool,
 }
 
 impl Way {
@@ -104,6 +94,8 @@ impl Way {
             ends_us: None,
             interims: 0,
             was_sent: false,
+            is_stream: false,
+            has_begun: false,
             repeat: false,
         }
     }
@@ -273,7 +265,7 @@ impl Way {
             peer.group_key ^= FRESH;
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
-        endpoint.enter();
+        endpoint.standing.enter();
         self.tried.push(endpoint.addr);
         self.at = Some(endpoint.clone());
         Ok(Box::new(peer))
@@ -316,7 +308,7 @@ impl Way {
     ) -> pingora::Result<()> {
         self.first_byte_us = now.mono_us.saturating_sub(self.asked_us).max(1);
         if let Some(endpoint) = &self.at {
-            endpoint.answered();
+            endpoint.standing.answered();
         }
         let Some(pool) = self.pool() else {
             return Ok(());
@@ -331,80 +323,10 @@ impl Way {
         Err(Error::explain(ErrorType::HTTPStatus(status), "asked again").into_up())
     }
 
-    /// Whether a call that got out may be sent once more: never where it could run twice and
-    /// that would be twice as much, and never without budget.
-    fn may_repeat(&self, pool: &Pool, method: &Method, now: Moment) -> bool {
-        method.is_idempotent()
-            && self.repeats < MAX_REPEATS
-            && self.attempts < MAX_ATTEMPTS
-            && !self.is_over(now)
-            && pool.may_repeat(now.mono_us)
-    }
-
-    /// An attempt that got out has failed. Whether there is another.
-    pub(in crate::gateway) fn broke(
-        &mut self,
-        error: &Error,
-        how: Broken<'_>,
-        now: Moment,
-    ) -> bool {
-        if self.repeat {
-            return true;
-        }
-        if *error.esource() != ErrorSource::Upstream {
-            return false;
-        }
-        let is_late = matches!(
-            error.etype(),
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout
-        );
-        // The backend may have closed what was idle just when the request came.
-        let is_stale = how.is_reused && !how.is_answered && !is_late;
-        let Some(pool) = self.pool() else {
-            return false;
-        };
-        // A caller that is slow to send, or a time of ours, says nothing of the upstream.
-        if let Some(endpoint) = &self.at
-            && how.is_whole
-            && !is_stale
-            && !self.is_over(now)
-        {
-            let why = if is_late {
-                Failure::Timeout
-            } else {
-                Failure::Broken
-            };
-            pool.failed(endpoint, why, now.mono_us);
-        }
-        if how.is_answered || !how.is_kept || is_late || !how.method.is_idempotent() {
-            return false;
-        }
-        let again = if is_stale && self.attempts < MAX_ATTEMPTS && !self.is_over(now) {
-            Again::Stale
-        } else if pool.retry_on.reset && self.may_repeat(pool, how.method, now) {
-            Again::Broken
-        } else {
-            return false;
-        };
-        pool.metrics.again(again);
-        match again {
-            // The address has done no wrong.
-            Again::Stale => {
-                self.stale = self.stale.saturating_add(1);
-                self.tried.pop();
-            }
-            _ => {
-                self.repeats += 1;
-                self.repeat = true;
-            }
-        }
-        true
-    }
-
     /// Out of the upstream address's hands.
     pub(in crate::gateway) fn leave(&mut self) {
         if let Some(endpoint) = self.at.take() {
-            endpoint.leave();
+            endpoint.standing.leave();
         }
     }
 }

@@ -111,7 +111,9 @@ fn written(data: &[u8]) {
         let bytes = bytes[at..at + 16].try_into().expect("16 bytes");
         Ipv6Addr::from_bits(u128::from_be_bytes(bytes))
     };
-    let extras = &rest[..rest.len().min(MAX_HEADER - 16 - 36)];
+    let value = &rest[..rest.len().min(MAX_HEADER - 16 - 36 - 3)];
+    let length = u16::try_from(value.len()).expect("it is bounded");
+    let extras = [&[bytes[0]][..], &length.to_be_bytes(), value].concat();
     let v1 = |family: &str, source: IpAddr, target: IpAddr, from: u16, to: u16| {
         let line = format!("PROXY {family} {source} {target} {from} {to}\r\n");
         is_read(line.as_bytes(), rest, source, from);
@@ -126,7 +128,7 @@ fn written(data: &[u8]) {
         let mut header = [SIGNATURE, &[0x21, family]].concat();
         header.extend(told.to_be_bytes());
         header.extend(&bytes[..length]);
-        header.extend(extras);
+        header.extend(&extras);
         is_read(&header, rest, source, from);
     }
 }

@@ -19,18 +19,30 @@ enum End {
 
 /// One request on a connection of its own, and what its stream comes to.
 fn ask(gateway: &Gateway, fields: &[Field<'_>], body: Option<&str>, trailers: &[Field<'_>]) -> End {
+    let body: Vec<&str> = body.into_iter().collect();
+    ask_in_pieces(gateway, fields, &body, trailers)
+}
+
+/// The same with a body in so many frames.
+fn ask_in_pieces(
+    gateway: &Gateway,
+    fields: &[Field<'_>],
+    body: &[&str],
+    trailers: &[Field<'_>],
+) -> End {
     let mut stream = TcpStream::connect(gateway.addr).expect("a connection");
     let timeout = Some(Duration::from_secs(5));
     stream.set_read_timeout(timeout).expect("a timeout");
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(4, 0, 0, &[]));
     let end = |last: bool| u8::from(last);
-    bytes.extend(frame(1, 4 | end(body.is_none()), 1, &head(fields)));
-    if let Some(body) = body {
-        bytes.extend(frame(0, end(trailers.is_empty()), 1, body.as_bytes()));
-        if !trailers.is_empty() {
-            bytes.extend(frame(1, 5, 1, &head(trailers)));
-        }
+    bytes.extend(frame(1, 4 | end(body.is_empty()), 1, &head(fields)));
+    for (nth, piece) in body.iter().enumerate() {
+        let is_last = nth + 1 == body.len() && trailers.is_empty();
+        bytes.extend(frame(0, end(is_last), 1, piece.as_bytes()));
+    }
+    if !trailers.is_empty() {
+        bytes.extend(frame(1, 5, 1, &head(trailers)));
     }
     stream.write_all(&bytes).expect("sent");
     loop {
@@ -299,4 +311,44 @@ fn a_stream_is_no_tunnel() {
     assert!(backend.take().is_empty());
     let rejected = ["route=\"none\"", "verb=\"reject\""];
     assert_eq!(gateway.metric("floodgate_decisions_total", &rejected), 2.0);
+}
+
+#[test]
+fn an_empty_frame_ends_a_body_once() {
+    let backend = Backend::start();
+    let gateway = gateway(&backend, &["--h2c"]);
+    for method in ["GET", "POST", "DELETE"] {
+        for length in [false, true] {
+            for pieces in [
+                &["{}", ""][..],
+                &[""],
+                &["", ""],
+                &["", "{}", "", ""],
+                &["{", "", "}"],
+            ] {
+                let body = pieces.concat();
+                let count = body.len().to_string();
+                let mut fields = match length {
+                    true => get(&[("content-length", &count)]),
+                    false => get(&[]),
+                };
+                fields[0].1 = method;
+                let what = format!("{method} {pieces:?}, with a length: {length}");
+                let answered = ask_in_pieces(&gateway, &fields, pieces, &[]);
+                assert_eq!(answered, End::Status(200), "{what}");
+                // Whoever comes next on that connection to the backend is read as it came.
+                assert_eq!(
+                    ask(&gateway, &get(&[]), None, &[]),
+                    End::Status(200),
+                    "{what}"
+                );
+                let seen = backend.take().into_iter();
+                let seen: Vec<_> = seen.map(|seen| (seen.method, seen.body)).collect();
+                let expected = [(method, body.as_bytes()), ("GET", b"")];
+                let expected = expected.map(|(method, body)| (method.to_owned(), body.to_vec()));
+                assert_eq!(seen, expected, "{what}");
+                assert_eq!(backend.faults(), Vec::<String>::new(), "{what}");
+            }
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::*;
-use crate::gateway::upstream::endpoint::{Ejecting, Kind};
+use crate::gateway::upstream::endpoint::Kind;
+use crate::gateway::upstream::standing::{Ejecting, Standing};
 use crate::observe::upstreams::{Failure, UpstreamMetrics};
 use crate::settings::Upstream;
 
@@ -13,7 +14,6 @@ fn set(weights: &[u32]) -> Set {
     let metrics = UpstreamMetrics::new(&Registry::new()).unwrap();
     let endpoint = |(n, weight): (u8, &u32)| {
         let kind = Kind {
-            pool: "default".into(),
             upstream: Upstream {
                 tls: false,
                 host: "backend".to_owned(),
@@ -28,7 +28,8 @@ fn set(weights: &[u32]) -> Set {
         };
         let addr = SocketAddr::from(([10, 0, 0, n], 80));
         let own = metrics.endpoint("default", &addr.to_string());
-        Arc::new(Endpoint::new(addr, &kind, own))
+        let standing = Arc::new(Standing::new(addr, "default".into(), own));
+        Arc::new(Endpoint::new(addr, &kind, standing))
     };
     Set::new((1..).zip(weights).map(endpoint).collect())
 }
@@ -56,7 +57,9 @@ fn eject(endpoint: &Endpoint) {
         after: std::num::NonZeroU32::new(1),
         time: Duration::from_secs(10),
     };
-    endpoint.failed(Failure::Connect, 1, ejecting, || true);
+    endpoint
+        .standing
+        .failed(Failure::Connect, 1, ejecting, || true);
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn the_fewest_calls_for_its_weight_win() {
     let mut got = BTreeMap::new();
     for nth in 0..8 {
         let chosen = set.choose(choosing(Balance::LeastConnections, nth, ""));
-        chosen.unwrap().enter();
+        chosen.unwrap().standing.enter();
         *got.entry(last(chosen)).or_insert(0) += 1;
     }
     assert_eq!(got, BTreeMap::from([(1, 2), (2, 6)]));
@@ -100,6 +103,47 @@ fn only_the_apps_of_an_address_that_goes_move() {
         let now = home(app);
         assert!(now == before || before == 3, "{app}: {before} to {now}");
         assert_ne!(now, 3);
+    }
+}
+
+/// How many of so many calls each address gets, where those at these places are out.
+fn shares(balance: Balance, weights: &[u32], out: &[usize], calls: usize) -> BTreeMap<u8, usize> {
+    let set = set(weights);
+    out.iter().for_each(|place| eject(&set.endpoints[*place]));
+    let mut got = BTreeMap::new();
+    for nth in 0..calls {
+        let app = format!("o#a{nth}");
+        *got.entry(last(set.choose(choosing(balance, nth, &app))))
+            .or_insert(0) += 1;
+    }
+    got
+}
+
+#[test]
+fn the_share_of_one_that_is_out_is_spread_over_all_others() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+        for out in 0..4 {
+            let got = shares(balance, &[1; 4], &[out], 1200);
+            let all: Vec<usize> = got.into_values().collect();
+            assert_eq!(all, [400; 3], "{balance:?} without {out}");
+        }
+    }
+    let hashed = shares(Balance::HashApp, &[1; 4], &[1], 1200);
+    assert!(
+        hashed.values().all(|got| (340..460).contains(got)),
+        "{hashed:?}"
+    );
+}
+
+#[test]
+fn the_share_of_one_that_is_out_is_spread_by_weight() {
+    let got = shares(Balance::RoundRobin, &[4, 2, 1, 3], &[0], 6000);
+    assert_eq!(got, BTreeMap::from([(2, 2000), (3, 1000), (4, 3000)]));
+    let got = shares(Balance::RoundRobin, &[4, 2, 1, 3], &[0, 3], 6000);
+    assert_eq!(got, BTreeMap::from([(2, 4000), (3, 2000)]));
+    let hashed = shares(Balance::HashApp, &[4, 2, 1, 3], &[0], 6000);
+    for (n, due) in [(2, 2000), (3, 1000), (4, 3000)] {
+        assert!(hashed[&n].abs_diff(due) < 200, "{hashed:?}");
     }
 }
 
