@@ -134,3 +134,25 @@ fn a_unit_whose_decision_was_answered_too_late_counts_once() {
     assert_eq!(count(&gateway), Some(13));
     assert_eq!(users(&gateway).unwrap()["approximate"], json!(false));
 }
+
+#[test]
+fn a_total_that_was_never_read_is_asked_for_again_before_it_passes() {
+    let (server, backend) = (Server::start(), Backend::start());
+    let dir = tempfile::tempdir().unwrap();
+    let first = gateway(&server.url(), dir.path(), &backend);
+    let proxy = Proxy::to(server.port());
+    let second = gateway(&proxy.url(), dir.path(), &backend);
+    acquainted(&[&first, &second]);
+    let full = json!({ "app": "o#a", "users": { "vic": { "friends": 100 } } });
+    import(&first, &full);
+    // The first answer is too late, and the next is not.
+    proxy.slow(Duration::from_millis(120));
+    let status = std::thread::scope(|scope| {
+        let befriend = || second.call("POST", "/o/a/users/x/contacts/users/vic", "");
+        let call = scope.spawn(befriend);
+        std::thread::sleep(Duration::from_millis(150));
+        proxy.heal();
+        call.join().unwrap().status
+    });
+    assert_eq!(status, 403);
+}

@@ -86,7 +86,10 @@ impl RedisStore {
             .await
         {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now, part),
+            Err(_) => {
+                self.read_unknown_totals(plan, now).await;
+                self.decide_alone(plan, now, part)
+            }
         }
     }
 
@@ -312,7 +315,10 @@ impl RedisStore {
         self.give_back(&mut by_share, now, &|_| true);
         match asked {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now, part),
+            Err(_) => {
+                self.read_unknown_totals(plan, now).await;
+                self.decide_alone(plan, now, part)
+            }
         }
     }
 }

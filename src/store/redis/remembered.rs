@@ -8,8 +8,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::name::Name;
-use crate::limit::Plan;
 use crate::limit::total::{Change, Total, TotalCharge};
+use crate::limit::{CounterKey, Plan};
 
 /// The most that are remembered, whatever the bound of counters is: those of users and groups
 /// are many, and those that calls still move are few.
@@ -171,6 +171,18 @@ impl Remembered {
             }
         }
         Ok(())
+    }
+
+    /// The totals of a plan that would pass for want of a reading that is believed.
+    pub(super) fn unknown(&self, plan: &Plan) -> Vec<CounterKey> {
+        let mut both = self.both.lock();
+        let enforced = plan.totals.iter().filter(|charge| !charge.report);
+        let unknown = enforced.filter(|charge| {
+            let entry = both.entry(Name::of_total(plan, charge.key), self.most);
+            let is_known = entry.is_some_and(|e| e.reading.checked_s >= charge.since_s);
+            charge.figure < u64::MAX && !is_known
+        });
+        unknown.map(|charge| charge.key).collect()
     }
 
     /// Whether the shares of what was left before an outage have room, where the store may not

@@ -13,6 +13,9 @@ use crate::limit::{CounterKey, Decision, Moment, Plan};
 /// Changes that go in one item: a script is not to run for long.
 const AT_ONCE: usize = 200;
 
+/// How often a total is read again, of which nothing is known when a decision has timed out.
+const READ_AGAIN: usize = 2;
+
 impl RedisStore {
     pub(super) fn tell_changes(
         &self,
@@ -87,6 +90,21 @@ impl RedisStore {
             };
             let name = Name::of_total(plan, charge.key);
             self.remembered.note(name, reading, asked);
+        }
+    }
+
+    /// Asks again what totals are of which nothing is known here: a store that is only slow has a
+    /// moment more before they pass.
+    pub(super) async fn read_unknown_totals(&self, plan: &Plan, now: Moment) {
+        let Some(app) = plan.app.filter(|_| !plan.totals.is_empty()) else {
+            return;
+        };
+        for _ in 0..READ_AGAIN {
+            let unknown = self.remembered.unknown(plan).into_iter();
+            let reads: Vec<_> = unknown.map(|key| (key, Change::Read)).collect();
+            if reads.is_empty() || self.ask_changes(app, &reads, now).await.is_ok() {
+                return;
+            }
         }
     }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::limit::CounterKey;
 use crate::limit::total::Kind;
 
 const APP: CounterKey = CounterKey(9 << 100);
@@ -93,6 +92,7 @@ fn nothing_is_taken_of_one_total_where_another_refuses() {
 fn one_that_is_unknown_or_not_believed_passes_and_is_marked() {
     let remembered = Remembered::new(100);
     let mut unknown = asking(1, 100, 1);
+    assert_eq!(remembered.unknown(&unknown), [CounterKey(1)]);
     assert_eq!(remembered.take(&mut unknown, half), Ok(()));
     assert_eq!(
         (unknown.totals[0].taken, unknown.totals[0].over),
@@ -104,10 +104,12 @@ fn one_that_is_unknown_or_not_believed_passes_and_is_marked() {
     };
     remembered.note(name(1), old, remembered.asked(0, false));
     let mut old = asking(1, 100, 1);
+    assert_eq!(remembered.unknown(&old), [CounterKey(1)]);
     assert_eq!(remembered.take(&mut old, half), Ok(()));
     assert_eq!((old.totals[0].taken, old.totals[0].over), (Some(3), true));
     // One that only reports, and one without a figure.
     remembered.note(name(1), reading(100), remembered.asked(0, false));
+    assert!(remembered.unknown(&asking(1, 100, 1)).is_empty());
     let mut reported = asking(1, 100, 1);
     reported.totals[0].report = true;
     assert_eq!(remembered.take(&mut reported, half), Ok(()));
