@@ -5,7 +5,9 @@
 //! like any other call and never go over a limit.
 
 mod http;
+mod lister;
 mod reconcile;
+mod tally;
 
 use std::ffi::OsString;
 use std::io;
@@ -60,6 +62,13 @@ impl PlanError {
     fn argument(text: impl Into<String>) -> Self {
         Self::Argument(text.into())
     }
+
+    fn not_kept(kind: Kind, app: &str) -> Self {
+        Self::Argument(format!(
+            "{} is not kept for app {app}: its plan has no figure for it, or [totals] has it off",
+            kind.as_str()
+        ))
+    }
 }
 
 /// Settings that matter here.
@@ -76,10 +85,12 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
         .long("user")
         .value_name("NAME")
         .conflicts_with("group")
+        .value_parser(clap::builder::NonEmptyStringValueParser::new())
         .help("Totals of this user of it");
     let group = Arg::new("group")
         .long("group")
         .value_name("ID")
+        .value_parser(clap::builder::NonEmptyStringValueParser::new())
         .help("Totals of this group of it");
     let import = Command::new("import")
         .about("Say how many there are")
@@ -128,15 +139,15 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         .enable_all()
         .build()
         .map_err(PlanError::Start)?;
-    let text = runtime.block_on(async {
+    let (text, is_good) = runtime.block_on(async {
         match name {
-            "import" => import(matches, &settings).await,
+            "import" => import(matches, &settings).await.map(|text| (text, true)),
             "reconcile" => reconcile::run(matches, env, &settings).await,
-            _ => shown(matches, &settings).await,
+            _ => shown(matches, &settings).await.map(|text| (text, true)),
         }
     })?;
     print(&text)?;
-    Ok(Ended::Good)
+    Ok(if is_good { Ended::Good } else { Ended::Bad })
 }
 
 /// The admin listener of the gateway that the settings name.

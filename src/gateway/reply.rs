@@ -207,6 +207,12 @@ impl Reply {
                 400,
                 format!("params {field}'s size can't exceed limit {max}"),
             ),
+            Reject::Body(PriceError::TooManyNames(Cap { max, field })) => Self::new(
+                400,
+                "illegal_argument",
+                "IllegalArgumentException",
+                format!("params {field}'s size can't exceed limit {max}"),
+            ),
         }
     }
 
@@ -587,6 +593,9 @@ fn carries_too_much(refused: &Refused) -> Reply {
         (Why::TooMuch, Answer::Users, Some(most)) => argument(format!(
             "Request body array size[{found}] had almost reached or been greater than the upper range value[{most}]"
         )),
+        (Why::TooMuch, Answer::Friends, Some(most)) => {
+            argument(format!("request user over flow limit:{most}."))
+        }
         (Why::TooMuch, Answer::Argument, Some(most)) => argument(match refused.measure {
             Measure::Entries => format!("params {place}'s size can't exceed limit {most}"),
             measure => {

@@ -18,16 +18,21 @@
 //! # Reconciling while calls go on
 //!
 //! A listing takes long. [`Change::Begin`] opens a round; what calls add and take from there on is
-//! noted apart, and [`Change::End`] makes the total what was listed plus that. Units carry the
-//! round in which they were taken: those of a round that the listing has replaced have no part in
-//! the total any more, and are not given back to it.
+//! noted apart, and [`Change::End`] makes the total what was listed plus that. Nobody knows whether
+//! a listing, or an import, has what calls under way make: their units are counted on top of it and
+//! the total is marked, so that it is never too low. For that it knows how many units are under way;
+//! each call gives back ([`Change::GiveBack`]) or keeps ([`Change::Keep`]) what it took, by the round
+//! in which it took it. A gateway that is gone answers for none: what has been under way for
+//! [`LONGEST_S`] counts no more at the next round.
 
 use serde::{Deserialize, Serialize};
 
 use super::CounterKey;
 
 /// The largest count: what a store that knows doubles alone keeps exactly.
-const MOST: u64 = (1 << 53) - 1;
+pub const MOST: u64 = (1 << 53) - 1;
+/// No call is under way for longer, in seconds.
+const LONGEST_S: u64 = 3600;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -160,6 +165,12 @@ pub struct Total {
     net: i64,
     /// How often they did.
     moves: u32,
+    /// Units of calls under way that were taken in this round.
+    open: u64,
+    /// The same of rounds before it.
+    older: u64,
+    /// When the last of those rounds ended that had any, Unix seconds; 0: nobody knows.
+    older_s: u64,
 }
 
 /// What becomes of a total outside a decision.
@@ -171,6 +182,13 @@ pub enum Change {
     Lower(u32),
     /// Units that a decision took in this round, and that bought nothing.
     GiveBack {
+        /// How many.
+        units: u32,
+        /// When they were taken.
+        round: u32,
+    },
+    /// Units that a decision took in this round, and that bought what they were for, or may have.
+    Keep {
         /// How many.
         units: u32,
         /// When they were taken.
@@ -190,7 +208,10 @@ pub enum Change {
         now_s: u64,
     },
     /// A listing begins.
-    Begin,
+    Begin {
+        /// Unix seconds.
+        now_s: u64,
+    },
     /// The listing of this round has ended with so many.
     End {
         /// What [`Total::round`] was after it had begun.
@@ -226,12 +247,66 @@ impl Total {
     /// Whether it says no more than one that is not there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.count == 0 && self.checked_s == 0 && !self.approximate && self.round == 0
+        let is_new = self.checked_s == 0 && !self.approximate && self.round == 0;
+        is_new && self.count == 0 && self.under_way() == 0
     }
 
-    /// Takes units for a call; the round to give them back to.
+    /// The same where no call is under way: as a file keeps it for a process to come.
+    #[must_use]
+    pub fn at_rest(self) -> Self {
+        Self {
+            open: 0,
+            older: 0,
+            older_s: 0,
+            ..self
+        }
+    }
+
+    /// What calls have added since `before`, less what they have taken: of those since it was checked,
+    /// if it was, what is under way.
+    #[must_use]
+    pub fn moved_since(&self, before: &Self, moved: i64) -> i64 {
+        // Counts stay below 2^53.
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        match self.basis == before.basis {
+            true => moved.saturating_add(signed(self.count).saturating_sub(signed(before.count))),
+            false => signed(self.under_way()),
+        }
+    }
+
+    /// What it is together with what another process has written of it, where both have moved it
+    /// since it was `before`. The one that was checked last says how many there were. If that is the
+    /// other, what calls here have done since comes on top (`moved`); if not, what the other's have
+    /// made, unless it was checked there too.
+    #[must_use]
+    pub fn merged(&self, theirs: &Self, before: &Self, moved: i64) -> Self {
+        let mut both = match theirs.checked_s >= self.checked_s {
+            true => Self {
+                count: theirs.count.saturating_add_signed(moved).min(MOST),
+                ..*theirs
+            },
+            false => {
+                let is_same = theirs.basis == before.basis;
+                let made = theirs.count.saturating_sub(before.count);
+                let made = if is_same { made } else { 0 };
+                Self {
+                    count: self.count.saturating_add(made).min(MOST),
+                    ..*self
+                }
+            }
+        };
+        // Every round of before is over, and so is a listing that either has begun.
+        both.round = self.round.max(theirs.round).wrapping_add(1);
+        (both.basis, both.net, both.moves) = (both.round, 0, 0);
+        (both.open, both.older, both.older_s) = (0, self.under_way(), 0);
+        both.approximate = true;
+        both
+    }
+
+    /// Takes units for a call; the round to give them back to, or to keep them by.
     pub fn take(&mut self, units: u32) -> u32 {
         self.apply(Change::Add(units));
+        self.open = self.open.saturating_add(units.into()).min(MOST);
         self.round
     }
 
@@ -247,11 +322,16 @@ impl Total {
                 self.note(-i64::from(units));
             }
             Change::GiveBack { units, round } => {
-                if round >= self.basis {
-                    self.count = self.count.saturating_sub(units.into());
-                }
-                if round >= self.round {
-                    self.note(-i64::from(units));
+                let known = self.close(units, round);
+                self.count = self.count.saturating_sub(known.into());
+                self.note(-i64::from(known));
+            }
+            Change::Keep { units, round } => {
+                let known = self.close(units, round);
+                if known < units {
+                    // What was forgotten was there after all.
+                    self.apply(Change::Add(units - known));
+                    self.approximate = true;
                 }
             }
             Change::Doubt => {
@@ -265,13 +345,14 @@ impl Total {
             }
             Change::AtLeast(count) => self.count = self.count.max(count.min(MOST)),
             Change::Set { count, now_s } => {
-                self.round = self.round.wrapping_add(1);
-                self.settle(count, now_s);
-                self.approximate = false;
+                let under_way = self.begin(now_s);
+                self.settle(count.min(MOST).saturating_add(under_way), now_s);
+                self.approximate = under_way > 0;
             }
-            Change::Begin => {
-                self.round = self.round.wrapping_add(1);
-                (self.net, self.moves) = (0, 0);
+            Change::Begin { now_s } => {
+                let under_way = self.begin(now_s);
+                self.net = i64::try_from(under_way).unwrap_or(i64::MAX);
+                self.moves = u32::from(under_way > 0);
             }
             Change::End {
                 round,
@@ -295,6 +376,45 @@ impl Total {
         (self.net, self.moves) = (0, 0);
     }
 
+    /// Begins a round; how many units are under way.
+    fn begin(&mut self, now_s: u64) -> u64 {
+        if self.older_s > 0 && now_s.saturating_sub(self.older_s) > LONGEST_S {
+            (self.older, self.older_s) = (0, 0);
+        }
+        if self.open > 0 || self.older_s == 0 {
+            self.older_s = now_s.min(MOST);
+        }
+        self.older = self.under_way();
+        self.open = 0;
+        self.round = self.round.wrapping_add(1);
+        self.forget_when();
+        self.older
+    }
+
+    /// Units of calls under way.
+    #[must_use]
+    pub fn under_way(&self) -> u64 {
+        self.open.saturating_add(self.older).min(MOST)
+    }
+
+    /// A call of this round is not under way any more; how many of its units were known.
+    fn close(&mut self, units: u32, round: u32) -> u32 {
+        let under_way = match round == self.round {
+            true => &mut self.open,
+            false => &mut self.older,
+        };
+        let known = u32::try_from(*under_way).unwrap_or(u32::MAX).min(units);
+        *under_way -= u64::from(known);
+        self.forget_when();
+        known
+    }
+
+    fn forget_when(&mut self) {
+        if self.older == 0 {
+            self.older_s = 0;
+        }
+    }
+
     /// Notes what comes between a listing.
     fn note(&mut self, units: i64) {
         if self.is_being_listed() {
@@ -314,16 +434,23 @@ impl Total {
             basis,
             net,
             moves,
+            open,
+            older,
+            older_s,
         } = self;
         let approximate = u8::from(*approximate);
-        format!("{count} {checked_s} {approximate} {round} {basis} {net} {moves}")
+        let text = format!("{count} {checked_s} {approximate} {round} {basis} {net} {moves}");
+        match self.under_way() {
+            0 => text,
+            _ => format!("{text} {open} {older} {older_s}"),
+        }
     }
 
     /// Reads what [`Total::to_text`] has written.
     #[must_use]
     pub fn of_text(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
-        let total = Self {
+        let mut total = Self {
             count: words.next()?.parse().ok().filter(|count| *count <= MOST)?,
             checked_s: words.next()?.parse().ok().filter(|time| *time <= MOST)?,
             approximate: match words.next()? {
@@ -335,7 +462,13 @@ impl Total {
             basis: words.next()?.parse().ok()?,
             net: words.next()?.parse().ok()?,
             moves: words.next()?.parse().ok()?,
+            ..Self::default()
         };
+        if let Some(open) = words.next() {
+            total.open = open.parse().ok().filter(|units| *units <= MOST)?;
+            total.older = words.next()?.parse().ok().filter(|units| *units <= MOST)?;
+            total.older_s = words.next()?.parse().ok().filter(|time| *time <= MOST)?;
+        }
         words.next().is_none().then_some(total)
     }
 }
@@ -359,7 +492,7 @@ pub struct TotalCharge {
     pub whose: Option<Box<str>>,
     /// It is of something that the call makes: there is no total to ask.
     pub is_new: bool,
-    /// Filled by the store when units were taken: the round to give them back to.
+    /// Filled by the store when units were taken: the round to give them back to, or to keep them by.
     pub taken: Option<u32>,
     /// Filled by the store: it would have refused, had it been believed.
     pub over: bool,

@@ -66,6 +66,9 @@ pub enum PriceError {
     /// A counted field has too many entries.
     #[error("{} has more than {} entries", .0.field, .0.max)]
     TooMany(Cap),
+    /// A field, or a path, names more users than are followed.
+    #[error("{} names more than {}", .0.field, .0.max)]
+    TooManyNames(Cap),
 }
 
 /// The largest body that is read for pricing, in bytes.

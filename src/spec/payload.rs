@@ -21,6 +21,8 @@ pub enum Answer {
     File,
     /// Of too many users in one registration.
     Users,
+    /// Of too many friends in one import.
+    Friends,
 }
 
 /// One limit.

@@ -7,6 +7,10 @@
 //! overtaken goes when the file is written anew, beside the old one and then in its place.
 //!
 //! Calls never wait for it: a thread writes what has changed, [`EVERY`] so often.
+//!
+//! One process writes it at a time. Another that has it open goes by what it said at its start until
+//! the first has ended: then it reads it anew, and what its own calls have added and taken since
+//! comes on top ([`MemoryStore::merge_totals`]).
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};
@@ -80,6 +84,17 @@ struct Read {
     ended: bool,
 }
 
+impl Read {
+    fn into_totals(self) -> impl Iterator<Item = (CounterKey, Total)> {
+        let ended = self.ended;
+        self.totals.into_iter().map(move |(key, mut total)| {
+            // The last changes may be missing.
+            total.approximate |= !ended;
+            (key, total.at_rest())
+        })
+    }
+}
+
 /// A file of totals, open for writing, if no other process has it.
 #[derive(Debug)]
 pub struct Journal {
@@ -88,6 +103,8 @@ pub struct Journal {
     /// `None`: another process has it, or it must be written anew.
     file: Option<File>,
     is_ours: bool,
+    /// Whether another process may have written it since it was read.
+    is_unread: bool,
     lines: usize,
     /// Whether it is known that it cannot be written.
     failed: bool,
@@ -112,42 +129,44 @@ impl Journal {
             .write(true)
             .open(lock)
             .map_err(write)?;
-        let read = match std::fs::read(&path) {
-            Ok(bytes) => parse(&bytes, &shown)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Read {
-                ended: true,
-                ..Read::default()
-            },
-            Err(source) => {
-                return Err(JournalError::Read {
-                    path: shown,
-                    source,
-                });
-            }
-        };
-        let ended = read.ended;
-        store.restore_totals(read.totals.into_iter().map(|(key, mut total)| {
-            // The last changes may be missing.
-            total.approximate |= !ended;
-            (key, total)
-        }));
         let mut journal = Self {
             path,
             lock,
             file: None,
             is_ours: false,
+            is_unread: false,
             lines: 0,
             failed: false,
         };
-        if journal.is_free() {
+        // Before it is read: nobody else is to write in between.
+        let is_free = journal.is_free();
+        let read = journal.read()?.unwrap_or_default();
+        store.restore_totals(read.into_totals());
+        if is_free {
             journal.write_anew(store).map_err(write)?;
         } else {
+            journal.is_unread = true;
+            store.note_own_totals();
             tracing::warn!(
                 file = %journal.path.display(),
                 "another process has this file of totals: this one writes it when that has ended"
             );
         }
         Ok(journal)
+    }
+
+    /// What the file says; `None`: there is none.
+    fn read(&self) -> Result<Option<Read>, JournalError> {
+        let shown = self.path.display().to_string();
+        match std::fs::read(&self.path) {
+            Ok(bytes) if bytes.is_empty() => Ok(None),
+            Ok(bytes) => parse(&bytes, &shown).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(JournalError::Read {
+                path: shown,
+                source,
+            }),
+        }
     }
 
     /// Writes what changes in this store until it is told to stop.
@@ -157,8 +176,12 @@ impl Journal {
             self.write(store);
         }
         self.write(store);
-        if self.is_ours && !self.failed {
+        if self.is_ours && !self.is_unread && !self.failed {
             self.note(|journal| journal.append(&[END.to_owned()]));
+        }
+        if self.is_unread && store.has_own_totals() {
+            let file = self.path.display();
+            tracing::error!(%file, "what this process has counted is lost: another has the file of totals");
         }
     }
 
@@ -167,15 +190,14 @@ impl Journal {
             // Whoever has them writes them.
             self.file = None;
             self.is_ours = self.is_ours && flock(&self.lock, FlockOperation::Unlock).is_err();
+            self.is_unread |= !self.is_ours;
             return;
         }
-        if !self.is_ours {
-            if self.is_free() {
-                // What the other process has changed since this one began is not known here.
-                store.doubt_totals();
-                self.note(|journal| journal.write_anew(store));
-            }
+        if !self.is_free() {
             return;
+        }
+        if self.is_unread {
+            return self.note(|journal| journal.take_over(store));
         }
         if self.file.is_none() || self.lines > SPARE_LINES + 2 * store.count_totals() {
             return self.note(|journal| journal.write_anew(store));
@@ -185,6 +207,14 @@ impl Journal {
             let lines: Vec<String> = changed.iter().map(line).collect();
             self.note(|journal| journal.append(&lines));
         }
+    }
+
+    /// Takes in what another process has written, and writes both.
+    fn take_over(&mut self, store: &MemoryStore) -> io::Result<()> {
+        let read = self.read().map_err(io::Error::other)?;
+        store.merge_totals(read.map(Read::into_totals));
+        self.is_unread = false;
+        self.write_anew(store)
     }
 
     /// Whether nobody else writes the file; from then on nobody else can.
@@ -250,7 +280,8 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 }
 
 fn line((key, total): &(CounterKey, Total)) -> String {
-    format!("{:032x} {}", key.0, total.to_text())
+    // Whoever reads it has no calls under way yet.
+    format!("{:032x} {}", key.0, total.at_rest().to_text())
 }
 
 fn batch(lines: &[String]) -> String {

@@ -295,6 +295,14 @@ const CASES: &[Case] = &[
         all(64),
     ),
     case(
+        "friends-imported",
+        "usernames[]",
+        "POST /users/u/contacts/import",
+        r#"{"usernames":[@]}"#,
+        Entries,
+        all(10),
+    ),
+    case(
         "members-added",
         "usernames[]",
         "POST /chatgroups/1/users",

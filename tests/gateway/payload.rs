@@ -187,6 +187,16 @@ fn each_answer_is_the_services_own() {
             ),
         ),
         (
+            "POST /users/u/contacts/import".to_owned(),
+            format!(r#"{{"usernames":[{}]}}"#, names[..11].join(",")),
+            (
+                argument,
+                "request user over flow limit:10.",
+                "friends-imported",
+                10,
+            ),
+        ),
+        (
             format!("DELETE /chatgroups/1/users/{}", listed.join(",")),
             String::new(),
             (

@@ -200,6 +200,34 @@ fn totals_go_along_with_an_upgrade_and_their_file_too() {
 }
 
 #[test]
+fn a_gateway_that_began_before_another_ended_takes_in_what_that_has_written() {
+    let mut first = World::kept();
+    first.import(&json!({ "app": "b#basic", "totals": { "users": 1 } }));
+    soon("it is written", || {
+        std::fs::read_to_string(first.file()).is_ok_and(|text| text.lines().count() > 2)
+    });
+    let file = first.file();
+    let args = ["--plan-file", file.to_str().unwrap()];
+    let second = World {
+        dir: tempfile::tempdir().unwrap(),
+        backend: first.backend.clone(),
+        gateway: start(first.dir.path(), &first.backend, &args),
+    };
+    first.import(&json!({ "app": "b#basic", "totals": { "users": 2, "groups": 1 } }));
+    assert_eq!(first.register(&["a"]).status, 200);
+    first.becomes("", "users", 3);
+    assert_eq!(second.register(&["b"]).status, 200);
+    second.becomes("", "users", 2);
+    first.gateway.signal("-TERM");
+    assert_eq!(first.gateway.wait(), Some(0));
+    second.becomes("", "users", 4);
+    assert_eq!(second.total("b#basic", "", "users")["approximate"], true);
+    assert_eq!(second.total("b#basic", "", "groups")["count"], 1);
+    assert_eq!(second.register(&["c", "d"]).status, 429);
+    assert_eq!(second.register(&["c"]).status, 200);
+}
+
+#[test]
 fn users_are_registered_up_to_the_figure_and_the_next_gets_the_native_answer() {
     let world = World::new(&[]);
     world.import(&json!({ "app": "b#basic", "totals": { "users": 3 } }));
@@ -654,6 +682,141 @@ fn reconciling_pages_through_the_backends_own_listings() {
 }
 
 #[test]
+fn what_a_user_has_is_read_to_its_last_page() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.users = ["u1".to_owned()].into();
+        state.friends = (0..16).map(|n| format!("f{n:02}")).collect();
+        state.joined = 205;
+    });
+    let output = reconcile(&world, &["--total", "friends", "--total", "joined_groups"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let count = |kind: &str| world.total("b#basic", "&user=u1", kind)["count"].clone();
+    assert_eq!(
+        (count("friends"), count("joined_groups")),
+        (json!(16), json!(205))
+    );
+    assert_eq!(world.backend.asked("GET /b/basic/users/u1/joined"), 3);
+}
+
+#[test]
+fn users_that_are_gone_are_skipped_and_those_that_fail_are_named() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.users = (0..5).map(|n| format!("u{n}")).collect();
+        state.gone = ["u1".to_owned()].into();
+    });
+    let output = reconcile(&world, &["--total", "friends"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("friends: of 4 users\n"), "{text}");
+    assert!(text.contains("gone since they were listed: 1\n"), "{text}");
+    world.backend.with(|state| {
+        state.broken = ["u2".to_owned()].into();
+        state.friends = ["x".to_owned()].into();
+    });
+    let output = reconcile(&world, &["--total", "friends"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("friends: of 3 users\n"), "{text}");
+    assert!(text.contains("users failed: 1, the first u2: "), "{text}");
+    for (user, count) in [("u0", 1), ("u2", 2), ("u4", 1)] {
+        let whose = format!("&user={user}");
+        assert_eq!(world.total("b#basic", &whose, "friends")["count"], count);
+    }
+}
+
+#[test]
+fn groups_that_their_list_tells_nothing_of_are_asked_themselves() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.groups = ["101".to_owned(), "102".to_owned()].into();
+        state.hides_members = true;
+        state.members = Some(3);
+    });
+    let by_members = ["--total", "group_members"];
+    let output = reconcile(&world, &by_members);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("group_members: of 2 groups\n"));
+    let count = world.total("b#basic", "&group=102", "group_members")["count"].clone();
+    assert_eq!(count, 3);
+    world.backend.with(|state| state.members = None);
+    let output = reconcile(&world, &by_members);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("group_members: of 0 groups\n"), "{text}");
+    assert!(text.contains("groups failed: 2, the first 101: "), "{text}");
+    assert!(text.contains("affiliations_count"), "{text}");
+}
+
+#[test]
+fn an_import_that_cannot_be_kept_as_it_is_said_is_refused() {
+    let world = World::new(&[]);
+    let refused = |args: &[&str], why: &str| {
+        let output = world.plan(&[&["import", "--app", "b#basic"], args].concat());
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        assert!(said(&output).contains(why), "{args:?}: {}", said(&output));
+    };
+    refused(&["--user", "", "friends=1"], "--user");
+    refused(&["--group", "", "group_members=1"], "--group");
+    refused(&["users=9007199254740993"], "the most is 9007199254740991");
+    assert_eq!(world.total("b#basic", "", "users")["checked"], Value::Null);
+    let bad = |body: &str, why: &str| {
+        let token = format!("Authorization: Bearer {TOKEN}");
+        let mut admin = Connection::to(world.gateway.admin);
+        let answer = admin.call("POST", "/plan/import", &[&token], body);
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.text().contains(why), "{}", answer.text());
+    };
+    let twice = "is there twice";
+    bad(r#"{"app":"b#basic","totals":{"users":1,"users":2}}"#, twice);
+    bad(
+        r#"{"app":"b#basic","totals":{"users":1},"totals":{"users":2}}"#,
+        "duplicate field",
+    );
+    bad(
+        r#"{"app":"b#basic","users":{"a":{"friends":1},"a":{"friends":2}}}"#,
+        twice,
+    );
+    bad(
+        r#"{"app":"b#basic","users":{"a":{"friends":1,"friends":2}}}"#,
+        twice,
+    );
+    bad(
+        r#"{"app":"b#basic","users":{"a":{"friends":1},"A":{"friends":2}}}"#,
+        twice,
+    );
+    bad(
+        r#"{"app":"b#basic","users":{"":{"friends":1}}}"#,
+        "has no name",
+    );
+    let answer = world.admin("GET", "/plan?app=b%23basic&user=", &Value::Null);
+    assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn a_total_that_is_not_kept_is_neither_imported_nor_reconciled() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = dir.path().join("mine.toml");
+    std::fs::write(&routes, "[totals.groups]\nmode = \"off\"\n").unwrap();
+    let routes = routes.to_str().unwrap();
+    let world = World::new(&["--routes", routes]);
+    let output = world.plan(&["import", "--app", "b#basic", "groups=3"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("groups is not kept for app b#basic"));
+    let output = reconcile(&world, &["--total", "groups"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("groups is not kept for app b#basic"));
+    let output = reconcile(&world, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        !said(&output).contains("groups: 0 listed"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
 fn reconciling_over_https_asks_who_answers() {
     let files = tempfile::tempdir().unwrap();
     let write = |name: &str| {
@@ -711,6 +874,29 @@ fn what_comes_between_a_listing_is_counted_and_marked() {
     world.admin("POST", "/plan/listing", &begin);
     assert_eq!(world.admin("POST", "/plan/listing/end", &late).status, 409);
     world.becomes("", "users", 3);
+}
+
+#[test]
+fn a_call_under_way_across_a_listing_is_not_forgotten() {
+    let world = World::new(&[]);
+    world.import(&json!({ "app": "b#basic", "totals": { "users": 1 } }));
+    let body = r#"[{"username":"a"},{"username":"b"}]"#;
+    let mut connection = world.gateway.connect();
+    connection.send_call("POST", "/b/basic/users", &["x-do: wait"], body);
+    soon("it is there", || world.backend.asked("POST") == 1);
+    let begin = json!({ "app": "b#basic", "total": "users" });
+    let round = world.admin("POST", "/plan/listing", &begin).json()["round"].clone();
+    let end = json!({ "app": "b#basic", "total": "users", "round": round, "listed": 1 });
+    let ended = world.admin("POST", "/plan/listing/end", &end).json();
+    assert_eq!(ended["after"]["count"], 3);
+    assert_eq!(ended["after"]["approximate"], true);
+    world.backend.with(|state| state.may_answer = true);
+    assert_eq!(connection.read_answer("POST").status, 200);
+    // What it has kept is settled before the next one's.
+    assert_eq!(world.register(&["c"]).status, 200);
+    world.becomes("", "users", 4);
+    assert_eq!(world.total("b#basic", "", "users")["approximate"], true);
+    assert_eq!(world.register(&["d", "e"]).status, 429);
 }
 
 #[test]

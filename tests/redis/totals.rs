@@ -37,6 +37,8 @@ enum Step {
     Decide(Vec<(u128, u64, u32, u64, bool)>),
     /// Settles an earlier plan: so many of its units come back.
     GiveBack(usize, u32),
+    /// So many of them are kept.
+    Keep(usize, u32),
     Change(u128, Change),
 }
 
@@ -55,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Change::Clear),
         2 => (0_u64..60).prop_map(Change::AtLeast),
         2 => (0_u64..60, 0_u64..3).prop_map(|(count, now_s)| Change::Set { count, now_s }),
-        2 => Just(Change::Begin),
+        2 => (0_u64..9000).prop_map(|now_s| Change::Begin { now_s }),
         3 => (0_u32..6, 0_u64..60, 0_u64..3)
             .prop_map(|(round, listed, now_s)| Change::End { round, listed, now_s }),
         1 => Just(Change::Read),
@@ -63,6 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => prop::collection::vec(ask, 1..4).prop_map(Step::Decide),
         3 => (0_usize..64, 0_u32..8).prop_map(|(nth, units)| Step::GiveBack(nth, units)),
+        3 => (0_usize..64, 0_u32..8).prop_map(|(nth, units)| Step::Keep(nth, units)),
         4 => (0_u128..4, change).prop_map(|(key, change)| Step::Change(key, change)),
     ];
     prop::collection::vec(step, 1..80)
@@ -106,13 +109,17 @@ fn same_as_in_memory(url: &str, cases: u32) {
                             }
                             continue;
                         }
-                        Step::GiveBack(nth, units) => {
+                        Step::GiveBack(nth, units) | Step::Keep(nth, units) => {
                             let count = taken.len().max(1);
                             let Some((key, most, round)) = taken.get(nth % count).copied() else {
                                 continue;
                             };
                             let units = (*units).min(most);
-                            vec![(key, Change::GiveBack { units, round })]
+                            let change = match step {
+                                Step::Keep(..) => Change::Keep { units, round },
+                                _ => Change::GiveBack { units, round },
+                            };
+                            vec![(key, change)]
                         }
                         Step::Change(key, change) => vec![(CounterKey(*key), *change)],
                     };
@@ -169,6 +176,29 @@ fn a_rate_and_a_total_are_taken_together_or_not_at_all() {
     assert_eq!(count(), 3);
     assert!(matches!(decide(9), Decision::Deny { charge: 0, .. }));
     assert_eq!(count(), 3, "a rate that denies takes nothing of a total");
+}
+
+#[test]
+fn more_totals_than_the_script_can_unpack_at_once_are_decided_together() {
+    let server = Server::start();
+    let runtime = runtime();
+    let redis = store(&server.url(), "t", "me", TimeSource::Caller);
+    let now = moment(START_US);
+    runtime.block_on(async {
+        let mut all = plan(&[], START_US);
+        // As a batch of calls has that name a thousand each.
+        all.totals = (0..9000).map(|key| charge(key, 1, 1, 0, false)).collect();
+        let mut again = all.clone();
+        assert!(is_admitted(&redis.decide(&mut all, now).await.unwrap()));
+        again.totals.swap(0, 8999);
+        let full = redis.decide(&mut again, now).await.unwrap();
+        assert_eq!(full, Decision::Full { total: 0 });
+        let reads: Vec<_> = [0, 4000, 8999]
+            .map(|key| (CounterKey(key), Change::Read))
+            .into();
+        let totals = redis.change_totals(APP, &reads, now).await.unwrap();
+        assert!(totals.iter().all(|total| total.count == 1));
+    });
 }
 
 #[test]

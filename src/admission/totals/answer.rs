@@ -10,7 +10,7 @@ use crate::limit::total::Kind;
 pub(super) enum Made {
     /// All that was asked for.
     All,
-    /// So many, and these by name, as far as it names any.
+    /// So many, and these by name, as far as it names any, in order.
     Some(u32, Vec<String>),
     /// It does not say.
     Unsaid,
@@ -27,7 +27,9 @@ impl Made {
             Some(Value::Array(all)) => {
                 let good = all.iter().filter(|one| is_good(one));
                 let count = u32::try_from(good.clone().count()).unwrap_or(u32::MAX);
-                Self::Some(count, good.filter_map(name_of).collect())
+                let mut names: Vec<String> = good.filter_map(name_of).collect();
+                names.sort_unstable();
+                Self::Some(count, names)
             }
             Some(_) => Self::All,
         }
@@ -41,9 +43,9 @@ impl Made {
             Self::Some(0, _) => Some(0),
             // Each of several holders has one, if it is named.
             Self::Some(count, names) if holders > 1 => {
-                let is_named = names.iter().any(|name| name == holder);
+                let is_named = names.binary_search_by(|name| name.as_str().cmp(holder));
                 match names.len() == usize::try_from(*count).unwrap_or(usize::MAX) {
-                    true => Some(u32::from(is_named)),
+                    true => Some(u32::from(is_named.is_ok())),
                     false => None,
                 }
             }

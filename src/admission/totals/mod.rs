@@ -13,6 +13,8 @@ mod body;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use self::answer::Made;
@@ -25,12 +27,14 @@ use crate::limit::total::{Change, Holder, Kind, TotalCharge};
 use crate::limit::{CounterKey, KeyHasher, Mode, Moment, Plan};
 use crate::route::Form;
 use crate::route::canonical::{decode, split_app};
-use crate::route::pricing::PriceError;
-use crate::spec::totals::{Count, Of, Rule};
+use crate::route::pricing::{Cap, PriceError};
+use crate::spec::totals::{Count, Held, Of, Rule};
 use crate::spec::{EditionId, Route, Ruleset};
 
-/// Holders that one call is followed for, of each kind: documented calls name 60 at most.
-const MOST_HOLDERS: usize = 100;
+/// Holders that one call is followed for, of each kind; a call that names more is refused. Documented
+/// calls name 60 at most, but for those that make a group or a chatroom: as many as fit into it,
+/// which are 300 where groups of a user are bounded.
+pub const MOST_HOLDERS: usize = 1000;
 
 /// A call that has no room in a total. Nothing was charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +79,7 @@ struct Entry {
     made: Option<Box<str>>,
     /// Where the answer names the holder.
     new: Option<Box<str>>,
-    holders: Vec<Held>,
+    holders: Vec<Holding>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ enum Counted {
 
 /// One total of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
+struct Holding {
     key: CounterKey,
     /// Folded; empty: the app.
     name: Box<str>,
@@ -153,7 +157,7 @@ pub fn known<'r>(rules: &'r Ruleset, policy: &Policy, name: &str) -> Option<(&'r
 /// total refuses if it was checked at `since_s` or later (Unix seconds).
 ///
 /// # Errors
-/// A body that cannot be read, or in two ways.
+/// A body that cannot be read, or in two ways; more names than [`MOST_HOLDERS`].
 pub fn asked(
     rules: &Ruleset,
     call: &Call,
@@ -177,11 +181,12 @@ pub fn asked(
         },
         since_s,
         charges: Vec::new(),
+        charged: HashSet::new(),
         of_new: Vec::new(),
     };
     let mut entries = Vec::new();
     for (rule, frees) in rules_of(route) {
-        entries.extend(asking.entry(rule, frees));
+        entries.extend(asking.entry(rule, frees)?);
     }
     let tells = route.totals.tells.clone();
     let tells = tells.filter(|(kind, _)| rules.held(app, call.edition, *kind).is_some());
@@ -232,24 +237,28 @@ struct Asking<'c> {
     body: Body,
     since_s: u64,
     charges: Vec<TotalCharge>,
+    /// Their totals.
+    charged: HashSet<CounterKey>,
     /// Of what the call makes: they come last, since no store is asked for them.
     of_new: Vec<TotalCharge>,
 }
 
 impl Asking<'_> {
-    fn entry(&mut self, rule: &Rule, frees: bool) -> Option<Entry> {
-        let held = self.rules.held(self.app, self.call.edition, rule.kind)?;
+    fn entry(&mut self, rule: &Rule, frees: bool) -> Result<Option<Entry>, PriceError> {
+        let held = self.rules.held(self.app, self.call.edition, rule.kind);
         // Of users and groups there are many: nobody asks for what is not bounded.
-        if held.most == u64::MAX && rule.kind.holder() != Holder::App {
-            return None;
-        }
+        let is_asked = |held: &Held<'_>| held.most != u64::MAX || rule.kind.holder() == Holder::App;
+        let Some(held) = held.filter(is_asked) else {
+            return Ok(None);
+        };
         let count = match &rule.count {
             Count::Units(units) => Counted::Units(*units),
             Count::Body => Counted::Units(self.body.entries),
             Count::Segment(at) => Counted::Units(number(self.segment(*at).len())),
             Count::Fields(fields) => {
-                let names = fields.iter().map(|field| self.body.names(field).len());
-                Counted::Units(number(names.sum()))
+                // Who is named in several is one.
+                let names = fields.iter().flat_map(|field| self.body.names(field));
+                Counted::Units(number(names.collect::<HashSet<_>>().len()))
             }
             Count::All => Counted::All,
             Count::Answer => Counted::ByAnswer,
@@ -260,6 +269,16 @@ impl Asking<'_> {
             Of::Field(field) => (self.body.names(field).to_vec(), None),
             Of::Answer(at) => (Vec::new(), Some(at.clone())),
         };
+        if names.len() > MOST_HOLDERS {
+            let field = match &rule.of {
+                Of::Field(field) => field.clone(),
+                _ => "usernames".into(),
+            };
+            return Err(PriceError::TooManyNames(Cap {
+                field,
+                max: number(MOST_HOLDERS),
+            }));
+        }
         let charge = |key, whose: &str, units, is_new| TotalCharge {
             kind: rule.kind,
             key,
@@ -278,33 +297,31 @@ impl Asking<'_> {
         };
         // Nothing is made: no total is to refuse that.
         let is_idle = asks == Some(0) && rule.count != Count::Units(0);
-        let mut holders = Vec::with_capacity(names.len().min(MOST_HOLDERS));
-        let mut charges = Vec::new();
-        for name in names.into_iter().take(MOST_HOLDERS) {
+        let mut holders = Vec::with_capacity(names.len());
+        for name in names {
             let key = key_of(rule.kind, self.app.name(), &name);
-            let twin = self.charges.iter().chain(&charges).any(|c| c.key == key);
+            // A twin was charged where it was named first.
             let charge = asks
-                .filter(|_| !is_idle && !twin)
+                .filter(|_| !is_idle && self.charged.insert(key))
                 .map(|units| charge(key, &name, units, false));
-            holders.push(Held {
+            holders.push(Holding {
                 key,
-                charge: charge.is_some().then(|| self.charges.len() + charges.len()),
+                charge: charge.is_some().then_some(self.charges.len()),
                 name: name.into(),
             });
-            charges.extend(charge);
+            self.charges.extend(charge);
         }
         if let (Some(units), Some(_)) = (asks, &new) {
             self.of_new.push(charge(CounterKey(0), "", units, true));
         }
-        self.charges.extend(charges);
-        Some(Entry {
+        Ok(Some(Entry {
             kind: rule.kind,
             frees,
             count,
             made: rule.made.clone(),
             new,
             holders,
-        })
+        }))
     }
 
     /// The names in a segment of the path.
@@ -317,7 +334,7 @@ impl Asking<'_> {
 
 /// Each name once: who is added twice is there once.
 fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     names
         .filter(|name| !name.is_empty() && seen.insert(name.clone()))
         .collect()
@@ -368,7 +385,7 @@ impl Asked {
         changes
     }
 
-    fn taken(plan: &Plan, held: &Held) -> Option<(u32, u32)> {
+    fn taken(plan: &Plan, held: &Holding) -> Option<(u32, u32)> {
         let charge = plan.totals.get(held.charge?)?;
         charge.taken.map(|round| (charge.units, round))
     }
@@ -395,6 +412,9 @@ impl Asked {
                     }
                     (false, Counted::Units(0)) => continue,
                     _ => (),
+                }
+                if let Some((units, round)) = Self::taken(plan, held) {
+                    changes.push((held.key, Change::Keep { units, round }));
                 }
                 changes.push((held.key, Change::Doubt));
             }
@@ -443,7 +463,7 @@ impl Asked {
             return;
         };
         let whose = whose.map(|name| fold_holder(&name));
-        let is_meant = |held: &&Held| {
+        let is_meant = |held: &&Holding| {
             whose
                 .as_ref()
                 .is_none_or(|whose| held.name.is_empty() || **whose == *held.name)
@@ -471,7 +491,7 @@ impl Entry {
     fn settle(
         &self,
         plan: &Plan,
-        held: &Held,
+        held: &Holding,
         made: Option<u32>,
         changes: &mut Vec<(CounterKey, Change)>,
     ) {
@@ -490,17 +510,20 @@ impl Entry {
                     return;
                 }
                 let taken = Asked::taken(plan, held);
-                let made = made.map(|made| made.min(units));
-                match (taken, made) {
-                    (Some((_, round)), Some(made)) if made < units => add(Change::GiveBack {
-                        units: units - made,
-                        round,
-                    }),
-                    (Some(_), Some(_)) => (),
+                let most = made.unwrap_or(units).min(units);
+                match taken {
+                    Some((_, round)) => {
+                        if most > 0 {
+                            add(Change::Keep { units: most, round });
+                        }
+                        if most < units {
+                            let units = units - most;
+                            add(Change::GiveBack { units, round });
+                        }
+                    }
                     // The store was out of use when it was asked.
-                    (None, Some(0)) => (),
-                    (None, made) => add(Change::Add(made.unwrap_or(units))),
-                    (Some(_), None) => (),
+                    None if most > 0 => add(Change::Add(most)),
+                    None => (),
                 }
                 if made.is_none() {
                     add(Change::Doubt);

@@ -377,9 +377,65 @@ fn a_new_group_with_more_members_than_a_group_may_have_is_refused_at_once() {
     let admitted = world.admit("POST", "/basic/app/chatgroups", &body(299));
     assert_eq!(
         admitted.plan.totals.len(),
-        2 + MOST_HOLDERS,
+        2 + 299,
         "no store is asked for what is new"
     );
+}
+
+#[test]
+fn an_owner_who_is_named_among_the_members_is_one_of_them() {
+    let world = World::new("");
+    let members: Vec<String> = (0..300).map(|n| format!("u{n}")).collect();
+    let body = |owner: &str| json!({ "owner": owner, "members": members }).to_string();
+    let path = "/basic/app/chatgroups";
+    assert_eq!(
+        world.full("POST", path, &body("ann")).kind,
+        Kind::GroupMembers
+    );
+    let answer = json!({ "data": { "groupid": "77" } });
+    world.done("POST", path, &body("U7"), 200, &answer);
+    assert_eq!(world.count("group_members", "basic#app", "77"), 300);
+    assert_eq!(world.count("joined_groups", "basic#app", "u7"), 1);
+}
+
+#[test]
+fn the_last_of_many_names_is_asked_and_counted_as_the_first() {
+    let world = World::new("");
+    let names: Vec<String> = (0..200).map(|n| format!("u{n}")).collect();
+    let group = json!({ "owner": "ann", "members": names }).to_string();
+    let path = "/basic/app/chatgroups";
+    world.set("joined_groups", "basic#app", "u199", 600, NOW_S);
+    let full = world.full("POST", path, &group);
+    assert_eq!(full.kind, Kind::JoinedGroups);
+    assert_eq!(full.whose.as_deref(), Some("u199"));
+    world.set("joined_groups", "basic#app", "u199", 599, NOW_S);
+    let answer = json!({ "data": { "groupid": "77" } });
+    world.done("POST", path, &group, 200, &answer);
+    assert_eq!(world.count("joined_groups", "basic#app", "u199"), 600);
+    assert_eq!(world.count("joined_groups", "basic#app", "u150"), 1);
+}
+
+#[test]
+fn a_call_that_names_more_than_are_followed_is_refused_where_each_is_counted() {
+    let world = World::new("");
+    let names: Vec<String> = (0..=MOST_HOLDERS).map(|n| format!("u{n}")).collect();
+    let path = "/own/app/users/ann/contacts/import";
+    let call = world.call("POST", path);
+    let asked = |n: usize| {
+        let body = json!({ "usernames": names[..n] }).to_string();
+        asked(&world.rules, &call, path, body.as_bytes(), 0).map(|_| ())
+    };
+    assert_eq!(asked(MOST_HOLDERS), Ok(()));
+    let cap = Cap {
+        field: "usernames".into(),
+        max: 1000,
+    };
+    assert_eq!(asked(MOST_HOLDERS + 1), Err(PriceError::TooManyNames(cap)));
+    // Nobody asks how many groups each of them is in.
+    let body = json!({ "owner": "ann", "members": names }).to_string();
+    let apps = "[[app]]\nnames = \"ent#app\"\nplan = \"enterprise\"\n";
+    let world = World::with_apps("", apps);
+    world.admit("POST", "/ent/app/chatgroups", &body);
 }
 
 #[test]
@@ -765,8 +821,7 @@ fn each_figure_of_a_plan_holds_at_it_and_lets_pass_below_it() {
                 let ask = |count| {
                     world.set(kind, &app, whose, count, NOW_S);
                     let asked = world.ask(method, &path, body);
-                    world.set(kind, &app, whose, 0, NOW_S);
-                    asked
+                    asked.map(|asked| asked.map(|call| world.settle(call, Told::Nothing)))
                 };
                 if figure == ALL {
                     assert!(!matches!(ask(1 << 40), Some(Err(_))), "{what}");

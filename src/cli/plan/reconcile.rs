@@ -3,23 +3,17 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep, sleep_until};
 
 use super::http::{Client, Target, escaped};
+use super::lister::{Lister, members, word};
+use super::tally::{self, Tally};
 use super::{Admin, PlanError, is_by_user, listed_kinds, reachable, text};
 use crate::limit::total::Kind;
 use crate::settings::Settings;
 
-/// Entries of a page.
-const PAGE: usize = 100;
-/// Imports that go to the admin listener at once.
-const AT_ONCE: usize = 500;
-/// How often a call is asked again that was over a limit, or failed.
-const TRIES: u32 = 20;
 const TOKEN_ENV: &str = "FLOODGATE_APP_TOKEN";
 
 pub(super) fn command(app: Arg) -> Command {
@@ -32,7 +26,9 @@ pub(super) fn command(app: Arg) -> Command {
              app's token: they are charged like any other call, never go over a limit, and leave room \
              for the app's own calls (--rate). What calls make and delete meanwhile is counted; a total \
              to which that happened is marked approximate.\n\nfriends, joined_groups and \
-             joined_chatrooms cost a call for each user, and are done only where --total names them.",
+             joined_chatrooms cost a call for each user and page, and are done only where --total names \
+             them. Who is gone since the listing is skipped; what fails is named at the end, and the \
+             command ends with status 1.",
         )
         .arg(app)
         .arg(
@@ -71,21 +67,11 @@ pub(super) fn command(app: Arg) -> Command {
         )
 }
 
-/// Asks the backend, through the gateway, in its time.
-struct Lister {
-    client: Client,
-    token: String,
-    /// The app's part of paths.
-    base: String,
-    pause: Duration,
-    next: Instant,
-}
-
 pub(super) async fn run(
     matches: &ArgMatches,
     env: &[(OsString, OsString)],
     settings: &Settings,
-) -> Result<String, PlanError> {
+) -> Result<(String, bool), PlanError> {
     let app = text(matches, "app").unwrap_or_default();
     let named: HashSet<Kind> = matches
         .get_many::<String>("total")
@@ -93,13 +79,17 @@ pub(super) async fn run(
         .flatten()
         .filter_map(|name| Kind::named(name))
         .collect();
-    let is_wanted = |kind: Kind| match named.is_empty() {
-        true => !is_by_user(kind),
-        false => named.contains(&kind),
-    };
     let mut lister = lister(matches, env, settings, app)?;
     let admin = Admin::of(settings);
-    let mut report = String::new();
+    let kept = kept(&admin, app).await?;
+    if let Some(kind) = named.iter().find(|kind| !kept.contains(kind)) {
+        return Err(PlanError::not_kept(*kind, app));
+    }
+    let is_wanted = |kind: Kind| match named.is_empty() {
+        true => !is_by_user(kind) && kept.contains(&kind),
+        false => named.contains(&kind),
+    };
+    let (mut report, mut is_good) = (String::new(), true);
     let by_user: Vec<Kind> = listed_kinds()
         .filter(|kind| is_by_user(*kind) && is_wanted(*kind))
         .collect();
@@ -114,24 +104,41 @@ pub(super) async fn run(
         report.push_str(&count);
     }
     if is_wanted(Kind::Groups) || is_wanted(Kind::GroupMembers) {
-        let mut groups = Map::new();
+        let mut groups = Vec::new();
         let note = |entry: &Value| {
             let id = ["groupid", "id"]
                 .into_iter()
                 .find_map(|key| word(&entry[key]));
-            let members = ["affiliations", "affiliations_count"]
-                .into_iter()
-                .find_map(|key| entry[key].as_u64());
-            if let (Some(id), Some(members)) = (id, members) {
-                groups.insert(id, json!({ "group_members": members }));
-            }
+            groups.push((id, members(entry)));
         };
         let is_counted = is_wanted(Kind::Groups);
         let count = app_total(&mut lister, &admin, app, Kind::Groups, is_counted, note).await?;
         report.push_str(&count);
         if is_wanted(Kind::GroupMembers) {
-            report.push_str(&format!("group_members: of {} groups\n", groups.len()));
-            import(&admin, app, "groups", groups).await?;
+            let mut tally = Tally::new(&admin, app, "groups", tally::LISTED);
+            for (id, told) in groups {
+                let (id, told) = match (id, told) {
+                    (Some(id), Some(members)) => (id, Ok(members)),
+                    // The list does not say it: the group itself may.
+                    (Some(id), None) => {
+                        let told = lister.members_of(&id).await;
+                        (id, told)
+                    }
+                    (None, _) => ("a group".to_owned(), Err(nameless())),
+                };
+                let total = Kind::GroupMembers.as_str().to_owned();
+                let (totals, failure) = match told {
+                    Ok(members) => (Map::from_iter([(total, json!(members))]), None),
+                    Err(failure) => (Map::new(), Some(failure)),
+                };
+                tally.add(&id, totals, failure).await?;
+                if tally.is_over() {
+                    break;
+                }
+            }
+            let (text, all) = tally.end(&[Kind::GroupMembers.as_str()]).await?;
+            report.push_str(&text);
+            is_good &= all;
         }
     }
     if is_wanted(Kind::Chatrooms) {
@@ -146,21 +153,52 @@ pub(super) async fn run(
         report.push_str(&format!("user_attributes: {bytes}\n"));
     }
     if !by_user.is_empty() {
-        let mut users = Map::new();
+        let mut tally = Tally::new(&admin, app, "users", tally::ASKED);
         for name in &names {
-            let mut totals = Map::new();
+            let (mut totals, mut failure) = (Map::new(), None);
             for kind in &by_user {
-                let count = lister.count_of(name, *kind).await?;
-                totals.insert(kind.as_str().to_owned(), json!(count));
+                match lister.count_of(name, *kind).await {
+                    Ok(count) => {
+                        totals.insert(kind.as_str().to_owned(), json!(count));
+                    }
+                    Err(why) => {
+                        failure = Some(why);
+                        break;
+                    }
+                }
             }
-            users.insert(name.clone(), Value::Object(totals));
+            tally.add(name, totals, failure).await?;
+            if tally.is_over() {
+                break;
+            }
         }
-        for kind in &by_user {
-            report.push_str(&format!("{}: of {} users\n", kind.as_str(), users.len()));
-        }
-        import(&admin, app, "users", users).await?;
+        let totals: Vec<&str> = by_user.iter().map(|kind| kind.as_str()).collect();
+        let (text, all) = tally.end(&totals).await?;
+        report.push_str(&text);
+        is_good &= all;
     }
-    Ok(report)
+    Ok((report, is_good))
+}
+
+/// The kinds of which totals are kept for this app.
+async fn kept(admin: &Admin, app: &str) -> Result<HashSet<Kind>, PlanError> {
+    let mut kept = HashSet::new();
+    // Whose it is does not matter.
+    for whose in ["", "&user=x", "&group=x"] {
+        let path = format!("/plan?app={}{whose}", escaped(app));
+        let answer = admin.ask("GET", &path, None).await?;
+        let totals = answer["totals"].as_array().into_iter().flatten();
+        let totals = totals.filter(|total| total["mode"] != "off");
+        kept.extend(totals.filter_map(|total| Kind::named(total["total"].as_str()?)));
+    }
+    Ok(kept)
+}
+
+fn nameless() -> PlanError {
+    PlanError::Listing {
+        path: "/chatgroups".to_owned(),
+        why: "a group without `groupid` or `id` in it".to_owned(),
+    }
 }
 
 fn lister(
@@ -197,34 +235,9 @@ fn lister(
             )));
         }
     };
-    let base = match app.split_once('#') {
-        Some((org, name)) => format!("/{}/{}", escaped(org), escaped(name)),
-        None => format!("/app-id/{}", escaped(app)),
-    };
     let rate = matches.get_one::<u32>("rate").copied().unwrap_or(10);
-    Ok(Lister {
-        client: Client::new(target, "the gateway"),
-        token: token.trim().to_owned(),
-        base,
-        pause: Duration::from_secs(1) / rate.max(1),
-        next: Instant::now(),
-    })
-}
-
-/// A word or a number, as a word.
-fn word(value: &Value) -> Option<String> {
-    match value {
-        Value::String(word) if !word.is_empty() => Some(word.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// The entries of a page, where the service has them.
-fn entries(page: &Value) -> Option<&Vec<Value>> {
-    ["entities", "data"]
-        .into_iter()
-        .find_map(|key| page[key].as_array())
+    let client = Client::new(target, "the gateway");
+    Ok(Lister::new(client, &token, app, rate))
 }
 
 /// Lists what an app has of a kind, each entry to `note`, and corrects its total, if it counts.
@@ -261,86 +274,4 @@ async fn app_total(
     Ok(format!(
         "{total}: {listed} listed, was {before}, is {after}{doubt}\n"
     ))
-}
-
-async fn import(
-    admin: &Admin,
-    app: &str,
-    holders: &str,
-    all: Map<String, Value>,
-) -> Result<(), PlanError> {
-    let mut all = all.into_iter().peekable();
-    while all.peek().is_some() {
-        let some: Map<String, Value> = all.by_ref().take(AT_ONCE).collect();
-        let body = json!({ "app": app, holders: some });
-        admin.ask("POST", "/plan/import", Some(&body)).await?;
-    }
-    Ok(())
-}
-
-impl Lister {
-    /// Every page of a listing; how many entries there were.
-    async fn pages(&mut self, path: &str, note: &mut impl FnMut(&Value)) -> Result<u64, PlanError> {
-        let mut listed = 0_u64;
-        let mut cursors = HashSet::new();
-        let mut target = format!("{path}?limit={PAGE}");
-        loop {
-            let page = self.get(&target).await?;
-            let wrong = |why: &str| PlanError::Listing {
-                path: target.clone(),
-                why: why.to_owned(),
-            };
-            let entries =
-                entries(&page).ok_or_else(|| wrong("no list of `entities` or `data` in it"))?;
-            listed += entries.len() as u64;
-            entries.iter().for_each(&mut *note);
-            let Some(cursor) = word(&page["cursor"]).filter(|_| !entries.is_empty()) else {
-                return Ok(listed);
-            };
-            if !cursors.insert(cursor.clone()) {
-                return Err(wrong(
-                    "its cursor has come before: the listing goes round in circles",
-                ));
-            }
-            target = format!("{path}?limit={PAGE}&cursor={}", escaped(&cursor));
-        }
-    }
-
-    /// How many a user has.
-    async fn count_of(&mut self, user: &str, kind: Kind) -> Result<u64, PlanError> {
-        let user = escaped(user);
-        let path = match kind {
-            Kind::Friends => format!("/users/{user}/contacts/users"),
-            Kind::JoinedGroups => format!("/users/{user}/joined_chatgroups"),
-            _ => format!("/users/{user}/joined_chatrooms"),
-        };
-        let answer = self.get(&path).await?;
-        let count = answer["total"].as_u64();
-        let count = count.or_else(|| entries(&answer).map(|all| all.len() as u64));
-        count.ok_or(PlanError::Listing {
-            path,
-            why: "no list of `data` in it".to_owned(),
-        })
-    }
-
-    /// One call, when it is its turn; again where it is over a limit, or has failed.
-    async fn get(&mut self, path: &str) -> Result<Value, PlanError> {
-        let path = format!("{}{path}", self.base);
-        let mut failures = 0;
-        loop {
-            sleep_until(self.next).await;
-            self.next = Instant::now() + self.pause;
-            let token = Some(self.token.as_str());
-            let answer = self.client.send("GET", &path, token, String::new()).await?;
-            failures += 1;
-            match answer.status {
-                200 => return answer.json(&path),
-                429 | 500..=599 if failures < TRIES => {
-                    let wait = answer.retry_after.unwrap_or(1).clamp(1, 60);
-                    sleep(Duration::from_secs(wait)).await;
-                }
-                _ => return Err(self.client.refused(&answer)),
-            }
-        }
-    }
 }

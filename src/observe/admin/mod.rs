@@ -3,6 +3,7 @@
 
 mod charge;
 mod guard;
+mod once;
 mod plan;
 mod receipts;
 mod reload;

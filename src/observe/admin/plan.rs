@@ -2,7 +2,7 @@
 //! `/plan/listing/end`: a listing of the backend's begins, and has ended with so many.
 //! `floodgate plan` speaks to these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -15,11 +15,12 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::once::once;
 use super::{error, guard};
 use crate::admission::totals::{fold_holder, is_kept, key, known};
 use crate::apps::App;
 use crate::gateway::Shared;
-use crate::limit::total::{Change, Holder, Kind, Total};
+use crate::limit::total::{Change, Holder, Kind, MOST, Total};
 use crate::limit::{CounterKey, Mode};
 use crate::spec::EditionId;
 use crate::spec::check::suggestion;
@@ -42,15 +43,20 @@ pub(super) struct Shown {
 #[serde(deny_unknown_fields)]
 struct Import {
     app: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "once")]
     totals: Counts,
     /// Of users, by name.
-    #[serde(default)]
-    users: BTreeMap<String, Counts>,
+    #[serde(default, deserialize_with = "once")]
+    users: BTreeMap<String, Each>,
     /// Of groups, by ID.
-    #[serde(default)]
-    groups: BTreeMap<String, Counts>,
+    #[serde(default, deserialize_with = "once")]
+    groups: BTreeMap<String, Each>,
 }
+
+/// Of one user or group.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Each(#[serde(deserialize_with = "once")] Counts);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,6 +115,21 @@ impl<'s> Known<'s> {
         })
     }
 
+    /// Whether a total can be so many, and is kept at all.
+    fn takes(&self, kind: Kind, count: u64) -> Result<Kind, String> {
+        let name = kind.as_str();
+        if count > MOST {
+            return Err(format!("{name}: {count} is too many; the most is {MOST}"));
+        }
+        let held = self.shared.rules.held(self.app, self.edition, kind);
+        held.map(|_| kind).ok_or_else(|| {
+            let app = self.app.name();
+            format!(
+                "{name} is not kept for app {app}: its plan has no figure for it, or [totals] has it off"
+            )
+        })
+    }
+
     /// A total as it is shown.
     fn view(&self, kind: Kind, total: &Total) -> Value {
         let held = self.shared.rules.held(self.app, self.edition, kind);
@@ -156,6 +177,10 @@ pub(super) async fn show(
         let kinds = Kind::ALL.into_iter().filter(|kind| kind.holder() == holder);
         let kinds: Vec<Kind> = kinds.collect();
         let whose = fold_holder(whose);
+        if whose.is_empty() && holder != Holder::App {
+            let why = "whose totals? the user or group has no name";
+            return Err(error(StatusCode::BAD_REQUEST, why));
+        }
         let keys = kinds.iter().map(|kind| key(*kind, known.app, &whose));
         let reads: Vec<_> = keys.map(|key| (key, Change::Read)).collect();
         let totals = known.change(&reads).await?;
@@ -206,17 +231,28 @@ pub(super) async fn import(State(shared): State<Arc<Shared>>, body: Body) -> Res
         let known = Known::find(&shared, &asked.app)?;
         let now_s = known.now_s();
         let app = (Holder::App, "", &asked.totals);
-        let users = asked.users.iter().map(|(n, c)| (Holder::User, &**n, c));
-        let groups = asked.groups.iter().map(|(n, c)| (Holder::Group, &**n, c));
+        let users = asked.users.iter().map(|(n, c)| (Holder::User, &**n, &c.0));
+        let groups = asked
+            .groups
+            .iter()
+            .map(|(n, c)| (Holder::Group, &**n, &c.0));
         let (mut changes, mut wrong) = (Vec::new(), Vec::new());
+        let mut named = HashSet::new();
         for (holder, name, counts) in std::iter::once(app).chain(users).chain(groups) {
+            let whose = fold_holder(name);
+            if whose.is_empty() && holder != Holder::App {
+                wrong.push("a user or group has no name".to_owned());
+                continue;
+            }
             for (total, count) in counts {
                 let count = *count;
-                match kind_of(total, holder) {
-                    Ok(kind) => changes.push((
-                        key(kind, known.app, &fold_holder(name)),
-                        Change::Set { count, now_s },
-                    )),
+                let kind = kind_of(total, holder).and_then(|kind| known.takes(kind, count));
+                let change = kind.map(|kind| (key(kind, known.app, &whose), count));
+                match change {
+                    Ok((key, _)) if !named.insert(key) => {
+                        wrong.push(format!("{total} of {name:?} is there twice"));
+                    }
+                    Ok((key, count)) => changes.push((key, Change::Set { count, now_s })),
                     Err(why) => wrong.push(why),
                 }
             }
@@ -243,9 +279,11 @@ pub(super) async fn begin(State(shared): State<Arc<Shared>>, body: Body) -> Resp
         let asked: Begin = read(&shared, body).await?;
         let known = Known::find(&shared, &asked.app)?;
         let kind = kind_of(&asked.total, Holder::App)
+            .and_then(|kind| known.takes(kind, 0))
             .map_err(|why| error(StatusCode::BAD_REQUEST, why))?;
         let key = key(kind, known.app, "");
-        let totals = known.change(&[(key, Change::Begin)]).await?;
+        let now_s = known.now_s();
+        let totals = known.change(&[(key, Change::Begin { now_s })]).await?;
         let total = totals.first().copied().unwrap_or_default();
         Ok(json!({
             "app": known.app.name(),
@@ -261,6 +299,7 @@ pub(super) async fn end(State(shared): State<Arc<Shared>>, body: Body) -> Respon
         let asked: End = read(&shared, body).await?;
         let known = Known::find(&shared, &asked.app)?;
         let kind = kind_of(&asked.total, Holder::App)
+            .and_then(|kind| known.takes(kind, asked.listed))
             .map_err(|why| error(StatusCode::BAD_REQUEST, why))?;
         let end = Change::End {
             round: asked.round,

@@ -27,6 +27,7 @@ const ANSWERS: &[(&str, Answer)] = &[
     ("message", Answer::Message),
     ("file", Answer::File),
     ("users", Answer::Users),
+    ("friends", Answer::Friends),
 ];
 
 /// One limit of what a call may carry.

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::limit::Moment;
-use crate::limit::total::Change;
+use crate::limit::total::{Change, Kind, TotalCharge};
+use crate::limit::{Decision, Moment, Plan};
 use crate::store::Store as _;
 use crate::store::memory::MemoryOptions;
 
@@ -23,6 +23,25 @@ fn count(store: &MemoryStore, key: u128) -> (u64, bool) {
     let all = store.all_totals();
     let found = all.iter().find(|(known, _)| known.0 == key);
     found.map_or((0, false), |(_, total)| (total.count, total.approximate))
+}
+
+/// A plan that takes so many of a total.
+fn asking(key: u128, units: u32) -> Plan {
+    Plan {
+        totals: vec![TotalCharge {
+            kind: Kind::Users,
+            key: CounterKey(key),
+            figure: u64::MAX,
+            units,
+            report: false,
+            since_s: 0,
+            whose: None,
+            is_new: false,
+            taken: None,
+            over: false,
+        }],
+        ..Plan::default()
+    }
 }
 
 fn opened(path: &Path) -> (MemoryStore, Journal) {
@@ -55,6 +74,24 @@ fn totals_survive_an_end_in_order_as_they_are() {
         (count(&store, 1), count(&store, 2)),
         ((5, false), (0, false))
     );
+}
+
+#[test]
+fn calls_under_way_at_an_end_count_and_are_not_under_way_in_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, journal) = opened(&path);
+    let mut plan = asking(1, 5);
+    assert!(matches!(
+        store.decide_now(&mut plan, NOW),
+        Decision::Admit { .. }
+    ));
+    end(journal, &store);
+    let (store, _journal) = opened(&path);
+    assert_eq!(count(&store, 1), (5, false));
+    let set = Change::Set { count: 7, now_s: 9 };
+    store.tell_totals(CounterKey(0), &[(CounterKey(1), set)], NOW);
+    assert_eq!(count(&store, 1), (7, false));
 }
 
 #[test]
@@ -154,7 +191,129 @@ fn a_second_process_writes_when_the_first_has_ended() {
     assert!(waiting.is_ours);
     end(waiting, &second);
     let (third, _journal) = opened(&path);
-    assert_eq!((count(&third, 1), count(&third, 2)), ((5, true), (1, true)));
+    assert_eq!(
+        (count(&third, 1), count(&third, 2)),
+        ((5, false), (1, false))
+    );
+}
+
+fn tell(store: &MemoryStore, key: u128, change: Change) {
+    store.tell_totals(CounterKey(0), &[(CounterKey(key), change)], NOW);
+}
+
+/// Two processes at one file: what the first does, and the second, while both have it; what the
+/// second says when the first has ended, and what the file does when the second has, too.
+fn both(first: impl FnOnce(&MemoryStore), second: impl FnOnce(&MemoryStore)) -> [(u64, bool); 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    tell(&old, 1, Change::Set { count: 3, now_s: 9 });
+    journal.write(&old);
+    let (new, mut waiting) = opened(&path);
+    second(&new);
+    waiting.write(&new);
+    first(&old);
+    end(journal, &old);
+    waiting.write(&new);
+    assert!(waiting.is_ours && !waiting.is_unread);
+    let said = count(&new, 1);
+    end(waiting, &new);
+    [said, count(&opened(&path).0, 1)]
+}
+
+#[test]
+fn what_a_process_has_done_that_ended_is_not_overwritten_by_one_that_began_before() {
+    let import = Change::Set {
+        count: 10,
+        now_s: 20,
+    };
+    let done = |store: &MemoryStore| {
+        tell(store, 1, import);
+        add(store, 1, 5);
+    };
+    // Only the first has done something, only the second, both.
+    assert_eq!(both(done, |_| ()), [(15, false); 2]);
+    assert_eq!(both(|_| (), done), [(15, false); 2]);
+    assert_eq!(both(done, |new| add(new, 1, 2)), [(17, true); 2]);
+    let less = |new: &MemoryStore| tell(new, 1, Change::Lower(1));
+    assert_eq!(both(done, less), [(14, true); 2]);
+    let and_back = |new: &MemoryStore| {
+        add(new, 1, 2);
+        tell(new, 1, Change::Lower(2));
+    };
+    assert_eq!(both(done, and_back), [(15, false); 2]);
+    // What was checked last holds.
+    let later = |new: &MemoryStore| {
+        add(new, 1, 9);
+        let set = Change::Set {
+            count: 30,
+            now_s: 40,
+        };
+        tell(new, 1, set);
+        add(new, 1, 1);
+    };
+    assert_eq!(both(done, later), [(31, true); 2]);
+    assert_eq!(both(later, done), [(36, true); 2]);
+    assert_eq!(both(|old| add(old, 1, 4), later), [(35, true); 2]);
+    assert_eq!(
+        both(|old| tell(old, 1, Change::Lower(1)), later),
+        [(31, true); 2]
+    );
+    let doubted = |new: &MemoryStore| tell(new, 1, Change::Doubt);
+    assert_eq!(both(|_| (), doubted), [(3, true); 2]);
+}
+
+#[test]
+fn a_call_under_way_when_another_process_ends_is_settled_by_what_it_took() {
+    let mut plan = asking(1, 5);
+    let settled = both(
+        |old| {
+            let import = Change::Set {
+                count: 10,
+                now_s: 20,
+            };
+            tell(old, 1, import);
+        },
+        |new| {
+            new.decide_now(&mut plan, NOW);
+        },
+    );
+    assert_eq!(settled, [(15, true); 2]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, journal) = opened(&path);
+    let (new, mut waiting) = opened(&path);
+    new.decide_now(&mut plan, NOW);
+    let round = plan.totals[0].taken.unwrap();
+    add(&old, 1, 7);
+    end(journal, &old);
+    waiting.write(&new);
+    assert_eq!(count(&new, 1), (12, true));
+    tell(&new, 1, Change::Keep { units: 3, round });
+    tell(&new, 1, Change::GiveBack { units: 2, round });
+    assert_eq!(count(&new, 1), (10, true));
+}
+
+#[test]
+fn a_file_that_another_process_has_left_spoilt_is_kept_until_somebody_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (old, mut journal) = opened(&path);
+    add(&old, 1, 5);
+    journal.write(&old);
+    let (new, mut waiting) = opened(&path);
+    add(&new, 1, 1);
+    end(journal, &old);
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "something else\n").unwrap();
+    waiting.write(&new);
+    waiting.write(&new);
+    assert!(waiting.failed);
+    assert_eq!(std::fs::read(&path).unwrap(), b"something else\n");
+    std::fs::write(&path, good).unwrap();
+    waiting.write(&new);
+    assert!(!waiting.failed);
+    assert_eq!(count(&new, 1), (6, false));
 }
 
 #[test]

@@ -102,9 +102,20 @@ impl MemoryStore {
         self.totals.lock().all()
     }
 
-    /// Marks all totals: nobody knows what else has changed them.
-    pub fn doubt_totals(&self) {
-        self.totals.lock().doubt();
+    /// From now on it is noted what calls here do to each total, while another process writes them.
+    pub fn note_own_totals(&self) {
+        self.totals.lock().note_own();
+    }
+
+    /// Whether calls here have changed any since, and it was not merged.
+    pub fn has_own_totals(&self) -> bool {
+        self.totals.lock().has_own()
+    }
+
+    /// Takes in what another process has written since these were read; `None`: nothing. What calls
+    /// here have done since comes on top.
+    pub fn merge_totals(&self, theirs: Option<impl Iterator<Item = (CounterKey, Total)>>) {
+        self.totals.lock().merge(theirs);
     }
 
     /// How many totals there are.

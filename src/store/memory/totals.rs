@@ -20,6 +20,37 @@ pub(super) struct Totals {
     pub(super) away: bool,
     /// They came from the process that had them, as they were.
     is_whole: bool,
+    /// What was done here while another process writes them; `None`: none does.
+    own: Option<HashMap<CounterKey, Own, RandomState>>,
+}
+
+/// What was done here to a total.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    before: Total,
+    /// What calls have added, less what they have taken; since it was checked here, if it was.
+    moved: i64,
+    /// Whether an answer was lost.
+    doubted: bool,
+}
+
+impl Own {
+    /// What there is by both.
+    fn with(self, mut mine: Total, theirs: Total) -> Total {
+        if mine == self.before && !self.doubted {
+            return theirs;
+        }
+        let [mut was, mut is] = [self.before, theirs].map(Total::at_rest);
+        (was.approximate, is.approximate) = (false, false);
+        if was != is {
+            return mine.merged(&theirs, &self.before, self.moved);
+        }
+        if mine.checked_s == self.before.checked_s {
+            // That it was in doubt while they had it says nothing any more.
+            mine.approximate = theirs.approximate || self.doubted;
+        }
+        mine
+    }
 }
 
 impl Totals {
@@ -30,6 +61,7 @@ impl Totals {
             changed: None,
             away: false,
             is_whole: false,
+            own: None,
         }
     }
 
@@ -57,6 +89,10 @@ impl Totals {
         if change != Change::Read {
             self.with(key, |total| total.apply(change));
         }
+        let own = self.own.as_mut().and_then(|own| own.get_mut(&key));
+        if let Some(own) = own {
+            own.doubted |= change == Change::Doubt;
+        }
         self.get(key)
     }
 
@@ -70,7 +106,16 @@ impl Totals {
             return None;
         }
         let total = self.all.entry(key).or_default();
+        let before = *total;
         let result = work(total);
+        if let Some(own) = &mut self.own {
+            let own = own.entry(key).or_insert(Own {
+                before,
+                moved: 0,
+                doubted: false,
+            });
+            own.moved = total.moved_since(&before, own.moved);
+        }
         if total.is_nothing() {
             self.all.remove(&key);
         }
@@ -109,14 +154,38 @@ impl Totals {
         self.all.extend(all);
     }
 
-    /// Marks all, unless nobody else can have changed them.
-    pub(super) fn doubt(&mut self) {
+    /// From now on what is done here is noted.
+    pub(super) fn note_own(&mut self) {
+        self.own = Some(HashMap::default());
+    }
+
+    pub(super) fn has_own(&self) -> bool {
+        !self.away && self.own.as_ref().is_some_and(|own| !own.is_empty())
+    }
+
+    /// Takes in what another process has written; `None`: nothing.
+    pub(super) fn merge(&mut self, theirs: Option<impl Iterator<Item = (CounterKey, Total)>>) {
+        let own = self.own.take();
+        // Nobody else can have changed them.
         if std::mem::take(&mut self.is_whole) {
             return;
         }
-        self.all
-            .values_mut()
-            .for_each(|total| total.apply(Change::Doubt));
+        match own.zip(theirs) {
+            Some((own, theirs)) => {
+                let mine = std::mem::replace(&mut self.all, theirs.collect());
+                for (key, own) in own {
+                    let mine = mine.get(&key).copied().unwrap_or_default();
+                    let both = own.with(mine, self.get(key));
+                    self.all.insert(key, both);
+                }
+                self.all.retain(|_, total| !total.is_nothing());
+            }
+            // What the other process has changed is not known here.
+            None => self
+                .all
+                .values_mut()
+                .for_each(|total| total.apply(Change::Doubt)),
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -37,9 +37,18 @@ local DAY_LIVES_MS = 172800000
 local MOST = 4294967295
 local SLIDING, DAY, RUNNING, TOTAL = 0, 1, 2, 3
 local MOST_OF_TOTAL = 9007199254740991
+local LONGEST = 3600        -- seconds: no call is under way for longer
+local AT_ONCE = 4000
 
 local pack, read, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
-local values = redis.call('MGET', unpack(KEYS))
+-- As many as the stack has room for at once.
+local values = redis.call('MGET', unpack(KEYS, 1, math.min(#KEYS, AT_ONCE)))
+for from = AT_ONCE + 1, #KEYS, AT_ONCE do
+  local some = redis.call('MGET', unpack(KEYS, from, math.min(#KEYS, from + AT_ONCE - 1)))
+  for i = 1, #some do
+    values[from + i - 1] = some[i]
+  end
+end
 
 local now = tonumber(ARGV[2])
 if not now then
@@ -101,21 +110,35 @@ local function open_day(text)
 end
 
 -- A total, as `Total::to_text` writes it. What else is there is nothing of ours.
-local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)$'
+local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
+local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
 
 local function open_total(text)
-  local used, checked, approximate, round, basis, net, moves = string.match(text or '', TOTAL_TEXT)
+  local used, checked, approximate, round, basis, net, moves, rest =
+    string.match(text or '', TOTAL_TEXT)
+  local open, older, older_at
+  if rest and rest ~= '' then
+    open, older, older_at = string.match(rest, UNDER_WAY)
+    if not open then
+      used, checked, approximate, round, basis, net, moves = nil
+    end
+  end
   return {
     kind = TOTAL, used = tonumber(used or 0), checked = tonumber(checked or 0),
     approximate = tonumber(approximate or 0), round = tonumber(round or 0),
     basis = tonumber(basis or 0), net = tonumber(net or 0), moves = tonumber(moves or 0),
+    open = tonumber(open or 0), older = tonumber(older or 0), older_at = tonumber(older_at or 0),
     asked = 0, dirty = false,
   }
 end
 
 local function total_text(total)
-  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', total.used, total.checked,
+  local text = string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', total.used, total.checked,
     total.approximate, total.round, total.basis, total.net, total.moves)
+  if total.open == 0 and total.older == 0 then
+    return text
+  end
+  return text .. string.format(' %.0f %.0f %.0f', total.open, total.older, total.older_at)
 end
 
 -- What comes between a listing is noted.
@@ -131,14 +154,45 @@ local function add_total(total, units)
   note_total(total, units)
 end
 
+-- What is under way is under way no more; how many of its units were known.
+local function close_total(total, units, round)
+  local under_way = round == total.round and 'open' or 'older'
+  local known = math.min(units, total[under_way])
+  total[under_way], total.dirty = total[under_way] - known, true
+  if total.older == 0 then
+    total.older_at = 0
+  end
+  return known
+end
+
 local function give_back_total(total, units, round)
-  if round >= total.basis then
-    total.used = math.max(total.used - units, 0)
+  local known = close_total(total, units, round)
+  total.used = math.max(total.used - known, 0)
+  note_total(total, -known)
+end
+
+local function keep_total(total, units, round)
+  local known = close_total(total, units, round)
+  if known < units then
+    add_total(total, units - known)
+    total.approximate = 1
   end
-  if round >= total.round then
-    note_total(total, -units)
+end
+
+-- Begins a round; how many units are under way.
+local function begin_total(total, at)
+  if total.older_at > 0 and at - total.older_at > LONGEST then
+    total.older, total.older_at = 0, 0
   end
-  total.dirty = true
+  if total.open > 0 or total.older_at == 0 then
+    total.older_at = math.min(at, MOST_OF_TOTAL)
+  end
+  total.older = math.min(total.open + total.older, MOST_OF_TOTAL)
+  total.open, total.round, total.dirty = 0, total.round + 1, true
+  if total.older == 0 then
+    total.older_at = 0
+  end
+  return total.older
 end
 
 local function settle_total(total, count, checked)
@@ -166,12 +220,13 @@ local CHANGE = {
     total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
   end,
   function(total, _, a, b)
-    total.round = total.round + 1
-    settle_total(total, a, b)
-    total.approximate = 0
+    local under_way = begin_total(total, b)
+    settle_total(total, math.min(a, MOST_OF_TOTAL) + under_way, b)
+    total.approximate = under_way > 0 and 1 or 0
   end,
-  function(total)
-    total.round, total.net, total.moves, total.dirty = total.round + 1, 0, 0, true
+  function(total, _, a)
+    total.net = begin_total(total, a)
+    total.moves = total.net > 0 and 1 or 0
   end,
   function(total, round, a, b)
     if round == total.round and total.round ~= total.basis then
@@ -181,6 +236,7 @@ local CHANGE = {
     end
   end,
   function() end,
+  function(total, units, a) keep_total(total, units, a) end,
 }
 
 local cells = {}
@@ -296,6 +352,7 @@ local function take(charge)
     charge.granted = cell.round
     if cost > 0 then
       add_total(cell, cost)
+      cell.open = math.min(cell.open + cost, MOST_OF_TOTAL)
     end
     return
   end
@@ -532,7 +589,8 @@ for index, cell in pairs(cells) do
     local key = KEYS[index]
     if cell.kind == TOTAL then
       -- The one kind that never expires.
-      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0 and cell.round == 0 then
+      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0 and cell.round == 0
+        and cell.open == 0 and cell.older == 0 then
         redis.call('DEL', key)
       else
         redis.call('SET', key, total_text(cell))

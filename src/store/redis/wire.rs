@@ -113,13 +113,14 @@ impl Part {
             Change::Clear => (4, 0, 0, 0),
             Change::AtLeast(count) => (5, 0, count, 0),
             Change::Set { count, now_s } => (6, 0, count, now_s),
-            Change::Begin => (7, 0, 0, 0),
+            Change::Begin { now_s } => (7, 0, now_s, 0),
             Change::End {
                 round,
                 listed,
                 now_s,
             } => (8, round, listed, now_s),
             Change::Read => (9, 0, 0, 0),
+            Change::Keep { units, round } => (10, units, u64::from(round), 0),
         };
         Self {
             kind: how,

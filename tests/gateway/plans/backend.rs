@@ -1,7 +1,8 @@
 //! A small IM backend that remembers its users, groups and chatrooms, and lists them in pages.
 //!
 //! A call can say what becomes of it: `x-do: lose` (done, and never answered), `x-do: fail` (not
-//! done, 500), `x-do: slow` (answered half a second later). Users whose name begins with `bad` cannot be registered.
+//! done, 500), `x-do: slow` (answered half a second later), `x-do: wait` (done, and answered when
+//! [`State::may_answer`] says so). Users whose name begins with `bad` cannot be registered.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,6 +23,20 @@ pub(crate) struct State {
     pub(crate) most_users: Option<usize>,
     /// Bytes of all attributes.
     pub(crate) capacity: u64,
+    /// Friends of every user; none: two.
+    pub(crate) friends: BTreeSet<String>,
+    /// Groups that every user is in.
+    pub(crate) joined: usize,
+    /// Users that were deleted since they were listed.
+    pub(crate) gone: BTreeSet<String>,
+    /// Users whose own listings fail.
+    pub(crate) broken: BTreeSet<String>,
+    /// Whether the list of groups does not tell how many members they have.
+    pub(crate) hides_members: bool,
+    /// Members of every group by its details, if they tell it.
+    pub(crate) members: Option<u64>,
+    /// Whether those who wait are answered.
+    pub(crate) may_answer: bool,
     next: u64,
 }
 
@@ -89,6 +104,9 @@ impl Backend {
             if wish == "slow" {
                 std::thread::sleep(std::time::Duration::from_millis(500));
             }
+            while wish == "wait" && !self.with(|state| state.may_answer) {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
             if wish == "lose" {
                 return None;
             }
@@ -155,12 +173,29 @@ impl State {
                 "entities",
                 |name| json!({ "username": name }),
             ),
-            ("GET", ["chatgroups"]) => page(
-                &self.groups,
-                query,
-                "data",
-                |id| json!({ "groupid": id, "affiliations": 4 }),
-            ),
+            ("GET", ["chatgroups"]) => {
+                page(&self.groups, query, "data", |id| match self.hides_members {
+                    true => json!({ "groupid": id }),
+                    false => json!({ "groupid": id, "affiliations": 4 }),
+                })
+            }
+            ("GET", ["chatgroups", id]) => {
+                let mut details = json!({ "id": id, "name": "g" });
+                if let Some(members) = self.members {
+                    details["affiliations_count"] = json!(members);
+                }
+                (200, json!({ "data": [details] }))
+            }
+            ("GET", ["users", name, _, ..]) if self.gone.contains(*name) => {
+                (404, refused("service_resource_not_found", "no such user"))
+            }
+            ("GET", ["users", name, _, ..]) if self.broken.contains(*name) => {
+                (403, refused("forbidden_op", "not this one"))
+            }
+            ("GET", ["users", _, "contacts", "users"]) if !self.friends.is_empty() => {
+                page(&self.friends, query, "data", |name| json!(name))
+            }
+            ("GET", ["users", _, "joined_chatgroups"]) => numbered(self.joined, query),
             ("GET", ["chatrooms"]) => page(&self.rooms, query, "data", |id| json!({ "id": id })),
             ("GET", ["users", _, "contacts", "users"]) => (200, json!({ "data": ["x", "y"] })),
             _ => (200, json!({ "data": { "result": true } })),
@@ -195,6 +230,18 @@ fn entities(names: &[String]) -> Value {
         .map(|name| json!({ "username": name }))
         .collect();
     json!({ "entities": all })
+}
+
+/// Pages with numbers, the first is 1.
+fn numbered(all: usize, query: &str) -> (u16, Value) {
+    let asked = |key: &str, otherwise: usize| {
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(key));
+        value.map_or(otherwise, |value| value.parse().unwrap())
+    };
+    let (size, number) = (asked("pagesize=", 10), asked("pagenum=", 1));
+    let some = (0..all).skip((number - 1) * size).take(size);
+    let some: Vec<Value> = some.map(|n| json!({ "groupid": n.to_string() })).collect();
+    (200, json!({ "data": some }))
 }
 
 /// Seven entries a page, whatever is asked for: a listing takes several.
