@@ -116,6 +116,12 @@ const TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 /// The same, where it is not the body that was priced.
 const ANOTHER: ErrorType = ErrorType::Custom("BodyNotPriced");
 
+/// What ends a call that has had its time before its body was here.
+pub(super) fn out_of_time() -> Box<Error> {
+    let why = "the call has had its time, and is not whole";
+    Error::explain(ErrorType::ReadTimedout, why).into_down()
+}
+
 /// Whether a call failed by the size of its body.
 pub(super) fn is_too_large(error: &Error) -> bool {
     *error.etype() == TOO_LARGE

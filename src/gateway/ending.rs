@@ -102,6 +102,7 @@ impl Context {
             let cause = match (self.way.is_over(now), is_answered) {
                 (true, _) => Cause::RequestTimeout,
                 (false, true) => Cause::BodyTimeout,
+                (false, false) if watch::is_taking() => Cause::WriteTimeout,
                 (false, false) => Cause::HeaderTimeout,
             };
             (cause, Some(Reply::gateway_timeout()))
@@ -112,7 +113,10 @@ impl Context {
             (Cause::Internal, None)
         };
         if is_late {
-            self.error = ErrorType::ReadTimedout.as_str();
+            self.error = match watch::is_taking() {
+                true => ErrorType::WriteTimedout.as_str(),
+                false => ErrorType::ReadTimedout.as_str(),
+            };
             self.way.timed_out(now);
             self.way.place_failed(&upstream::out_of_time(), now);
             if !is_answered {

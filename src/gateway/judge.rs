@@ -116,10 +116,22 @@ impl Gateway {
             let spent = shared.clock.since(ctx.started).mono_us - ctx.started.mono_us;
             within = within.min(whole.saturating_sub(Duration::from_micros(spent)));
         }
-        let reading = body::read(session, within, is_plain, most);
-        let recipients = match ctx.has_read_body {
-            false => self.ask_totals(&call, None, ctx).map(|()| 1),
-            true => match Box::pin(reading).await {
+        let mut now = ctx.started;
+        let read = match ctx.has_read_body {
+            false => None,
+            true => {
+                let began = shared.clock.since(ctx.started);
+                let reading = body::read(session, within, is_plain, most);
+                let read = Box::pin(reading).await;
+                // It may have taken long: decide by the time it ended.
+                now = shared.clock.since(ctx.started);
+                ctx.body_us = now.mono_us.saturating_sub(began.mono_us);
+                Some(read)
+            }
+        };
+        let recipients = match read {
+            None => self.ask_totals(&call, None, ctx).map(|()| 1),
+            Some(read) => match read {
                 // What counts is JSON; of a form by the documents nothing is counted.
                 Ok(body)
                     if counts
@@ -153,13 +165,6 @@ impl Gateway {
                 }
             },
         };
-        // The body may have taken long: decide by the time it ended.
-        let now = if ctx.has_read_body {
-            shared.clock.since(ctx.started)
-        } else {
-            ctx.started
-        };
-        ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
         let decided = self.decide(shared, call, recipients, is_whole, now, ctx);
         Ok(decided.await)
     }
