@@ -239,6 +239,11 @@ local CHANGE = {
   end,
   function() end,
   function(total, units, a) keep_total(total, units, a) end,
+  function(total, units, a)
+    add_total(total, units)
+    local under_way = a == total.round and 'open' or 'older'
+    total[under_way] = math.min(total[under_way] + units, MOST_OF_TOTAL)
+  end,
 }
 
 local cells = {}

@@ -113,10 +113,11 @@ impl RedisStore {
     pub(super) fn take_totals_alone(&self, plan: &mut Plan, now: Moment) -> Result<(), usize> {
         let share = |name: &Name, left| self.peers.share_of(name, left);
         self.remembered.take(plan, share)?;
-        let taken = plan.totals.iter().filter(|charge| charge.taken.is_some());
-        let added: Vec<_> = taken
-            .map(|charge| (charge.key, Change::Add(charge.units)))
-            .collect();
+        let taken = plan.totals.iter().filter_map(|charge| {
+            let (units, round) = (charge.units, charge.taken?);
+            Some((charge.key, Change::Take { units, round }))
+        });
+        let added: Vec<_> = taken.collect();
         if let Some(app) = plan.app {
             self.tell_in_order(app, &added, now);
         }

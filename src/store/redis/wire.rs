@@ -121,6 +121,7 @@ impl Part {
             } => (8, round, listed, now_s),
             Change::Read => (9, 0, 0, 0),
             Change::Keep { units, round } => (10, units, u64::from(round), 0),
+            Change::Take { units, round } => (11, units, u64::from(round), 0),
         };
         Self {
             kind: how,
