@@ -333,6 +333,19 @@ fn check_is_content_with_the_shipped_table() {
 }
 
 #[test]
+fn check_warns_of_a_file_of_totals_that_redis_makes_needless() {
+    let store = ["--store", "redis://127.0.0.1:1"];
+    let file = ["--plan-file", "totals"];
+    let warns = |args: &[&str]| {
+        let ran = run(&[&["check"], args].concat());
+        assert_eq!((ran.code, &*ran.err), (0, ""));
+        ran.out.contains("warning: plan_file totals is not used")
+    };
+    assert!(warns(&[store, file].concat()));
+    assert!(!warns(&store) && !warns(&file));
+}
+
+#[test]
 fn check_reports_all_mistakes_of_settings_and_routes() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Policy, Reject};
+use super::{Policy, Reject, totals};
 use crate::apps::{App, AppId, UnknownApps};
 use crate::head::Head;
 use crate::identity::{self, Auth, Caller};
@@ -109,11 +109,22 @@ impl Call {
     }
 
     /// Whether others would miss for long what this call takes of its app or user: a slot, or
-    /// units of the day. Such a call takes them only when its body is
+    /// units of the day or of a total. Such a call takes them only when its body is
     /// there as a whole: a bad token, told by the backend's 401, must not keep them meanwhile by
     /// a body that never ends.
     #[must_use]
     pub fn holds_others_up(&self, rules: &Ruleset) -> bool {
+        self.holds_rates_up(rules) || totals::takes(rules, self)
+    }
+
+    /// Whether a body of its that is read as a whole, and is too large for that, is a message's.
+    #[must_use]
+    pub fn has_message(&self, rules: &Ruleset) -> bool {
+        let is_counted = |route: &Route| route.cost.is_some();
+        self.route(rules).is_some_and(is_counted) || self.holds_rates_up(rules)
+    }
+
+    fn holds_rates_up(&self, rules: &Ruleset) -> bool {
         self.limits(rules).any(|id| {
             let limit = rules.limit(id);
             limit.scope != Scope::Ip && matches!(limit.window, Window::Day(_) | Window::Running)

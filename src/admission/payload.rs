@@ -75,13 +75,20 @@ pub fn judge(rules: &Ruleset, call: &Call, found: &Found) -> Judged {
     }
 }
 
-/// What becomes of a call whose body is here as a whole.
+/// What becomes of a call with this query, whose body is here as a whole.
 #[must_use]
-pub fn in_body(rules: &Ruleset, call: &Call, content_type: Option<&[u8]>, body: &[u8]) -> Judged {
+pub fn in_body(
+    rules: &Ruleset,
+    call: &Call,
+    query: &[u8],
+    content_type: Option<&[u8]>,
+    body: &[u8],
+) -> Judged {
     match checked(rules, call).filter(|checked| checked.checks.of_body().next().is_some()) {
-        Some(checked) => rules
-            .payloads
-            .judge(&checked.checks, &checked.checks.body(content_type, body)),
+        Some(checked) => rules.payloads.judge(
+            &checked.checks,
+            &checked.checks.fields(query, content_type, body),
+        ),
         None => Judged::default(),
     }
 }

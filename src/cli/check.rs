@@ -3,6 +3,7 @@
 mod store;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use super::rules::Certificates;
 use super::{CliError, Ended, Purpose, RulesError, load, print, rules, table};
 use crate::gateway::upstream;
 use crate::serve;
+use crate::settings::StoreSettings;
 use crate::spec::Ruleset;
 use crate::text::printable;
 
@@ -25,6 +27,15 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
                 report.add(&error.to_string(), 1, error.unreadable);
             }
             found = store::check(&settings.store, matches.get_flag("connect"), &mut report);
+            if let (StoreSettings::Redis(_), Some(file)) = (&settings.store, &settings.plan_file) {
+                let file = file.display().to_string();
+                let file = printable(&file);
+                let _ = writeln!(
+                    found,
+                    "warning: plan_file {file} is not used: the store in Redis keeps totals itself; \
+                     leave plan_file out"
+                );
+            }
             let of_all = (settings.edition, settings.auth);
             (settings.routes, settings.apps, Some(of_all), settings.pools)
         }

@@ -160,6 +160,7 @@ impl From<Reply> for Refusal {
 struct Asked<'a> {
     method: &'a str,
     path: &'a str,
+    query: &'a str,
     ip: IpAddr,
     body: Option<&'a [u8]>,
     /// Of routes without a figure of their own.
@@ -174,6 +175,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let ip = text("ip");
     let ip: IpAddr = ip.parse().map_err(|_| ArgumentError::Ip(ip.to_owned()))?;
     let path = path_of(text("url"))?;
+    let query = query_of(text("url"));
     let mut rules = rules::load(&settings.routes)?;
     rules::validate(&mut rules, &settings);
     let editions = rules::selection(&rules, &settings.edition)?;
@@ -194,6 +196,7 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     let asked = Asked {
         method,
         path,
+        query,
         ip: ip.to_canonical(),
         body: body.as_deref(),
         max_body: settings.max_body,
@@ -268,6 +271,12 @@ fn path_of(url: &str) -> Result<&str, ArgumentError> {
         (path, _) if path.starts_with('/') => Ok(path),
         _ => Err(ArgumentError::Url(url.to_owned())),
     }
+}
+
+/// The query of a URL.
+fn query_of(url: &str) -> &str {
+    let before = url.split('#').next().unwrap_or_default();
+    before.split_once('?').map_or("", |(_, query)| query)
 }
 
 /// The largest body of any call.
@@ -359,7 +368,8 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     let route = call.route(rules);
     let counted = route.filter(|route| route.cost.is_some());
     let mut max_body = call.max_body(rules, asked.max_body);
-    if counted.is_some() || call.holds_others_up(rules) {
+    let reads_totals = admission::totals::reads_body(rules, call);
+    if counted.is_some() || reads_totals || call.holds_others_up(rules) {
         max_body = max_body.min(u64::try_from(MAX_COUNTED_BODY).unwrap_or(u64::MAX));
     }
     let is_too_large =
@@ -369,11 +379,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
         .map(Reject::Expired);
     let (recipients, refused) = match (counted, asked.body) {
         (None, Some(body)) if is_too_large(body) => {
-            let reply = match call.holds_others_up(rules) {
-                true => Reply::body_too_large(),
-                false => Reply::file_too_large(),
-            };
-            (Some(1), Some(reply))
+            (Some(1), Some(Reply::too_large_to_read(rules, call)))
         }
         (None, _) => (Some(1), None),
         (Some(_), None) => (None, None),
@@ -386,7 +392,7 @@ fn admissible<'r>(rules: &'r Ruleset, call: &Call, asked: Asked<'_>, path: &str)
     let Carried {
         views,
         refused: carries,
-    } = carried(rules, call, asked.method, path, asked.body);
+    } = carried(rules, call, asked, path);
     let refused = expired
         .as_ref()
         .map(|reject| Reply::rejected(reject, asked.path))

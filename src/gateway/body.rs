@@ -22,6 +22,8 @@ use crate::route::pricing::MAX_COUNTED_BODY;
 pub(super) enum BodyError {
     /// The call is refused with this answer.
     Refused(Reply),
+    /// It is refused for its size.
+    TooLarge,
     /// The downstream connection is gone.
     Gone(Box<pingora::Error>),
 }
@@ -61,7 +63,7 @@ pub(super) async fn read(
     let most = usize::try_from(most).map_or(MAX_COUNTED_BODY, |most| most.min(MAX_COUNTED_BODY));
     let announced = content_length(session.req_header());
     if announced.is_some_and(|length| length > most as u64) {
-        return Err(BodyError::Refused(Reply::body_too_large()));
+        return Err(BodyError::TooLarge);
     }
     // Of HTTP/1.0 it means nothing, and a 100 would be read as the answer.
     let waits_for_continue = headers.contains_key(header::EXPECT)
@@ -94,10 +96,8 @@ pub(super) async fn read(
     match tokio::time::timeout(within, reading).await {
         Err(_) => Err(BodyError::Refused(Reply::body_timeout())),
         Ok(Err(error)) => Err(BodyError::Gone(error.into_down())),
-        Ok(Ok(false)) => Err(BodyError::Refused(Reply::body_too_large())),
-        Ok(Ok(true)) if session.as_ref().retry_buffer_truncated() => {
-            Err(BodyError::Refused(Reply::body_too_large()))
-        }
+        Ok(Ok(false)) => Err(BodyError::TooLarge),
+        Ok(Ok(true)) if session.as_ref().retry_buffer_truncated() => Err(BodyError::TooLarge),
         Ok(Ok(true)) => Ok(body),
     }
 }
@@ -115,6 +115,12 @@ pub(super) fn why(refused: &Reply) -> (Option<Cause>, &'static str) {
 const TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 /// The same, where it is not the body that was priced.
 const ANOTHER: ErrorType = ErrorType::Custom("BodyNotPriced");
+
+/// What ends a call that has had its time before its body was here.
+pub(super) fn out_of_time() -> Box<Error> {
+    let why = "the call has had its time, and is not whole";
+    Error::explain(ErrorType::ReadTimedout, why).into_down()
+}
 
 /// Whether a call failed by the size of its body.
 pub(super) fn is_too_large(error: &Error) -> bool {

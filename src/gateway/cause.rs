@@ -68,9 +68,24 @@ fn of_upstream(error: &Error, seen: Seen) -> Cause {
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::Custom(_) | E::CustomCode(..) => {
             Cause::Malformed
         }
+        _ if is_no_http2(error) => Cause::Malformed,
         _ if seen.is_answered => Cause::ResetInBody,
         _ => Cause::ResetBeforeHeaders,
     }
+}
+
+/// Whether what an upstream of HTTP/2 said was against the protocol: we have ended it, and not the
+/// upstream.
+fn is_no_http2(error: &Error) -> bool {
+    let Some(error) = error.root_cause().downcast_ref::<h2::Error>() else {
+        return false;
+    };
+    let is_ours = error.is_library() && (error.is_go_away() || error.is_reset());
+    is_ours
+        && !matches!(
+            error.reason(),
+            None | Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL)
+        )
 }
 
 /// By what pingora and httparse say: they have no type for it.

@@ -251,7 +251,10 @@ impl Drop for Context {
             .give_place_up(self.shared.clock.since(self.started));
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
-            connection.call_ends();
+            match self.cause {
+                Some(Cause::ClientLeft) => connection.call_is_left(),
+                _ => connection.call_ends(),
+            }
         }
     }
 }

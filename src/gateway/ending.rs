@@ -99,13 +99,14 @@ impl Context {
         let is_late = watch::is_late();
         let is_answered = self.upstream_status.is_some();
         let is_over = self.way.is_over(now);
-        let is_callers = is_late && !is_over && self.is_incomplete();
+        let is_callers = is_late && !is_over && !watch::is_taking() && self.is_incomplete();
         let (cause, reply) = if is_callers {
             (Cause::ClientSlow, Some(Reply::body_timeout()))
         } else if is_late {
             let cause = match (is_over, is_answered) {
                 (true, _) => Cause::RequestTimeout,
                 (false, true) => Cause::BodyTimeout,
+                (false, false) if watch::is_taking() => Cause::WriteTimeout,
                 (false, false) => Cause::HeaderTimeout,
             };
             (cause, Some(Reply::gateway_timeout()))
@@ -116,7 +117,10 @@ impl Context {
             (Cause::Internal, None)
         };
         if is_late {
-            self.error = ErrorType::ReadTimedout.as_str();
+            self.error = match watch::is_taking() {
+                true => ErrorType::WriteTimedout.as_str(),
+                false => ErrorType::ReadTimedout.as_str(),
+            };
             let is_asked = !is_answered && !self.is_incomplete();
             self.way.timed_out(is_asked, is_callers, now);
             match is_callers {

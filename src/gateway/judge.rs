@@ -82,19 +82,23 @@ impl Gateway {
         let counted = call
             .route(&shared.rules)
             .filter(|route| route.cost.is_some());
-        let counts = counted.is_some() || self.counts_totals(&call, shared);
         let has_body = !session.as_downstream_mut().is_body_done();
+        let length = match has_body {
+            true => headers::content_length(session.req_header()),
+            false => Some(0),
+        };
+        let counts = counted.is_some() || self.counts_totals(&call, shared, length);
         ctx.has_read_body = counts || has_body && call.holds_others_up(&shared.rules);
         let most = call.max_body(&shared.rules, shared.settings.max_body);
-        let length = headers::content_length(session.req_header());
         if !ctx.has_read_body && length.is_some_and(|length| length > most) {
             ctx.call = Some(call);
             return Ok(Some(too_large(ctx)));
         }
         ctx.room = Room::new(most);
         // What is refused for its body, and fits, never reaches the backend.
-        let is_checked = has_body && payload::enforces_body(shared, &call);
-        ctx.has_read_body |= is_checked && length.is_some_and(body::fits);
+        let has_fields = payload::has_fields(shared, &call, session.req_header());
+        let is_checked = (has_body || has_fields) && payload::enforces_body(shared, &call);
+        ctx.has_read_body |= (is_checked || has_fields) && length.is_some_and(body::fits);
         let refused = match has_body && !ctx.has_read_body {
             true => payload::check_stream(shared, &call, session.req_header(), ctx),
             false => None,
@@ -112,10 +116,22 @@ impl Gateway {
             let spent = shared.clock.since(ctx.started).mono_us - ctx.started.mono_us;
             within = within.min(whole.saturating_sub(Duration::from_micros(spent)));
         }
-        let reading = body::read(session, within, is_plain, most);
-        let recipients = match ctx.has_read_body {
-            false => self.ask_totals(&call, b"", ctx).map(|()| 1),
-            true => match Box::pin(reading).await {
+        let mut now = ctx.started;
+        let read = match ctx.has_read_body {
+            false => None,
+            true => {
+                let began = shared.clock.since(ctx.started);
+                let reading = body::read(session, within, is_plain, most);
+                let read = Box::pin(reading).await;
+                // It may have taken long: decide by the time it ended.
+                now = shared.clock.since(ctx.started);
+                ctx.body_us = now.mono_us.saturating_sub(began.mono_us);
+                Some(read)
+            }
+        };
+        let recipients = match read {
+            None => self.ask_totals(&call, None, ctx).map(|()| 1),
+            Some(read) => match read {
                 // What counts is JSON; of a form by the documents nothing is counted.
                 Ok(body)
                     if counts
@@ -129,10 +145,17 @@ impl Gateway {
                         let checked = payload::check_body(shared, &call, request, &body, ctx);
                         checked.map(|()| recipients)
                     })
-                    .and_then(|n| self.ask_totals(&call, &body, ctx).map(|()| n)),
+                    .and_then(|n| self.ask_totals(&call, Some(&body), ctx).map(|()| n)),
                 Err(body::BodyError::Gone(error)) => {
                     ctx.call = Some(call);
                     return Err(error);
+                }
+                Err(body::BodyError::TooLarge) => {
+                    let reply = Reply::too_large_to_read(&shared.rules, &call);
+                    ctx.call = Some(call);
+                    ctx.verb = Some(Verb::Reject);
+                    (ctx.cause, ctx.error) = body::why(&reply);
+                    return Ok(Some(reply));
                 }
                 Err(body::BodyError::Refused(reply)) => {
                     ctx.call = Some(call);
@@ -142,13 +165,6 @@ impl Gateway {
                 }
             },
         };
-        // The body may have taken long: decide by the time it ended.
-        let now = if ctx.has_read_body {
-            shared.clock.since(ctx.started)
-        } else {
-            ctx.started
-        };
-        ctx.body_us = now.mono_us.saturating_sub(ctx.started.mono_us);
         let decided = self.decide(shared, call, recipients, is_whole, now, ctx);
         Ok(decided.await)
     }
@@ -168,15 +184,9 @@ impl Gateway {
             Ok(call) => call,
             Err(stop) => return Some(stop),
         };
-        let counted = call
-            .route(&shared.rules)
-            .filter(|route| route.cost.is_some());
         let most = call.max_body(&shared.rules, shared.settings.max_body);
         if body.len() as u64 > most {
-            let reply = match counted.is_some() || call.holds_others_up(&shared.rules) {
-                true => Reply::body_too_large(),
-                false => too_large(ctx),
-            };
+            let reply = Reply::too_large_to_read(&shared.rules, &call);
             ctx.call = Some(call);
             ctx.verb = Some(Verb::Reject);
             (ctx.cause, ctx.error) = body::why(&reply);
@@ -189,7 +199,7 @@ impl Gateway {
                 let checked = payload::check_body(shared, &call, request, body, ctx);
                 checked.map(|()| recipients)
             })
-            .and_then(|n| self.ask_totals(&call, body, ctx).map(|()| n));
+            .and_then(|n| self.ask_totals(&call, Some(body), ctx).map(|()| n));
         let now = ctx.started;
         let decided = self.decide(shared, call, recipients, true, now, ctx);
         decided.await.map(Stop::from)

@@ -97,9 +97,7 @@ impl Gateway {
         }
         if let Some(admitted) = &mut ctx.admitted {
             admitted.whole = true;
-            // A stream that is reset would make room for another, as fast as a caller can write.
-            let is_awaited = session.is_http2() || self.is_awaited(ctx);
-            if ctx.upstream_status.is_none() && is_awaited {
+            if ctx.upstream_status.is_none() && self.is_awaited(ctx) {
                 leaver::wait_without_caller(session);
             }
         }
@@ -147,6 +145,17 @@ impl Gateway {
             || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
     }
 
+    /// Whether the call has had its time because its caller has not sent all of it.
+    fn is_callers(&self, error: &Error, ctx: &Context, now: Moment) -> bool {
+        let is_whole = ctx.admitted.as_ref().is_none_or(|admitted| admitted.whole);
+        *error.esource() == ErrorSource::Upstream
+            && *error.etype() == ErrorType::ReadTimedout
+            && !is_whole
+            && ctx.upstream_status.is_none()
+            && ctx.way.is_over(now)
+            && ctx.connection.as_ref().is_some_and(|c| c.is_waited_for())
+    }
+
     /// Whether a slot of this call is held past its response.
     fn holds_task(&self, ctx: &Context) -> bool {
         self.has_taken(ctx, |limit| {
@@ -191,6 +200,10 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(ErrorType::InternalError, "a connection of nobody's");
         };
         connection.busy();
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows none (RFC 9110, 15.2): the first of them would be its answer.
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
         if session.is_http2() {
             // One stream that is not read does not stop the connection's writes.
             let limit = ctx.shared.settings.send_timeout;
@@ -213,10 +226,10 @@ impl ProxyHttp for Gateway {
                 None
             }
             None => {
-                let verdict = self.judge(session, head, &connection, ctx).await?;
+                let verdict = self.judge(session, head, &connection, ctx).await;
                 ctx.verdict = ctx.shared.clock.since(ctx.started);
                 ctx.shared.metrics.own(ctx.own_us());
-                verdict
+                verdict?
             }
         };
         let most = ctx.shared.settings.max_requests_per_connection;
@@ -249,10 +262,10 @@ impl ProxyHttp for Gateway {
 
     async fn connected_to_upstream(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         reused: bool,
         _peer: &HttpPeer,
-        _fd: std::os::unix::io::RawFd,
+        fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
@@ -260,6 +273,9 @@ impl ProxyHttp for Gateway {
         if !reused {
             let now = ctx.shared.clock.since(ctx.started);
             ctx.way.connected(now);
+        }
+        if session.is_http2() {
+            watch::holds(fd);
         }
         Ok(())
     }
@@ -275,6 +291,9 @@ impl ProxyHttp for Gateway {
             admitted.whole = false;
         }
         ctx.way.goes_out(request.version == http::Version::HTTP_2);
+        if ctx.way.is_stream {
+            watch::lets_go();
+        }
         if let Some(most) = ctx.way.upload_timeout(ctx.shared.settings.body_timeout) {
             let now = ctx.shared.clock.since(ctx.started);
             watch::sends(most, ctx.way.time_left(now));
@@ -338,13 +357,19 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         ctx.way.has_begun = true;
         if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
-            return Err(upstream::out_of_time());
+            return Err(match end_of_stream {
+                true => upstream::out_of_time(),
+                false => body::out_of_time(),
+            });
         }
         let bytes = body.as_ref().map_or(0, Bytes::len);
         ctx.room.take(body.as_deref().unwrap_or_default())?;
         payload::pass(ctx, body, end_of_stream)?;
         if !end_of_stream {
-            watch::step();
+            match ctx.upstream_status.is_none() && !session.is_http2() {
+                true => watch::takes(ctx.way.write_timeout(), ctx.connection.clone()),
+                false => watch::step(),
+            }
             return self.pace(session, ctx, bytes);
         }
         // pingora would write an empty piece as a last chunk, and then the last chunk: the second
@@ -417,6 +442,15 @@ impl ProxyHttp for Gateway {
         let mut taken = headers::response_taken_apart(response);
         let fields = &mut taken.0.headers;
         headers::remove_hop_by_hop(fields);
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows no chunks (RFC 9112, 6.1): without a length, the end is the connection's.
+            fields.remove(header::TRANSFER_ENCODING);
+            let has_none =
+                session.req_header().method == http::Method::HEAD || matches!(status, 204 | 304);
+            if !has_none && !fields.contains_key(header::CONTENT_LENGTH) {
+                session.set_keepalive(None);
+            }
+        }
         fields.reserve(4);
         self.common_fields(ctx, fields)?;
         headers::put_together(response, taken)
@@ -470,6 +504,14 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         is_reused: bool,
     ) -> Box<Error> {
+        watch::lets_go();
+        let now = ctx.shared.clock.since(ctx.started);
+        if watch::is_late() {
+            // Broken because of that.
+            error = upstream::out_of_time();
+        } else if self.is_callers(&error, ctx, now) {
+            error = body::out_of_time();
+        }
         let broken = Broken {
             method: &session.req_header().method,
             is_kept: !session.as_ref().retry_buffer_truncated(),
@@ -477,7 +519,6 @@ impl ProxyHttp for Gateway {
             is_answered: ctx.upstream_status.is_some(),
             is_reused,
         };
-        let now = ctx.shared.clock.since(ctx.started);
         error.set_retry(ctx.way.broke(&error, broken, now));
         // What no upstream has begun has bought nothing.
         if let Some(admitted) = &mut ctx.admitted
@@ -494,6 +535,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
+        watch::ends();
         let timed_out = matches!(
             error.etype(),
             ErrorType::ConnectTimedout
@@ -527,7 +569,10 @@ impl ProxyHttp for Gateway {
         let gone = *error.esource() == ErrorSource::Downstream
             && matches!(
                 error.etype(),
-                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed
+                ErrorType::WriteError
+                    | ErrorType::ReadError
+                    | ErrorType::ConnectionClosed
+                    | ErrorType::H2Error
             );
         let started = session
             .response_written()

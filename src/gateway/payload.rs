@@ -41,6 +41,7 @@ pub(super) struct Payload {
 struct Stream {
     checker: Checker,
     content_type: Option<Box<[u8]>>,
+    query: Box<[u8]>,
     /// Whether the call may be refused for it.
     enforces: bool,
     /// What has come and waits for what follows.
@@ -68,6 +69,7 @@ impl Payload {
         if let Some(stream) = &mut self.stream {
             let checks = stream.checker.checks().clone();
             stream.checker = Checker::new(checks, stream.content_type.as_deref());
+            stream.checker.query(&stream.query);
             stream.held = None;
         }
     }
@@ -88,6 +90,18 @@ impl Payload {
 fn content_type(request: &RequestHeader) -> Option<&[u8]> {
     let value = request.headers.get(header::CONTENT_TYPE);
     value.map(http::HeaderValue::as_bytes)
+}
+
+/// The query, if there is one.
+fn query(request: &RequestHeader) -> &[u8] {
+    let mut parts = request.raw_path().splitn(2, |byte| *byte == b'?');
+    parts.nth(1).unwrap_or_default()
+}
+
+/// Whether a call has fields in its query that count with those of its body.
+pub(super) fn has_fields(shared: &Shared, call: &Call, request: &RequestHeader) -> bool {
+    let checked = payload::checked(&shared.rules, call);
+    checked.is_some_and(|checked| checked.checks.reads_query()) && !query(request).is_empty()
 }
 
 /// Whether a call may be refused for its body.
@@ -165,7 +179,13 @@ pub(super) fn check_body(
     body: &[u8],
     ctx: &mut Context,
 ) -> Result<(), Reject> {
-    let judged = payload::in_body(&shared.rules, call, content_type(request), body);
+    let judged = payload::in_body(
+        &shared.rules,
+        call,
+        query(request),
+        content_type(request),
+        body,
+    );
     rejected(shared, call, ctx, judged).map_or(Ok(()), Err)
 }
 
@@ -186,8 +206,12 @@ pub(super) fn check_stream(
         return enforces_body.then(Reply::unsupported_encoding);
     }
     let content_type = content_type(request);
+    let query = query(request);
+    let mut checker = Checker::new(Arc::clone(checks), content_type);
+    checker.query(query);
     ctx.payload.stream = Some(Stream {
-        checker: Checker::new(Arc::clone(checks), content_type),
+        checker,
+        query: query.into(),
         content_type: content_type.map(Into::into),
         enforces: *enforces_body,
         held: None,

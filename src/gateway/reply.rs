@@ -12,7 +12,7 @@ use pingora::{ErrorType, OrErr};
 
 use crate::admission::history::Expired;
 use crate::admission::totals::Full;
-use crate::admission::{Denied, Reject};
+use crate::admission::{Call, Denied, Reject};
 use crate::apps::AppPlan;
 use crate::identity::token::TokenError;
 use crate::limit::total::Kind;
@@ -20,6 +20,7 @@ use crate::limit::{Denial, Limit, Unit, Window};
 use crate::payload::{Measure, Why};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
+use crate::spec::Ruleset;
 use crate::spec::payload::{Answer, Refused};
 use crate::text::{push_escaped, push_number};
 
@@ -231,6 +232,15 @@ impl Reply {
     #[must_use]
     pub fn body_too_large() -> Self {
         message_error(400, "message is too large")
+    }
+
+    /// A body over the size that is read before the decision: of a message, or of another call.
+    #[must_use]
+    pub fn too_large_to_read(rules: &Ruleset, call: &Call) -> Self {
+        match call.has_message(rules) {
+            true => Self::body_too_large(),
+            false => Self::file_too_large(),
+        }
     }
 
     /// A body over the size of its route.

@@ -7,7 +7,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
 use super::reply::Reply;
-use super::{Gateway, Shared};
+use super::{Gateway, Shared, body};
 use crate::admission::totals::{self, Asked, Full, Told};
 use crate::admission::{Call, Reject};
 use crate::limit::total::TotalCharge;
@@ -109,7 +109,7 @@ impl Gateway {
     pub(super) fn ask_totals(
         &self,
         call: &Call,
-        body: &[u8],
+        body: Option<&[u8]>,
         ctx: &mut Context,
     ) -> Result<(), Reject> {
         let shared = ctx.shared.clone();
@@ -122,9 +122,10 @@ impl Gateway {
         Ok(())
     }
 
-    /// Whether the body of a call says what it asks.
-    pub(super) fn counts_totals(&self, call: &Call, shared: &Shared) -> bool {
+    /// Whether the body of a call, of this announced length, is read for what it asks.
+    pub(super) fn counts_totals(&self, call: &Call, shared: &Shared, length: Option<u64>) -> bool {
         totals::reads_body(&shared.rules, call)
+            || length.is_some_and(body::fits) && totals::may_read_body(&shared.rules, call)
     }
 
     /// Notes totals that would have refused; the first of them.

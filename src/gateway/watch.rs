@@ -3,9 +3,12 @@
 //!
 //! pingora knows one time-out for each read from the upstream, set before the call goes there, and
 //! asks us nothing while it waits. So each call runs under a watch, and one that has had its time is
-//! dropped: with it go its connections, and its [`Context`](super::Context) settles and logs it.
+//! dropped: with it go its connections, and its [`Context`](super::Context) settles and logs it. Of an
+//! HTTP/2 caller, who could be answered no more, the connection to the upstream is broken instead:
+//! pingora sees that as any other failure.
 
 use std::cell::RefCell;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,10 +16,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use nix::sys::socket::{Shutdown, shutdown};
+
 use super::downstream::state::State;
 
 /// pingora's own time-out comes first: it can still be answered properly, and tried again.
 pub(super) const LATER: Duration = Duration::from_secs(1);
+/// An upstream that takes nothing may have answered: pingora looks only after its own time-out.
+const LOOK: Duration = Duration::from_millis(500);
 
 tokio::task_local! {
     static WATCH: RefCell<Watch>;
@@ -32,6 +39,10 @@ struct Watch {
     steps: u32,
     /// Who may be what is slow: while it takes nothing, nobody else is.
     caller: Option<Arc<State>>,
+    /// Whether that is for the upstream to take more of the request.
+    is_taking: bool,
+    /// The connection to the upstream, while it is this call's alone and its head is waited for.
+    upstream: Option<RawFd>,
     is_late: bool,
 }
 
@@ -45,7 +56,33 @@ fn with(change: impl FnOnce(&mut Watch)) {
 
 /// The upstream is being connected to: that has a time of its own.
 pub(super) fn connects() {
-    with(|watch| watch.step = None);
+    with(|watch| {
+        watch.step = None;
+        watch.upstream = None;
+    });
+}
+
+/// This is the connection, and no other call has it, until [`lets_go`].
+pub(super) fn holds(upstream: RawFd) {
+    with(|watch| watch.upstream = Some(upstream));
+}
+
+/// The connection is not this call's alone, or not any more.
+pub(super) fn lets_go() {
+    with(|watch| watch.upstream = None);
+}
+
+/// More of the request has come for the upstream: `most` until it takes more, unless the caller is
+/// what is slow.
+pub(super) fn takes(most: Duration, caller: Option<Arc<State>>) {
+    with(|watch| {
+        watch.step = Some(most.saturating_add(LOOK));
+        watch.steps = watch.steps.wrapping_add(1);
+        watch.is_taking = true;
+        if watch.caller.is_none() {
+            watch.caller = caller;
+        }
+    });
 }
 
 /// The head of the answer is waited for.
@@ -54,6 +91,7 @@ pub(super) fn awaits_head(most: Duration, left: Option<Duration>) {
         watch.step = Some(most.saturating_add(LATER));
         watch.whole = left.map(|left| Instant::now() + left + LATER);
         watch.steps = watch.steps.wrapping_add(1);
+        (watch.caller, watch.is_taking) = (None, false);
     });
 }
 
@@ -77,7 +115,8 @@ pub(super) fn awaits_body(
         watch.step = most;
         watch.whole = left.map(|left| Instant::now() + left);
         watch.steps = watch.steps.wrapping_add(1);
-        watch.caller = caller;
+        (watch.caller, watch.is_taking) = (caller, false);
+        watch.upstream = None;
     });
 }
 
@@ -91,17 +130,35 @@ pub(super) fn ends() {
     with(|watch| {
         watch.step = None;
         watch.whole = None;
+        watch.upstream = None;
     });
 }
 
-/// Whether the call is dropped because it has had its time.
+/// Whether the call is ended because it has had its time.
 pub(super) fn is_late() -> bool {
     WATCH
         .try_with(|watch| watch.borrow().is_late)
         .unwrap_or(false)
 }
 
+/// Whether that was to take the request.
+pub(super) fn is_taking() -> bool {
+    WATCH
+        .try_with(|watch| watch.borrow().is_taking)
+        .unwrap_or(false)
+}
+
 impl Watch {
+    /// Whether the caller is what is slow.
+    fn is_callers(&self) -> bool {
+        self.caller
+            .as_ref()
+            .is_some_and(|caller| match self.is_taking {
+                true => caller.is_waited_for(),
+                false => caller.is_held_up(),
+            })
+    }
+
     fn due(&self, seen: &mut (u32, Instant)) -> Option<Instant> {
         let step = self.step.map(|most| {
             if seen.0 != self.steps {
@@ -144,17 +201,18 @@ pub(super) async fn over<T>(doing: impl Future<Output = T>, timer: &mut Timer) -
                         continue;
                     }
                     let is_over = watch.whole.is_some_and(|whole| now >= whole);
-                    if !is_over
-                        && watch
-                            .caller
-                            .as_ref()
-                            .is_some_and(|caller| caller.is_held_up())
-                    {
+                    if !is_over && watch.is_callers() {
                         seen.1 = now;
                         continue;
                     }
                     watch.is_late = true;
-                    return Poll::Ready(None);
+                    // It is open: what holds it is what has just been asked.
+                    let broken = watch.upstream.take().map(|fd| shutdown(fd, Shutdown::Both));
+                    if !matches!(broken, Some(Ok(()))) {
+                        return Poll::Ready(None);
+                    }
+                    (watch.step, watch.whole) = (Some(LATER), None);
+                    seen.1 = now;
                 }
             })
         })

@@ -180,6 +180,13 @@ pub enum Change {
     Add(u32),
     /// So many fewer.
     Lower(u32),
+    /// Units that a gateway has taken for a call by itself, by what it last knew of the round.
+    Take {
+        /// How many.
+        units: u32,
+        /// The round.
+        round: u32,
+    },
     /// Units that a decision took in this round, and that bought nothing.
     GiveBack {
         /// How many.
@@ -305,9 +312,9 @@ impl Total {
 
     /// Takes units for a call; the round to give them back to, or to keep them by.
     pub fn take(&mut self, units: u32) -> u32 {
-        self.apply(Change::Add(units));
-        self.open = self.open.saturating_add(units.into()).min(MOST);
-        self.round
+        let round = self.round;
+        self.apply(Change::Take { units, round });
+        round
     }
 
     /// Makes a change.
@@ -320,6 +327,14 @@ impl Total {
             Change::Lower(units) => {
                 self.count = self.count.saturating_sub(units.into());
                 self.note(-i64::from(units));
+            }
+            Change::Take { units, round } => {
+                self.apply(Change::Add(units));
+                let under_way = match round == self.round {
+                    true => &mut self.open,
+                    false => &mut self.older,
+                };
+                *under_way = under_way.saturating_add(units.into()).min(MOST);
             }
             Change::GiveBack { units, round } => {
                 let known = self.close(units, round);

@@ -33,7 +33,7 @@ impl Checker {
     pub fn new(checks: Arc<Checks>, content_type: Option<&[u8]>) -> Self {
         let reader = match checks.format {
             Format::Json => Reader::Json(Box::new(Json::new())),
-            Format::Form => Reader::Form(Form::new()),
+            Format::Form => Reader::Form(Form::new(content_type)),
             Format::File => match content_type.and_then(boundary) {
                 Some(Ok(boundary)) => Reader::Multipart(Multipart::new(&boundary)),
                 Some(Err(())) => Reader::Lost,
@@ -52,6 +52,17 @@ impl Checker {
     #[must_use]
     pub fn checks(&self) -> &Arc<Checks> {
         &self.checks
+    }
+
+    /// Takes the query of the call, before its body: of a form, its fields count too.
+    pub fn query(&mut self, query: &[u8]) {
+        let Reader::Form(form) = &mut self.reader else {
+            return;
+        };
+        if !query.is_empty() {
+            self.is_empty = false;
+            self.found.is_malformed |= !form.query(&self.checks, &mut self.found, query);
+        }
     }
 
     /// Takes what has come.
@@ -103,10 +114,28 @@ impl Checker {
 }
 
 impl Checks {
+    /// Whether the fields of a query count with those of the body.
+    #[must_use]
+    pub fn reads_query(&self) -> bool {
+        self.format == Format::Form
+    }
+
     /// Checks a body that is here as a whole.
     #[must_use]
     pub fn body(self: &Arc<Self>, content_type: Option<&[u8]>, body: &[u8]) -> Found {
+        self.fields(b"", content_type, body)
+    }
+
+    /// The same, after this query.
+    #[must_use]
+    pub fn fields(
+        self: &Arc<Self>,
+        query: &[u8],
+        content_type: Option<&[u8]>,
+        body: &[u8],
+    ) -> Found {
         let mut checker = Checker::new(self.clone(), content_type);
+        checker.query(query);
         checker.push(body);
         checker.finish();
         checker.found

@@ -3,11 +3,43 @@
 use super::text::{Hash, Names, Utf8};
 use super::{Checks, Found, Measure};
 
-/// A body of fields.
+/// What a call says that its body of fields is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Said {
+    /// A form.
+    Form,
+    /// Nothing: it may be one.
+    #[default]
+    Nothing,
+    /// Something else. A backend that reads that, and one that reads the bytes of a form all the
+    /// same, find no more in it than it is long.
+    Another,
+}
+
+impl Said {
+    fn of(content_type: Option<&[u8]>) -> Self {
+        let Some(kind) = content_type else {
+            return Self::Nothing;
+        };
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or(kind);
+        match kind
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        {
+            true => Self::Form,
+            false => Self::Another,
+        }
+    }
+}
+
+/// A body of fields, and those of the query before it: many backends read both as one.
 #[derive(Debug, Default)]
 pub(super) struct Form {
+    said: Said,
     /// Bytes of all names and values, escapes resolved.
     bytes: u64,
+    /// Those of the query, and all bytes of the body.
+    raw: u64,
     utf8: Utf8,
     names: Names,
     /// The name that is coming; `None`: its value is.
@@ -19,31 +51,52 @@ pub(super) struct Form {
 }
 
 impl Form {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(content_type: Option<&[u8]>) -> Self {
         Self {
+            said: Said::of(content_type),
             name: Some(Hash::default()),
             ..Self::default()
         }
     }
 
+    /// Takes the query, before the body. Whether it is read in one way.
+    pub(super) fn query(&mut self, checks: &Checks, found: &mut Found, query: &[u8]) -> bool {
+        let good = query.iter().all(|byte| self.byte(*byte)) && self.end();
+        self.raw = self.bytes;
+        self.judge(checks, found);
+        good
+    }
+
     /// Takes a piece. Whether it can be a form so far, that is read in one way.
     pub(super) fn push(&mut self, checks: &Checks, found: &mut Found, piece: &[u8]) -> bool {
-        let good = piece.iter().all(|byte| self.byte(*byte));
+        let is_read = self.said != Said::Another;
+        let good = piece.iter().all(|byte| {
+            self.raw += 1;
+            !is_read || self.byte(*byte)
+        });
         self.judge(checks, found);
         good
     }
 
     /// The end has come. Whether all was a form that is read in one way.
     pub(super) fn finish(&mut self, checks: &Checks, found: &mut Found) -> bool {
-        let good = self.escape.is_none() && self.end_field();
+        let good = self.end();
         self.judge(checks, found);
         good
     }
 
+    fn end(&mut self) -> bool {
+        self.escape.is_none() && self.end_field()
+    }
+
     fn judge(&self, checks: &Checks, found: &mut Found) {
+        let bytes = match self.said {
+            Said::Form => self.bytes,
+            Said::Nothing | Said::Another => self.bytes.max(self.raw),
+        };
         for (nth, rule) in checks.rules.iter().enumerate() {
             if rule.measure == Measure::Form {
-                found.judge(checks, nth, self.bytes, true);
+                found.judge(checks, nth, bytes, true);
             }
         }
     }

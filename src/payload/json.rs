@@ -168,6 +168,17 @@ fn bit(nth: usize) -> u64 {
     1_u64.checked_shl(shift).unwrap_or_default()
 }
 
+/// A string, number or word.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scalar {
+    /// What is asked of it.
+    node: Option<NodeId>,
+    /// Where it began.
+    start: u64,
+    /// Bytes before it that go on with a character.
+    start_inner: u64,
+}
+
 /// A body of JSON.
 #[derive(Debug)]
 pub(super) struct Json {
@@ -178,8 +189,8 @@ pub(super) struct Json {
     objects: [u64; MAX_DEPTH / 64],
     watched: SmallVec<[Watched; 2]>,
     text: Text,
-    /// A number or word that is coming: what is asked of it, and where it began.
-    scalar: (Option<NodeId>, u64),
+    /// What is coming and is neither object nor array.
+    scalar: Scalar,
     /// Bytes of the pieces before this one.
     before: u64,
     /// Those of them that go on with a character.
@@ -197,7 +208,7 @@ impl Json {
             objects: [0; MAX_DEPTH / 64],
             watched: SmallVec::new(),
             text: Text::default(),
-            scalar: (None, 0),
+            scalar: Scalar::default(),
             before: 0,
             before_inner: 0,
             kind: None,
@@ -251,7 +262,7 @@ impl Json {
                     match byte {
                         b'"' if self.text.half.is_some() => return false,
                         b'"' => {
-                            if !self.end_text(checks, found) {
+                            if !self.end_text(checks, found, piece, i) {
                                 return false;
                             }
                         }
@@ -387,7 +398,11 @@ impl Json {
             b'n' => At::Word(b"ull"),
             _ => return false,
         };
-        self.scalar = (node, start);
+        self.scalar = Scalar {
+            node,
+            start,
+            start_inner: self.inner_until(checks, node, piece, i),
+        };
         // The type of a message is a string.
         byte == b'"'
             || !node
@@ -412,11 +427,8 @@ impl Json {
             *word = if is_object { *word | bit } else { *word & !bit };
         }
         self.depth += 1;
-        if let (Some(node), Some(asked)) = (node, asked) {
-            let start_inner = match asked.counts_characters {
-                true => self.before_inner + inner(piece.get(..i).unwrap_or_default()),
-                false => 0,
-            };
+        if let Some(node) = node {
+            let start_inner = self.inner_until(checks, Some(node), piece, i);
             self.watched.push(Watched {
                 depth: self.depth,
                 node,
@@ -457,18 +469,24 @@ impl Json {
         for nth in counted {
             found.judge(checks, *nth, top.count, true);
         }
-        if node.rules.is_empty() {
+        let instead: &[usize] = if is_object { &[] } else { &node.instead };
+        if node.rules.is_empty() && instead.is_empty() {
             return;
         }
         let bytes = self.before + i as u64 + 1 - top.start;
-        let characters = match node.counts_characters {
-            true => {
-                let inner = self.before_inner + inner(piece.get(..i).unwrap_or_default());
-                bytes - (inner - top.start_inner)
-            }
-            false => bytes,
-        };
-        measure(checks, found, node, bytes, characters);
+        let inner = self.inner_until(checks, Some(top.node), piece, i);
+        let characters = bytes - (inner - top.start_inner);
+        measure(checks, found, &node.rules, bytes, characters);
+        measure(checks, found, instead, bytes, characters);
+    }
+
+    /// Bytes before this one that go on with a character, if that matters to this node.
+    fn inner_until(&self, checks: &Checks, node: Option<NodeId>, piece: &[u8], i: usize) -> u64 {
+        let node = node.and_then(|id| checks.tree.node(id));
+        match node.is_some_and(|node| node.counts_characters) {
+            true => self.before_inner + inner(piece.get(..i).unwrap_or_default()),
+            false => 0,
+        }
     }
 
     fn end_value(&mut self) {
@@ -480,9 +498,11 @@ impl Json {
 
     fn end_scalar(&mut self, checks: &Checks, found: &mut Found, end: u64) {
         self.end_value();
-        let (node, start) = self.scalar;
+        let Scalar { node, start, .. } = self.scalar;
         if let Some(node) = node.and_then(|id| checks.tree.node(id)) {
-            measure(checks, found, node, end - start, end - start);
+            let length = end - start;
+            measure(checks, found, &node.rules, length, length);
+            measure(checks, found, &node.instead, length, length);
         }
     }
 
@@ -510,12 +530,24 @@ impl Json {
         text.hash = None;
     }
 
-    fn end_text(&mut self, checks: &Checks, found: &mut Found) -> bool {
+    fn end_text(&mut self, checks: &Checks, found: &mut Found, piece: &[u8], i: usize) -> bool {
         if self.text.is_name {
             self.at = At::Colon;
             return !self.text.is_measured || self.end_name(checks, found);
         }
         self.end_value();
+        let Scalar {
+            node,
+            start,
+            start_inner,
+        } = self.scalar;
+        let asked = node.and_then(|id| checks.tree.node(id));
+        if let Some(asked) = asked.filter(|asked| !asked.instead.is_empty()) {
+            let bytes = self.before + i as u64 + 1 - start;
+            let inner = self.inner_until(checks, node, piece, i);
+            let characters = bytes - (inner - start_inner);
+            measure(checks, found, &asked.instead, bytes, characters);
+        }
         if !self.text.is_measured {
             return true;
         }
@@ -626,8 +658,8 @@ fn judge_text(checks: &Checks, found: &mut Found, nth: usize, text: &Text) {
 }
 
 /// Measures JSON that is no string.
-fn measure(checks: &Checks, found: &mut Found, node: &Node, bytes: u64, characters: u64) {
-    for nth in &node.rules {
+fn measure(checks: &Checks, found: &mut Found, rules: &[usize], bytes: u64, characters: u64) {
+    for nth in rules {
         let measure = checks.rules.get(*nth).map(|rule| rule.measure);
         let length = match measure {
             Some(Measure::Characters) => characters,

@@ -82,17 +82,18 @@ fn a_string_is_measured_decoded_and_all_else_as_it_is_written() {
 
 #[test]
 fn a_place_is_found_wherever_it_is_and_nowhere_else() {
+    // Where there is no object, all there is counts.
     for (place, body, length) in [
         (
             "a.b",
             r#"{"b":"1","a":{"b":"22","c":{"b":"333"}}}"#,
             Some(2),
         ),
-        ("a.b", r#"{"a":[{"b":"22"}]}"#, None),
+        ("a.b", r#"{"a":[{"b":"22"}]}"#, Some(12)),
         ("a[]", r#"{"a":["1","333","22"]}"#, Some(3)),
         (
             "a[].b",
-            r#"{"a":[{"b":"1"},{"b":"22"},7,[{"b":"333"}]]}"#,
+            r#"{"a":[{"b":"1"},{"b":"22"},7,{"c":{"b":"333"}}]}"#,
             Some(2),
         ),
         ("[].b", r#"[{"b":"1"},{"b":"22"}]"#, Some(2)),
@@ -211,6 +212,44 @@ fn a_message_is_measured_by_its_type_wherever_that_stands() {
     ] {
         assert!(found(&rules(), odd.as_bytes()).is_malformed, "{odd}");
     }
+}
+
+#[test]
+fn what_is_no_object_is_measured_where_its_fields_are() {
+    for (json, bytes, characters) in [
+        (r#"{"v":"abc"}"#, Some(5), Some(5)),
+        (r#"{"v":"\u0041中"}"#, Some(11), Some(9)),
+        (r#"{"中":"文","v":[{"w":"中"}]}"#, Some(13), Some(11)),
+        (r#"{"v": 12345 }"#, Some(5), Some(5)),
+        (r#"{"v":false}"#, Some(5), Some(5)),
+        (r#"{"v":{"x":"abcdef","w":"中"}}"#, Some(3), Some(1)),
+        (r#"{"v":{"x":"abcdef"}}"#, None, None),
+        (r#"{"x":"abc"}"#, None, None),
+    ] {
+        for (measure, length) in [(Measure::Bytes, bytes), (Measure::Characters, characters)] {
+            let length_of = |most| one("v.w", measure, most, json);
+            assert_eq!(length_of(99), (length, false, false), "{json}");
+            let most = length.unwrap_or(1) - 1;
+            assert_eq!(length_of(most), (length, length.is_some(), false), "{json}");
+        }
+    }
+    // Of each field, as of one.
+    let values = |json| one("v.*", Measure::Characters, 5, json);
+    assert_eq!(values(r#"{"v":"中文ab"}"#), (Some(6), true, false));
+    assert_eq!(
+        values(r#"{"v":{"a":"中文ab","b":"x"}}"#),
+        (Some(4), false, false)
+    );
+    // By the type of the message, as its fields are.
+    let checks = checks(vec![
+        typed("body.msg", Most::Fixed(5), &["txt"]),
+        typed("body", Most::Fixed(20), &["img"]),
+    ]);
+    let is_over = |body: &str| !found(&checks, body.as_bytes()).excesses.is_empty();
+    assert!(is_over(r#"{"body":"abcd","type":"txt"}"#));
+    assert!(is_over(r#"{"type":"txt","body":[{"msg":"a"}]}"#));
+    assert!(!is_over(r#"{"type":"txt","body":"abc"}"#));
+    assert!(!is_over(r#"{"type":"img","body":"abcdef"}"#));
 }
 
 #[test]
@@ -337,6 +376,20 @@ fn what_could_be_read_in_two_ways_is_malformed() {
     }
 }
 
+const FORM: &[u8] = b"Application/x-www-form-urlencoded ; charset=utf-8";
+
+fn fields(checks: &Arc<Checks>, query: &[u8], kind: Option<&[u8]>, body: &[u8]) -> Found {
+    let whole = checks.fields(query, kind, body);
+    for size in [1, 7] {
+        let mut checker = Checker::new(checks.clone(), kind);
+        checker.query(query);
+        body.chunks(size).for_each(|piece| checker.push(piece));
+        checker.finish();
+        assert_eq!(*checker.found(), whole, "{}", String::from_utf8_lossy(body));
+    }
+    whole
+}
+
 #[test]
 fn a_form_is_measured_decoded() {
     let form = |most| checks(vec![rule(".", Measure::Form, most)]);
@@ -349,7 +402,7 @@ fn a_form_is_measured_decoded() {
         ("a&b==&&c=", Some(1 + 2 + 1)),
         ("{\"a\":1}", Some(7)),
     ] {
-        let found = found(&form(99), body.as_bytes());
+        let found = fields(&form(99), b"", Some(FORM), body.as_bytes());
         assert!(found.is_good(), "{body}");
         assert_eq!(
             found.measured.first().map(|(_, length)| *length),
@@ -359,7 +412,7 @@ fn a_form_is_measured_decoded() {
     }
     let at = |length: usize| {
         let body = format!("a={}", "%E4%B8%AD".repeat(length / 3));
-        found(&form(100), body.as_bytes()).is_good()
+        fields(&form(100), b"", Some(FORM), body.as_bytes()).is_good()
     };
     assert!(at(96) && at(99) && !at(102));
     for body in [
@@ -372,7 +425,67 @@ fn a_form_is_measured_decoded() {
         "a=%ff",
         "a=%E4%B8&b=1",
     ] {
-        assert!(found(&form(99), body.as_bytes()).is_malformed, "{body}");
+        assert!(
+            fields(&form(99), b"", Some(FORM), body.as_bytes()).is_malformed,
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn the_fields_of_a_query_count_with_those_of_the_form() {
+    let form = checks(vec![rule(".", Measure::Form, 99)]);
+    let length = |query: &str, body: &str| {
+        let found = fields(&form, query.as_bytes(), Some(FORM), body.as_bytes());
+        let length = found.measured.first().map(|(_, length)| *length);
+        (length, found.is_malformed)
+    };
+    assert_eq!(length("", ""), (None, false));
+    assert_eq!(length("b=%41%41", ""), (Some(3), false));
+    assert_eq!(length("b=%41%41", "c=d&e"), (Some(6), false));
+    assert_eq!(length("b=1&", "&c=d"), (Some(4), false));
+    // One backend reads the first, another the last, a third both.
+    for (query, body) in [
+        ("b=1", "b=2"),
+        ("b=%4", "1=2"),
+        ("b=%E4%B8", "%AD=1"),
+        ("b=%", ""),
+    ] {
+        assert!(length(query, body).1, "{query} {body}");
+    }
+    // Of bodies of other formats it says nothing.
+    let json = checks(vec![rule("b", Measure::Bytes, 1)]);
+    assert!(json.fields(b"b=%", None, b"{}").is_good());
+}
+
+#[test]
+fn what_does_not_say_that_it_is_a_form_is_as_long_as_it_is() {
+    let form = checks(vec![rule(".", Measure::Form, 99)]);
+    let length = |kind: Option<&[u8]>, query: &[u8], body: &str| {
+        let found = fields(&form, query, kind, body.as_bytes());
+        assert!(!found.is_malformed, "{body}");
+        found.measured.first().map(|(_, length)| *length)
+    };
+    let body = "a=%41%41";
+    assert_eq!(length(Some(FORM), b"", body), Some(3));
+    assert_eq!(length(None, b"", body), Some(8));
+    for kind in [
+        "application/json",
+        "multipart/form-data; boundary=x",
+        "x",
+        "",
+        "application/x-www-form-urlencoded2",
+    ] {
+        assert_eq!(
+            length(Some(kind.as_bytes()), b"b=%41", body),
+            Some(10),
+            "{kind}"
+        );
+        assert_eq!(
+            length(Some(kind.as_bytes()), b"", "{\"a\":\"1%\"}"),
+            Some(10),
+            "{kind}"
+        );
     }
 }
 

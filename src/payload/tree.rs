@@ -19,6 +19,9 @@ pub(super) struct Node {
     pub(super) items: Option<NodeId>,
     /// Rules that measure the value itself.
     pub(super) rules: SmallVec<[usize; 2]>,
+    /// Rules of its fields, which measure the value where it is no object: another type is no way
+    /// around a length.
+    pub(super) instead: SmallVec<[usize; 2]>,
     /// Rules that count its elements.
     pub(super) elements: SmallVec<[usize; 1]>,
     /// Rules that count its fields.
@@ -114,6 +117,13 @@ impl Tree {
                     let node = tree.grow(steps);
                     node.rules.push(nth);
                     node.counts_characters |= measure == Measure::Characters;
+                    if let Some((Step::Field(_) | Step::Any, container)) = steps.split_last()
+                        && !container.is_empty()
+                    {
+                        let node = tree.grow(container);
+                        node.instead.push(nth);
+                        node.counts_characters |= measure == Measure::Characters;
+                    }
                 }
                 (Place::Names(steps), _) => tree.grow(steps).names.push(nth),
                 (Place::Path { .. } | Place::Whole, _) => {}

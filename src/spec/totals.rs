@@ -60,10 +60,7 @@ impl RouteTotals {
     /// Whether a call's body says how much it is about.
     #[must_use]
     pub fn reads_body(&self) -> bool {
-        let reads = |rule: &Rule| {
-            matches!(rule.of, Of::Field(_)) || matches!(rule.count, Count::Body | Count::Fields(_))
-        };
-        self.makes.iter().chain(&self.frees).any(reads)
+        self.makes.iter().chain(&self.frees).any(Rule::reads_body)
     }
 }
 
@@ -78,6 +75,14 @@ pub struct Rule {
     pub count: Count,
     /// Where the answer says how many it were; `None`: a 2xx says that it were all.
     pub made: Option<Box<str>>,
+}
+
+impl Rule {
+    /// Whether a call's body says whose, or how many.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        matches!(self.of, Of::Field(_)) || matches!(self.count, Count::Body | Count::Fields(_))
+    }
 }
 
 /// Whose total it is.

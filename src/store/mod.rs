@@ -41,8 +41,9 @@ pub struct StoreGauges {
 /// Shared counters.
 pub trait Store: Send + Sync + 'static {
     /// One all-or-nothing decision over every charge of the plan, and every total that it asks.
-    /// On admission each charge's `taken` is filled, and that of each total. A total whose store
-    /// is out of use refuses nothing, and nothing is taken from it.
+    /// On admission each charge's `taken` is filled, and that of each total. A total that is never
+    /// read, and whose store is out of use, refuses nothing, and nothing is taken from it: it is
+    /// marked `over`.
     ///
     /// # Errors
     /// When the store cannot be asked; nothing has been charged then.

@@ -464,7 +464,11 @@ fn judged(rules: &Ruleset, edition: &str, call: &str, body: &[u8]) -> Judged {
     let in_path = payload::judge(rules, &call, &found);
     match in_path.refused.is_some() {
         true => in_path,
-        false => payload::in_body(rules, &call, None, body),
+        false => {
+            // Only what is a form by the documents is looked at for it.
+            let form: &[u8] = b"application/x-www-form-urlencoded";
+            payload::in_body(rules, &call, b"", Some(form), body)
+        }
     }
 }
 

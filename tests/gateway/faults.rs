@@ -109,7 +109,7 @@ impl Kind {
 type Due = (u16, bool, &'static str);
 
 /// One of these.
-fn due(fault: Fault, kind: Kind, http2: bool) -> Vec<Due> {
+fn due(fault: Fault, kind: Kind) -> Vec<Due> {
     use Fault as F;
     const GOOD: Due = (200, true, "");
     const RESET: Due = (502, true, "reset-before-headers");
@@ -135,8 +135,6 @@ fn due(fault: Fault, kind: Kind, http2: bool) -> Vec<Due> {
         | F::Http10Kept
         | F::Two => vec![GOOD],
         F::Silent | F::HalfHead => vec![(504, true, "header-timeout")],
-        // It cannot be told over HTTP/2: the stream is reset.
-        F::DripHead if http2 => vec![(0, false, "header-timeout")],
         F::DripHead => vec![(504, true, "header-timeout")],
         F::HalfHeadClose | F::Close | F::Reset | F::CloseAtHead => vec![RESET],
         F::SlowBody => vec![(200, false, "body-timeout")],
@@ -223,23 +221,23 @@ impl Bench {
     }
 
     /// One call of each kind over each wire, all at once.
-    fn round(&self, fault: Fault, round: usize) -> Vec<(String, Kind, bool, Got)> {
+    fn round(&self, fault: Fault, round: usize) -> Vec<(String, Kind, Got)> {
         let mut calls = Vec::new();
         for (name, wire) in &self.wires {
             for kind in Kind::ALL {
                 let id = format!("{round}-{name}-{kind:?}-{}", fault.name());
                 let (ask, wire) = (kind.ask(fault, &id), wire.clone());
-                calls.push((id, kind, wire.http2, async move { wire.call(&ask).await }));
+                calls.push((id, kind, async move { wire.call(&ask).await }));
             }
         }
         self.runtime.block_on(async {
             let calls: Vec<_> = calls
                 .into_iter()
-                .map(|(id, kind, http2, call)| (id, kind, http2, tokio::spawn(call)))
+                .map(|(id, kind, call)| (id, kind, tokio::spawn(call)))
                 .collect();
             let mut all = Vec::new();
-            for (id, kind, http2, call) in calls {
-                all.push((id, kind, http2, call.await.expect("a call")));
+            for (id, kind, call) in calls {
+                all.push((id, kind, call.await.expect("a call")));
             }
             all
         })
@@ -300,8 +298,8 @@ fn whatever_the_upstream_does_each_call_ends_as_it_should_and_nothing_is_left() 
     let mut expected = Vec::new();
     for fault in Fault::ALL {
         let all = bench.round(fault, 1);
-        for (id, kind, http2, got) in all {
-            let due = due(fault, kind, http2);
+        for (id, kind, got) in all {
+            let due = due(fault, kind);
             let is_due = due
                 .iter()
                 .any(|(status, is_whole, _)| (*status, *is_whole) == (got.status, got.is_whole));

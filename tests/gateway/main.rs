@@ -14,6 +14,7 @@ mod answers;
 mod apps;
 mod blame;
 mod bodies;
+mod callers;
 mod dodges;
 mod door;
 mod faults;

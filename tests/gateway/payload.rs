@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::door::soon;
 use crate::frames::{END_HEADERS, HEADERS, Peer, call, frame, head};
-use crate::harness::{Answer, Connection, Gateway, Start, start};
+use crate::harness::{Answer, BIN, Connection, Gateway, Start, start};
 
 const MB: usize = 1 << 20;
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 
 fn text(filler: &str, length: usize) -> String {
     let whole = filler.repeat(length / filler.len());
@@ -228,7 +229,12 @@ fn each_answer_is_the_services_own() {
         ),
     ] {
         let (method, tail) = call.split_once(' ').expect("a call");
-        let answer = gateway.call(method, &format!("/o/a{tail}"), &body);
+        let kind = match body.starts_with("nickname=") {
+            true => FORM,
+            false => "Content-Type: application/json",
+        };
+        let path = format!("/o/a{tail}");
+        let answer = gateway.connect().call(method, &path, &[kind], &body);
         let (error, description, limit, most) = expected;
         assert_eq!(answer.status, 400, "{call}: {}", answer.text());
         let expected = (
@@ -249,14 +255,96 @@ fn each_answer_is_the_services_own() {
         200
     );
     let form = format!("nickname={}", "%E4%B8%AD".repeat(680));
-    assert_eq!(
-        gateway.call("PUT", "/o/a/metadata/user/u", &form).status,
-        200
-    );
+    let mut connection = gateway.connect();
+    let put = connection.call("PUT", "/o/a/metadata/user/u", &[FORM], &form);
+    assert_eq!(put.status, 200);
     assert_eq!(
         units(&gateway, "metadata-user-one-put:calls/s:app"),
         (1.0, 0.0)
     );
+}
+
+#[test]
+fn attributes_are_no_longer_by_a_query_or_under_another_name() {
+    let gateway = start(&[]);
+    let put = |query: &str, fields: &[&str], body: &str| {
+        let path = format!("/o/a/metadata/user/u{query}");
+        gateway.connect().call("PUT", &path, fields, body).status
+    };
+    let (half, escaped) = ("x".repeat(1024), "%41".repeat(1024));
+    let query = format!("?b={half}");
+    let json = "Content-Type: application/json";
+    let parts = "Content-Type: multipart/form-data; boundary=b";
+    let good = [
+        put("?b=1", &[FORM], ""),
+        put(&query, &[FORM], &format!("c={}", "y".repeat(1022))),
+        put(&query, &[FORM], ""),
+        put("", &[FORM], &format!("c={escaped}")),
+        put("", &[], &format!("c={half}")),
+        put("", &[json], &format!(r#"{{"c":"{half}"}}"#)),
+    ];
+    assert_eq!(good, [200; 6]);
+    let bad = [
+        put(&format!("?b={half}{half}"), &[FORM], ""),
+        put(&format!("?b={half}{half}"), &["Content-Length: -"], ""),
+        put(&query, &[FORM], &format!("c={}", "y".repeat(1023))),
+        put("?b=1", &[FORM], "b=2"),
+        put("", &[json], &format!("c={escaped}")),
+        put("", &[parts], &format!("c={escaped}")),
+        put("", &[], &format!("c={escaped}")),
+        put(&query, &[json], &format!("c={half}")),
+    ];
+    assert_eq!(bad, [400; 8]);
+    // A body of no announced length is looked at while it goes by.
+    let chunked = |query: &str, value: &str| {
+        let mut connection = gateway.connect();
+        let head = format!(
+            "PUT /o/a/metadata/user/u{query} HTTP/1.1\r\nHost: h\r\n{FORM}\r\nAuthorization: Bearer t\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        connection.send(head.as_bytes());
+        connection.send(format!("{:x}\r\n{value}\r\n0\r\n\r\n", value.len()).as_bytes());
+        connection.read_answer("PUT").status
+    };
+    assert_eq!(chunked("?b=1", "c=2"), 200);
+    assert_eq!(chunked(&query, &format!("c={half}")), 400);
+    assert_eq!(gateway.backend().count(), 7);
+    // explain says the same.
+    let explained = |url: &str| {
+        let mut command = std::process::Command::new(BIN);
+        let ran = command.args(["explain", "PUT", url]).output().unwrap();
+        (
+            ran.status.code(),
+            String::from_utf8_lossy(&ran.stdout).contains("2048 bytes"),
+        )
+    };
+    let url = format!("/o/a/metadata/user/u?b={half}");
+    assert_eq!(explained(&url), (Some(0), false));
+    assert_eq!(explained(&format!("{url}{half}")), (Some(1), true));
+}
+
+#[test]
+fn a_value_of_another_type_is_no_way_around_a_length() {
+    let gateway = start(&[]);
+    let send = |method: &str, path: &str, body: &str| {
+        let answer = gateway.call(method, path, body);
+        let (_, _, limit, most) = told(&answer);
+        (answer.status, limit, most)
+    };
+    let message = |body: &str| {
+        let body = format!(r#"{{"from":"a","to":["b"],"type":"txt","body":{body}}}"#);
+        send("POST", "/o/a/messages/users", &body)
+    };
+    let text = "a".repeat(4096);
+    for body in [format!("\"{text}\""), format!("[{{\"msg\":\"{text}\"}}]")] {
+        assert_eq!(message(&body), (400, "message-text".to_owned(), 3072));
+    }
+    assert_eq!(message(r#""a""#).0, 200);
+    let room = "/o/a/metadata/chatroom/1/user/u";
+    for value in [format!("\"{text}a\""), format!("[\"{text}\"]")] {
+        let body = format!(r#"{{"metaData":{value}}}"#);
+        let expected = (400, "room-attribute-values".to_owned(), 4096);
+        assert_eq!(send("PUT", room, &body), expected);
+    }
 }
 
 #[test]

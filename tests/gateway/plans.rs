@@ -2,6 +2,8 @@
 
 #[path = "plans/backend.rs"]
 pub(crate) mod backend;
+#[path = "plans/bodies.rs"]
+mod bodies;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +16,8 @@ use crate::harness::{Answer, BIN, Connection, Gateway, Start};
 
 const TOKEN: &str = "an-admin-token-of-tests";
 const APPS: &str = "[[app]]\nnames = [\"f#free\", \"freeid\"]\nplan = \"free\"\n\
-                    [[app]]\nnames = \"b#basic\"\nplan = \"basic\"\ntotals = { users = 5, groups = 2, group_members = 3, joined_groups = 2, friends = 1, chatrooms = 2 }\n";
+                    [[app]]\nnames = \"b#basic\"\nplan = \"basic\"\ntotals = { users = 5, groups = 2, group_members = 3, joined_groups = 2, friends = 1, chatrooms = 2 }\n\
+                    [[app]]\nnames = \"p#pro\"\nplan = \"enterprise\"\n";
 
 struct World {
     dir: tempfile::TempDir,

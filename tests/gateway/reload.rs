@@ -410,6 +410,43 @@ fn other_upstreams_are_taken_and_the_old_ones_are_forgotten() {
 }
 
 #[test]
+fn only_addresses_that_are_others_than_before_a_reload_are_news() {
+    let standins: Vec<_> = (0..4)
+        .map(|_| StandIn::start(StandInOptions::default()).expect("a backend"))
+        .collect();
+    let pool = |which: &[usize]| {
+        let urls: Vec<_> = which
+            .iter()
+            .map(|n| format!("\"http://{}\"", standins[*n].addr))
+            .collect();
+        let urls = urls.join(", ");
+        format!("[[pool]]\nname = \"files\"\napps = [\"o#f\"]\nupstreams = [{urls}]\n")
+    };
+    let folder = Folder::new(&[("floodgate.toml", &pool(&[0, 1, 2]))]);
+    let gateway = folder.start(&["--watch", "false"]);
+    for _ in 0..3 {
+        reload(&gateway);
+    }
+    folder.write("floodgate.toml", &pool(&[0, 3, 2]));
+    reload(&gateway);
+    let said = |what: &str| -> Vec<(String, Value)> {
+        let log = gateway.whole_log();
+        let lines = log.lines().filter(|line| line.contains(what));
+        let told = |line: &str| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let upstream = line["upstream"].as_str().expect("an address").to_owned();
+            (upstream, line["count"].clone())
+        };
+        lines.map(told).collect()
+    };
+    soon("it is told", || !said("address gone").is_empty());
+    let told = |n: usize| vec![(standins[n].addr.to_string(), json!(3))];
+    assert_eq!(said("address gone"), told(1));
+    soon("the other too", || !said("address found").is_empty());
+    assert_eq!(said("address found"), told(3));
+}
+
+#[test]
 fn a_bad_pool_leaves_no_trace() {
     let folder = Folder::new(&[("floodgate.toml", "")]);
     let gateway = folder.start(&["--watch", "false"]);

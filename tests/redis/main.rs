@@ -33,3 +33,4 @@ mod shares;
 mod slots;
 mod stores;
 mod totals;
+mod totals_outage;

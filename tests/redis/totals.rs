@@ -53,6 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let change = prop_oneof![
         4 => (0_u32..9).prop_map(Change::Add),
         4 => (0_u32..9).prop_map(Change::Lower),
+        2 => (0_u32..9, 0_u32..6).prop_map(|(units, round)| Change::Take { units, round }),
         1 => Just(Change::Doubt),
         1 => Just(Change::Clear),
         2 => (0_u64..60).prop_map(Change::AtLeast),

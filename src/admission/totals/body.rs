@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{distinct, fold_holder, number};
+use crate::payload::is_near;
 use crate::route::pricing::PriceError;
 
 /// What of a body counts.
@@ -20,7 +21,8 @@ impl Body {
     /// Reads the names in these fields.
     ///
     /// # Errors
-    /// No JSON, or a field that is there twice: one backend reads the first, another the last.
+    /// No JSON, or a field that is there twice, or in another case: one backend reads the first,
+    /// another the last.
     pub(super) fn read(body: &[u8], fields: &[&str]) -> Result<Self, PriceError> {
         let text = std::str::from_utf8(body).map_err(|_| PriceError::Malformed)?;
         let mut json = serde_json::Deserializer::from_str(text);
@@ -59,6 +61,9 @@ impl<'de> Visitor<'de> for Outer<'_> {
         let mut fields: Vec<(String, Vec<String>)> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             if !self.0.contains(&&*key) {
+                if self.0.iter().any(|field| is_near(&key, field)) {
+                    return Err(de::Error::custom("a field of names is in another case"));
+                }
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }

@@ -121,15 +121,44 @@ pub fn fold_holder(name: &str) -> String {
     plainest(name)
 }
 
-/// Whether a call's body says what it asks of its app's totals.
+/// Whether a call's body says what it asks of a total that its app's plan bounds.
 #[must_use]
 pub fn reads_body(rules: &Ruleset, call: &Call) -> bool {
+    rule_reads_body(rules, call, |most| most < u64::MAX)
+}
+
+/// Whether a call's body says what it asks of any total that is kept. Of one without a bound the
+/// answer says it too: a body that is too large to be read goes on.
+#[must_use]
+pub fn may_read_body(rules: &Ruleset, call: &Call) -> bool {
+    rule_reads_body(rules, call, |_| true)
+}
+
+fn rule_reads_body(rules: &Ruleset, call: &Call, concerns: impl Fn(u64) -> bool) -> bool {
     let route = call.route(rules).filter(|route| !route.totals.is_empty());
     let app = call.app(rules).filter(|app| is_kept(app));
     route.zip(app).is_some_and(|(route, app)| {
-        let is_held = |rule: &Rule| rules.held(app, call.edition, rule.kind).is_some();
-        let mut all = route.totals.makes.iter().chain(&route.totals.frees);
-        route.totals.reads_body() && all.any(is_held)
+        rules_of(route).any(|(rule, _)| {
+            let held = rules.held(app, call.edition, rule.kind);
+            let is_followed = |most| most < u64::MAX || rule.kind.holder() == Holder::App;
+            rule.reads_body()
+                && held.is_some_and(|held| is_followed(held.most) && concerns(held.most))
+        })
+    })
+}
+
+/// Whether a call takes units of a total, so that others find it full meanwhile.
+#[must_use]
+pub fn takes(rules: &Ruleset, call: &Call) -> bool {
+    let route = call.route(rules).filter(|route| !route.totals.is_empty());
+    let app = call.app(rules).filter(|app| is_kept(app));
+    route.zip(app).is_some_and(|(route, app)| {
+        route.totals.makes.iter().any(|rule| {
+            let held = rules.held(app, call.edition, rule.kind);
+            let refuses =
+                held.is_some_and(|held| held.most < u64::MAX && held.mode != Mode::Report);
+            refuses && rule.count != Count::Units(0) && !matches!(rule.of, Of::Answer(_))
+        })
     })
 }
 
@@ -153,8 +182,8 @@ pub fn known<'r>(rules: &'r Ruleset, policy: &Policy, name: &str) -> Option<(&'r
     is_kept(app).then_some((app, edition))
 }
 
-/// What this call asks of the totals of its app; `None`: nothing. `path` is the canonical path, a
-/// total refuses if it was checked at `since_s` or later (Unix seconds).
+/// What this call asks of the totals of its app; `None`: nothing. `path` is the canonical path,
+/// `body` is `None` where it was not read, which [`reads_body`] asks for; a total refuses if it was checked at `since_s` or later (Unix seconds).
 ///
 /// # Errors
 /// A body that cannot be read, or in two ways; more names than [`MOST_HOLDERS`].
@@ -162,7 +191,7 @@ pub fn asked(
     rules: &Ruleset,
     call: &Call,
     path: &str,
-    body: &[u8],
+    body: Option<&[u8]>,
     since_s: u64,
 ) -> Result<Option<(Asked, Vec<TotalCharge>)>, PriceError> {
     let route = call.route(rules).filter(|route| !route.totals.is_empty());
@@ -175,9 +204,10 @@ pub fn asked(
         call,
         app,
         tail: split_app(path).map_or("", |(_, tail)| tail),
-        body: match reads_body(rules, call) {
-            true => Body::read(body, &fields(route))?,
-            false => Body::default(),
+        body: match body.or(reads_body(rules, call).then_some(b"")) {
+            Some(body) if may_read_body(rules, call) => Some(Body::read(body, &fields(route))?),
+            Some(_) => Some(Body::default()),
+            None => None,
         },
         since_s,
         charges: Vec::new(),
@@ -234,7 +264,8 @@ struct Asking<'c> {
     call: &'c Call,
     app: &'c App,
     tail: &'c str,
-    body: Body,
+    /// `None`: it was not read.
+    body: Option<Body>,
     since_s: u64,
     charges: Vec<TotalCharge>,
     /// Their totals.
@@ -253,11 +284,12 @@ impl Asking<'_> {
         };
         let count = match &rule.count {
             Count::Units(units) => Counted::Units(*units),
-            Count::Body => Counted::Units(self.body.entries),
+            Count::Body | Count::Fields(_) if self.body.is_none() => Counted::ByAnswer,
+            Count::Body => Counted::Units(self.body.as_ref().map_or(0, |body| body.entries)),
             Count::Segment(at) => Counted::Units(number(self.segment(*at).len())),
             Count::Fields(fields) => {
                 // Who is named in several is one.
-                let names = fields.iter().flat_map(|field| self.body.names(field));
+                let names = fields.iter().flat_map(|field| self.names(field));
                 Counted::Units(number(names.collect::<HashSet<_>>().len()))
             }
             Count::All => Counted::All,
@@ -266,7 +298,7 @@ impl Asking<'_> {
         let (names, new) = match &rule.of {
             Of::App => (vec![String::new()], None),
             Of::Segment(at) => (self.segment(*at), None),
-            Of::Field(field) => (self.body.names(field).to_vec(), None),
+            Of::Field(field) => (self.names(field).to_vec(), None),
             Of::Answer(at) => (Vec::new(), Some(at.clone())),
         };
         if names.len() > MOST_HOLDERS {
@@ -322,6 +354,11 @@ impl Asking<'_> {
             new,
             holders,
         }))
+    }
+
+    /// The names in a field of the body.
+    fn names(&self, field: &str) -> &[String] {
+        self.body.as_ref().map_or(&[], |body| body.names(field))
     }
 
     /// The names in a segment of the path.
@@ -430,6 +467,8 @@ impl Asked {
     ) {
         for entry in &self.entries {
             let made = match &entry.made {
+                // Of so many that nobody has counted.
+                None if !entry.frees && entry.count == Counted::ByAnswer => Made::Unsaid,
                 None => Made::All,
                 Some(at) => Made::read(answer, at),
             };
@@ -529,7 +568,9 @@ impl Entry {
                     add(Change::Doubt);
                 }
             }
-            (false, Counted::All | Counted::ByAnswer, _) => (),
+            (false, Counted::ByAnswer, Some(u32::MAX) | None) => add(Change::Doubt),
+            (false, Counted::ByAnswer, Some(made @ 1..)) => add(Change::Add(made)),
+            (false, Counted::All, _) | (false, Counted::ByAnswer, Some(0)) => (),
         }
     }
 }

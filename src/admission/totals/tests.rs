@@ -109,7 +109,7 @@ impl World {
         let call = self.call(method, path);
         let since_s = NOW_S - 60;
         let (asked, charges) =
-            asked(&self.rules, &call, path, body.as_bytes(), since_s).unwrap()?;
+            asked(&self.rules, &call, path, Some(body.as_bytes()), since_s).unwrap()?;
         let mut plan = self.spine.plan(&self.rules, &call, 1, NOW);
         plan.totals = charges;
         Some(match ready(self.spine.decide(plan, NOW)) {
@@ -423,7 +423,7 @@ fn a_call_that_names_more_than_are_followed_is_refused_where_each_is_counted() {
     let call = world.call("POST", path);
     let asked = |n: usize| {
         let body = json!({ "usernames": names[..n] }).to_string();
-        asked(&world.rules, &call, path, body.as_bytes(), 0).map(|_| ())
+        asked(&world.rules, &call, path, Some(body.as_bytes()), 0).map(|_| ())
     };
     assert_eq!(asked(MOST_HOLDERS), Ok(()));
     let cap = Cap {
@@ -644,7 +644,7 @@ fn what_the_store_could_not_be_asked_for_is_counted_by_the_answer() {
     let world = World::new("");
     let unasked = |told: Told<'_>| {
         let call = world.call("POST", "/free/app/users");
-        let (asked, charges) = asked(&world.rules, &call, "/free/app/users", b"[{},{}]", 0)
+        let (asked, charges) = asked(&world.rules, &call, "/free/app/users", Some(b"[{},{}]"), 0)
             .unwrap()
             .unwrap();
         let plan = Plan {
@@ -672,7 +672,7 @@ fn a_body_that_can_be_read_in_two_ways_is_refused() {
     let world = World::new("");
     let asked = |path: &str, body: &str| {
         let call = world.call("POST", path);
-        asked(&world.rules, &call, path, body.as_bytes(), 0).map(|_| ())
+        asked(&world.rules, &call, path, Some(body.as_bytes()), 0).map(|_| ())
     };
     let path = "/basic/app/chatgroups/7/users";
     for body in [
@@ -680,6 +680,9 @@ fn a_body_that_can_be_read_in_two_ways_is_refused() {
         "{",
         "[] x",
         r#"{"usernames":["a"],"usernames":["b"]}"#,
+        r#"{"usernames":["a"],"Usernames":["b"]}"#,
+        r#"{"userNames":["full"]}"#,
+        "{\"\u{17f}erNames\":[\"full\"],\"u\u{17f}ernames\":[\"full\"]}",
         "{\"usernames\":[\"\\ud800\"]}",
     ] {
         assert_eq!(asked(path, body), Err(PriceError::Malformed), "{body}");

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Asked;
 use crate::admission::{Call, Reject, payload};
 use crate::limit::Mode;
 use crate::payload::{Checks, Format, Found, Measure, Most};
@@ -39,9 +40,13 @@ pub(super) struct Carried<'r> {
 pub(super) fn carried<'r>(
     rules: &'r Ruleset,
     call: &Call,
-    method: &str,
+    Asked {
+        method,
+        query,
+        body,
+        ..
+    }: Asked<'_>,
     path: &str,
-    body: Option<&[u8]>,
 ) -> Carried<'r> {
     let Some(Checked { checks, .. }) = payload::checked(rules, call) else {
         return Carried {
@@ -50,9 +55,11 @@ pub(super) fn carried<'r>(
         };
     };
     let in_path = payload::in_path(rules, call, method, path);
+    let body = body.or((checks.reads_query() && !query.is_empty()).then_some(b""));
     let in_body = match body {
         Some(body) if checks.of_body().next().is_some() => {
-            checks.body(boundary(checks, body).as_deref(), body)
+            let kind = content_type(checks, body);
+            checks.fields(query.as_bytes(), kind.as_deref(), body)
         }
         _ => Found::default(),
     };
@@ -97,7 +104,10 @@ pub(super) fn carried<'r>(
 }
 
 /// The `Content-Type` that a multipart body must have come with: its first line is its boundary.
-fn boundary(checks: &Checks, body: &[u8]) -> Option<Vec<u8>> {
+fn content_type(checks: &Checks, body: &[u8]) -> Option<Vec<u8>> {
+    if checks.format() == Format::Form {
+        return Some(b"application/x-www-form-urlencoded".to_vec());
+    }
     let line = body.strip_prefix(b"--")?.split(|b| *b == b'\r').next()?;
     let is_one = checks.format() == Format::File && (1..=70).contains(&line.len());
     is_one.then(|| [b"multipart/form-data; boundary=\"", line, b"\""].concat())

@@ -23,6 +23,7 @@ fn explained(selection: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
     let asked = Asked {
         method,
         path,
+        query: "",
         ip: [10, 0, 0, 1].into(),
         body,
         max_body: 2 << 20,
@@ -137,6 +138,7 @@ fn the_words_say_what_the_json_says() {
     let asked = Asked {
         method: "POST",
         path: "/org/app/messages/users",
+        query: "",
         ip: [10, 0, 0, 1].into(),
         body: None,
         max_body: 2 << 20,

@@ -89,7 +89,7 @@ pub(super) fn told<'r>(
             .extend(makes.filter_map(|rule| unasked(rule.kind, "takes")));
     } else {
         // The time from which totals are believed has no part in what never fits.
-        match totals::asked(rules, call, path, body.unwrap_or_default(), 0) {
+        match totals::asked(rules, call, path, body, 0) {
             Ok(None) => (),
             Ok(Some((_, charges))) => {
                 all.refused = charges

@@ -916,6 +916,9 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("60s"),
         group: TIMES,
         help: "Longest wait between two writes to the upstream",
+        more: "Half a second later the call is ended, unless an answer has come. The last pieces of a \
+               body may be on their way already, and a caller of HTTP/2 may be what is slow: then \
+               an upstream of HTTP/1.1 has `read_timeout` for an answer as well.",
         ..ONE
     },
     Setting {

@@ -306,6 +306,7 @@ impl AsyncRead for Connection {
             buf.put_slice(&this.ahead.split_to(n));
             Poll::Ready(Ok(()))
         };
+        this.state.wait_for(polled.is_pending());
         if polled.is_pending() {
             return this.wait(cx);
         }

@@ -16,6 +16,9 @@ use crate::gateway::drain::Unheard;
 use crate::gateway::reply::Reply;
 use crate::gateway::unseen::Unseen;
 
+/// How long a stream that was reset makes no room for another.
+const NO_ROOM: Duration = Duration::from_secs(10);
+
 /// What a connection is doing, as its time limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -52,6 +55,10 @@ pub(crate) struct State {
     unheard: Mutex<Option<Unheard>>,
     /// Whether the caller takes nothing of its answer.
     is_held_up: AtomicBool,
+    /// Whether more is waited for from the caller.
+    is_waited_for: AtomicBool,
+    /// Calls of streams that were reset a while ago.
+    reset: AtomicU32,
     /// What the connection ends with.
     owed: Mutex<Option<Reply>>,
 }
@@ -81,6 +88,8 @@ impl State {
             admitted: Mutex::new(None),
             unheard: Mutex::new(Some(unheard)),
             is_held_up: AtomicBool::new(false),
+            is_waited_for: AtomicBool::new(false),
+            reset: AtomicU32::new(0),
             owed: Mutex::new(None),
         }
     }
@@ -120,13 +129,16 @@ impl State {
         self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
     }
 
-    /// A call begins. How many others of this connection are not over.
+    /// A call begins. How many others of this connection are not over, or have just been reset.
     pub(crate) fn call_begins(&self) -> u32 {
         if self.all_calls.fetch_add(1, Ordering::Relaxed) == 0 {
             self.unheard.lock().take();
         }
         self.another.notify_one();
-        self.calls.fetch_add(1, Ordering::Relaxed)
+        let reset = self.reset.load(Ordering::Relaxed);
+        self.calls
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(reset)
     }
 
     /// Whether there have been so many calls.
@@ -196,6 +208,16 @@ impl State {
         self.is_held_up.load(Ordering::Relaxed)
     }
 
+    /// Whether more is waited for from the caller.
+    pub(super) fn wait_for(&self, is_so: bool) {
+        self.is_waited_for.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether more is waited for from the caller; not known of HTTP/2.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.http2 || self.is_waited_for.load(Ordering::Relaxed)
+    }
+
     /// The connection ends with this answer. Whether it can.
     pub(crate) fn owe(&self, reply: Reply) -> bool {
         let is_alone = self.phase() == Phase::Busy && !self.http2;
@@ -228,5 +250,21 @@ impl State {
     /// A call is over.
     pub(crate) fn call_ends(&self) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A call is over because its caller has left: of HTTP/2, its stream makes no room for a while.
+    /// Otherwise the backend would have calls as fast as a caller can write and reset them.
+    pub(crate) fn call_is_left(self: &Arc<Self>) {
+        self.call_ends();
+        let Some(runtime) = self.http2.then(tokio::runtime::Handle::try_current) else {
+            return;
+        };
+        let Ok(runtime) = runtime else { return };
+        self.reset.fetch_add(1, Ordering::Relaxed);
+        let state = self.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(NO_ROOM).await;
+            state.reset.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 }

@@ -101,14 +101,37 @@ impl Pool {
             budget: Mutex::default(),
             sources: Mutex::new(sources.collect()),
         };
-        let previous = previous.map(|pool| pool.set.load_full());
+        let before = previous.map(|pool| pool.set.load_full());
         for upstream in &settings.upstreams {
             let Upstream {
                 host, port, addrs, ..
             } = upstream;
-            pool.take(host, *port, addrs, metrics, previous.as_deref());
+            pool.take(host, *port, addrs, metrics, Some(before.as_deref()));
+        }
+        if let Some(previous) = previous {
+            pool.tell(previous);
         }
         pool
+    }
+
+    /// Says in what this pool's addresses are others than before a reload.
+    fn tell(&self, previous: &Self) {
+        let of = |one: &Self, other: &Self| {
+            let others = other.endpoints();
+            let all = one.addresses().into_iter().flat_map(|((host, _), addrs)| {
+                let with = move |addr| (host.clone(), addr);
+                addrs.into_iter().map(with)
+            });
+            let is_new = |(_, addr): &(String, SocketAddr)| others.iter().all(|e| e.addr != *addr);
+            all.filter(is_new).collect::<Vec<_>>()
+        };
+        let (pool, count) = (&*self.name, self.well().1);
+        for (host, upstream) in of(previous, self) {
+            tracing::info!(pool, host, %upstream, count, "upstream address gone");
+        }
+        for (host, upstream) in of(self, previous) {
+            tracing::info!(pool, host, %upstream, count, "upstream address found");
+        }
     }
 
     /// The number of the next call.
@@ -218,20 +241,21 @@ impl Pool {
         self.take(host, port, addrs, metrics, None);
     }
 
-    /// The same, with what the settings before had.
+    /// The same, with what the settings before had, if there were any, while the pool is made.
     fn take(
         &self,
         host: &str,
         port: u16,
         addrs: &[SocketAddr],
         metrics: &UpstreamMetrics,
-        previous: Option<&Set>,
+        previous: Option<Option<&Set>>,
     ) {
+        let is_made = previous.is_some();
         let mut sources = self.sources.lock();
         let mut is_changed = false;
         let now = self.set.load_full();
         let now = &*now.endpoints;
-        let before = previous.map_or(&[][..], |set| &*set.endpoints);
+        let before = previous.flatten().map_or(&[][..], |set| &*set.endpoints);
         for source in sources.iter_mut() {
             let Upstream {
                 host: h, port: p, ..
@@ -266,7 +290,8 @@ impl Pool {
             metrics.forget(&self.name, &gone.addr.to_string());
             tracing::info!(pool = &*self.name, host, upstream = %gone.addr, count, "upstream address gone");
         }
-        if old.endpoints.is_empty() {
+        if is_made {
+            // One host after the other: what is news is told of all together.
             return;
         }
         for new in now.endpoints.iter().filter(|e| !is_in(&old, e.addr)) {

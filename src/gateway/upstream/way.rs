@@ -175,6 +175,11 @@ impl Way {
         self.pool().map_or(Duration::ZERO, |pool| pool.times.head())
     }
 
+    /// The longest wait for the upstream to take more of the request.
+    pub(in crate::gateway) fn write_timeout(&self) -> Duration {
+        self.pool().map_or(Duration::ZERO, |pool| pool.times.write)
+    }
+
     /// The longest wait for the next piece of an answer, where pingora does not know it.
     pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
         let times = self.pool()?.times;

@@ -366,3 +366,18 @@ fn step() -> impl proptest::strategy::Strategy<Value = Step> {
         2 => Just(Step::End),
     ]
 }
+
+#[test]
+fn what_a_gateway_took_by_itself_is_kept_or_given_back_by_the_round_it_knew() {
+    for known in [0, 1] {
+        let mut total = Total::default();
+        total.apply(Change::Set { count: 5, now_s: 9 });
+        let (units, round) = (3, known);
+        total.apply(Change::Take { units, round });
+        assert_eq!((total.count, total.under_way()), (8, 3));
+        total.apply(Change::Keep { units: 2, round });
+        total.apply(Change::GiveBack { units: 1, round });
+        assert_eq!((total.count, total.under_way()), (7, 0));
+        assert!(!total.approximate);
+    }
+}

@@ -27,6 +27,8 @@
 -- granted, and a time: until units come free (A; -1: report only, and over) or until a retry
 -- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day.
 -- Of a total: units there before, its round, and -1 where it does not fit and may not refuse.
+-- After all of them, of each total again: units there before, high and low half, and when it was
+-- checked.
 -- Reply to F: 1 if the task held a slot, else 0. To C: V, and each total, lines. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
@@ -237,6 +239,11 @@ local CHANGE = {
   end,
   function() end,
   function(total, units, a) keep_total(total, units, a) end,
+  function(total, units, a)
+    add_total(total, units)
+    local under_way = a == total.round and 'open' or 'older'
+    total[under_way] = math.min(total[under_way] + units, MOST_OF_TOTAL)
+  end,
 }
 
 local cells = {}
@@ -349,7 +356,6 @@ end
 local function take(charge)
   local cell, cost = charge.cell, charge.cost
   if cell.kind == TOTAL then
-    charge.granted = cell.round
     if cost > 0 then
       add_total(cell, cost)
       cell.open = math.min(cell.open + cost, MOST_OF_TOTAL)
@@ -409,6 +415,7 @@ local function decide(item)
     if kind == TOTAL then
       -- Whether it may refuse or not, it counts.
       charge.report, charge.lax, charge.quota = false, report == 1 or cell.checked < a, b
+      charge.granted = cell.round
     end
     cell.asked = 0
   end
@@ -456,6 +463,13 @@ local function decide(item)
       charge.time = resets_in(charge.cell)
     end
     reply[i + 1] = pack('<I4I4d', math.min(charge.seen, MOST), charge.granted, charge.time)
+  end
+  for i = 1, count do
+    local charge = charges[i]
+    if charge.cell.kind == TOTAL then
+      local high = floor(charge.seen / (MOST + 1))
+      reply[#reply + 1] = pack('<I4I4d', high, charge.seen - high * (MOST + 1), charge.cell.checked)
+    end
   end
   return table.concat(reply)
 end

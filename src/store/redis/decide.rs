@@ -86,7 +86,10 @@ impl RedisStore {
             .await
         {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now, part),
+            Err(_) => {
+                self.read_unknown_totals(plan, now).await;
+                self.decide_alone(plan, now, part)
+            }
         }
     }
 
@@ -186,6 +189,8 @@ impl RedisStore {
         // A plan is asked a second time at most: when it is another day there than here.
         for _ in 0..2 {
             let slot = self.next_slots(plan);
+            let asks_totals = !plan.totals.is_empty();
+            let asks_totals = asks_totals.then(|| self.asks_totals(part, now));
             let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
             let receiver = link
                 .ask(item.clone(), part, self.time.told_us(now))
@@ -203,7 +208,8 @@ impl RedisStore {
                 return self.ask_each(plan, now, part, deadline).await;
             }
             time.note(now.mono_us, answer.store_us);
-            let asked = plan.charges.len() + plan.totals.len();
+            // Of totals there are two readings.
+            let asked = plan.charges.len() + 2 * plan.totals.len();
             let (decision, readings) = match answer.verdict {
                 Some(Verdict::Admitted(readings)) if readings.len() == asked => {
                     let decision = reply::admitted(plan, &readings, answer.store_us, slot);
@@ -224,6 +230,9 @@ impl RedisStore {
             let times = (now.mono_us, answer.store_us);
             let at = time.framed(answer.store_us);
             self.own.note(plan, &readings, is_admitted, times, at);
+            if let Some(asked) = asks_totals {
+                self.note_totals(plan, &readings, asked);
+            }
             return Ok(decision);
         }
         Err(StoreError::Unavailable)
@@ -245,10 +254,20 @@ impl RedisStore {
     ) -> Result<Decision, StoreError> {
         self.alone.fetch_add(1, Ordering::Relaxed);
         totals::untaken(plan);
-        match denies_alone(plan) {
-            true => Err(StoreError::Unavailable),
-            false => Ok(self.decide_by_share(plan, now, part)),
+        if denies_alone(plan) {
+            return Err(StoreError::Unavailable);
         }
+        let decision = self.decide_by_share(plan, now, part);
+        if plan.totals.is_empty() || !matches!(decision, Decision::Admit { .. }) {
+            return Ok(decision);
+        }
+        Ok(match self.take_totals_alone(plan, now) {
+            Ok(()) => decision,
+            Err(total) => {
+                self.give_back(plan, now, &|_| true);
+                Decision::Full { total }
+            }
+        })
     }
 
     fn decide_by_share(&self, plan: &mut Plan, now: Moment, part: &link::Part) -> Decision {
@@ -282,12 +301,24 @@ impl RedisStore {
         if let denied @ Decision::Deny { .. } = self.decide_by_share(&mut by_share, now, part) {
             return Ok(denied);
         }
+        let is_seeding = part.health.is_seeding(now.mono_us);
+        let lacking = is_seeding.then(|| self.lacks_totals(plan, part)).flatten();
+        if let Some(full) = lacking {
+            self.give_back(&mut by_share, now, &|_| true);
+            return Ok(full);
+        }
         let asked = self.ask(plan, now, part, &[], deadline).await;
+        if let (true, Ok(Decision::Admit { .. })) = (is_seeding, &asked) {
+            self.remembered.took(plan, part.health.times_opened());
+        }
         // Either the store knows of these units now, or they are taken again.
         self.give_back(&mut by_share, now, &|_| true);
         match asked {
             Ok(decision) => Ok(decision),
-            Err(_) => self.decide_alone(plan, now, part),
+            Err(_) => {
+                self.read_unknown_totals(plan, now).await;
+                self.decide_alone(plan, now, part)
+            }
         }
     }
 }

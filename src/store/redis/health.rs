@@ -183,18 +183,22 @@ impl Peers {
     /// This gateway's part of a quota: an equal one, and one of what remains, if all gateways
     /// are known and the rendezvous says so.
     pub(super) fn share(&self, name: &Name, quota: u32) -> u32 {
+        u32::try_from(self.share_of(name, quota.into())).unwrap_or(quota)
+    }
+
+    /// The same of any number of units.
+    pub(super) fn share_of(&self, name: &Name, quota: u64) -> u64 {
         let gateways = self.gateways();
-        let known = u32::try_from(gateways.len()).unwrap_or(u32::MAX);
-        let count = known.max(self.min_gateways).max(1);
+        let known = gateways.len() as u64;
+        let count = known.max(self.min_gateways.into()).max(1);
         let (part, rest) = (quota / count, quota % count);
         if rest == 0 || known != count {
             return part;
         }
         let mine = name.rank(&self.me);
         let before = gateways.iter().filter(|g| name.rank(g) < mine).count();
-        let is_among =
-            gateways.contains(&self.me) && u32::try_from(before).is_ok_and(|before| before < rest);
-        part + u32::from(is_among)
+        let is_among = gateways.contains(&self.me) && (before as u64) < rest;
+        part + u64::from(is_among)
     }
 }
 

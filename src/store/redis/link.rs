@@ -45,6 +45,21 @@ struct Ticket {
     at_us: Option<u64>,
     /// `None` when nobody waits. Dropped unanswered when the store could not be asked.
     answer: Option<oneshot::Sender<Answer>>,
+    /// Somebody waited for the answer, and does no more.
+    is_unheard: bool,
+}
+
+impl Ticket {
+    /// The same, after nobody waits for it any more.
+    fn unheard(&self) -> Self {
+        Self {
+            item: self.item.clone(),
+            part: self.part,
+            at_us: self.at_us,
+            answer: None,
+            is_unheard: self.answer.is_some(),
+        }
+    }
 }
 
 /// What the links of one store share.
@@ -195,6 +210,7 @@ impl Link {
             part: part.index,
             at_us,
             answer,
+            is_unheard: false,
         };
         self.tickets.try_send(ticket).is_ok()
     }

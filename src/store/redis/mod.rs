@@ -14,6 +14,7 @@ mod name;
 mod news;
 mod own;
 mod owners;
+mod remembered;
 mod reply;
 mod time;
 mod totals;
@@ -36,6 +37,7 @@ use self::health::{Health, Peers};
 use self::link::{Link, Terms};
 use self::name::Name;
 use self::own::Own;
+use self::remembered::Remembered;
 use self::reply::Verdict;
 use self::time::StoreTime;
 use self::wire::{Item, Part, What};
@@ -52,6 +54,7 @@ pub struct RedisStore {
     terms: Arc<Terms>,
     time: TimeSource,
     own: Own,
+    remembered: Remembered,
     peers: Peers,
     /// Wakes the watch before its time.
     wake: Arc<Notify>,
@@ -124,6 +127,7 @@ impl RedisStore {
             wake: wake.clone(),
             time,
             own: Own::new(most, options.slot_lease),
+            remembered: Remembered::new(most),
             slot_lease: options.slot_lease,
             seeding_us: watch::seeding_us(options.timeout, connector.connect_timeout()),
             slots: AtomicU64::new(0),

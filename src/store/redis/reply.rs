@@ -60,6 +60,11 @@ impl Reading {
         self.time_us < 0.0
     }
 
+    /// Units of a total, in two halves: its second reading.
+    pub(super) fn wide(&self) -> u64 {
+        u64::from(self.used) << 32 | u64::from(self.granted)
+    }
+
     /// The time it tells, in microseconds; 0 when it tells none.
     pub(super) fn wait_us(&self) -> u64 {
         micros(self.time_us)

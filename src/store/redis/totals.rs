@@ -3,14 +3,18 @@
 use tokio::time::timeout;
 
 use super::name::Name;
+use super::remembered::{self, Asked};
 use super::reply::{Reading, Verdict};
 use super::wire::{Item, Part, What};
-use super::{RedisStore, StoreError};
+use super::{RedisStore, StoreError, link};
 use crate::limit::total::{Change, Total};
 use crate::limit::{CounterKey, Decision, Moment, Plan};
 
 /// Changes that go in one item: a script is not to run for long.
 const AT_ONCE: usize = 200;
+
+/// How often a total is read again, of which nothing is known when a decision has timed out.
+const READ_AGAIN: usize = 2;
 
 impl RedisStore {
     pub(super) fn tell_changes(
@@ -19,6 +23,13 @@ impl RedisStore {
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) {
+        for (key, change) in changes {
+            self.remembered.changed(Name::plain(app, *key), *change);
+        }
+        self.tell_in_order(app, changes, now);
+    }
+
+    fn tell_in_order(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment) {
         for some in changes.chunks(AT_ONCE) {
             self.tell_store(item(app, some), self.time.told_us(now));
         }
@@ -39,17 +50,87 @@ impl RedisStore {
             }
             let link = self.link().ok_or(StoreError::Unavailable)?;
             let at_us = self.time.told_us(now);
+            let asked = self.asks_totals(part, now);
             let receiver = link.ask(item, part, at_us).ok_or(StoreError::Unavailable)?;
             let answer = match timeout(self.terms.timeout, receiver).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) | Err(_) => return Err(StoreError::Unavailable),
             };
             match answer.verdict {
-                Some(Verdict::Totals(totals)) if totals.len() == some.len() => made.extend(totals),
+                Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
+                    for ((key, _), total) in some.iter().zip(&totals) {
+                        let name = Name::plain(app, *key);
+                        self.remembered.note(name, (*total).into(), asked);
+                    }
+                    made.extend(totals);
+                }
                 _ => return Err(StoreError::Unavailable),
             }
         }
         Ok(made)
+    }
+
+    /// The store is asked of totals now.
+    pub(super) fn asks_totals(&self, part: &link::Part, now: Moment) -> Asked {
+        let health = &part.health;
+        self.remembered
+            .asked(health.times_opened(), health.is_seeding(now.mono_us))
+    }
+
+    /// Notes what the store said of the totals of a plan, which it may have admitted.
+    pub(super) fn note_totals(&self, plan: &Plan, readings: &[Reading], asked: Asked) {
+        let first = readings.iter().skip(plan.charges.len());
+        let second = first.clone().skip(plan.totals.len());
+        for ((charge, first), second) in plan.totals.iter().zip(first).zip(second) {
+            let taken = charge.taken.map_or(0, |_| charge.units);
+            let reading = remembered::Reading {
+                count: second.wide().saturating_add(taken.into()),
+                checked_s: second.wait_us(),
+                round: first.granted,
+            };
+            let name = Name::of_total(plan, charge.key);
+            self.remembered.note(name, reading, asked);
+        }
+    }
+
+    /// Asks again what totals are of which nothing is known here: a store that is only slow has a
+    /// moment more before they pass.
+    pub(super) async fn read_unknown_totals(&self, plan: &Plan, now: Moment) {
+        let Some(app) = plan.app.filter(|_| !plan.totals.is_empty()) else {
+            return;
+        };
+        for _ in 0..READ_AGAIN {
+            let unknown = self.remembered.unknown(plan).into_iter();
+            let reads: Vec<_> = unknown.map(|key| (key, Change::Read)).collect();
+            if reads.is_empty() || self.ask_changes(app, &reads, now).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the plan asks of totals without the store, which is told of it as soon as it
+    /// can be; or the first that refuses.
+    pub(super) fn take_totals_alone(&self, plan: &mut Plan, now: Moment) -> Result<(), usize> {
+        let share = |name: &Name, left| self.peers.share_of(name, left);
+        self.remembered.take(plan, share)?;
+        let taken = plan.totals.iter().filter_map(|charge| {
+            let (units, round) = (charge.units, charge.taken?);
+            Some((charge.key, Change::Take { units, round }))
+        });
+        let added: Vec<_> = taken.collect();
+        if let Some(app) = plan.app {
+            self.tell_in_order(app, &added, now);
+        }
+        Ok(())
+    }
+
+    /// Refuses what is more than this gateway's share of what was left before the store was out
+    /// of use, where it may not have heard since what the others took.
+    pub(super) fn lacks_totals(&self, plan: &Plan, part: &link::Part) -> Option<Decision> {
+        let share = |name: &Name, left| self.peers.share_of(name, left);
+        let outages = part.health.times_opened();
+        let total = self.remembered.lacks(plan, outages, share)?;
+        Some(Decision::Full { total })
     }
 }
 
@@ -71,12 +152,12 @@ pub(super) fn taken(plan: &mut Plan, readings: &[Reading]) {
 
 /// The first total that refuses.
 pub(super) fn full(plan: &Plan, readings: &[Reading]) -> Option<Decision> {
-    let mut readings = readings.iter().skip(plan.charges.len());
-    let total = readings.position(Reading::denies)?;
+    let readings = readings.iter().skip(plan.charges.len());
+    let total = readings.take(plan.totals.len()).position(Reading::denies)?;
     Some(Decision::Full { total })
 }
 
-/// The store is out of use: no total refuses, and what is made is told later.
+/// Nothing was taken.
 pub(super) fn untaken(plan: &mut Plan) {
     for charge in &mut plan.totals {
         (charge.taken, charge.over) = (None, false);

@@ -121,6 +121,7 @@ impl Part {
             } => (8, round, listed, now_s),
             Change::Read => (9, 0, 0, 0),
             Change::Keep { units, round } => (10, units, u64::from(round), 0),
+            Change::Take { units, round } => (11, units, u64::from(round), 0),
         };
         Self {
             kind: how,
@@ -222,6 +223,22 @@ impl Item {
             }
         }
         items
+    }
+
+    /// What marks the totals of this decision, if it takes any: nobody knows whether it has.
+    pub(super) fn doubt(&self) -> Option<Self> {
+        if !matches!(self.what, What::Decide { .. }) {
+            return None;
+        }
+        let taken = self.parts.iter();
+        let taken = taken.filter(|part| part.kind == TOTAL && part.units > 0);
+        let parts: SmallVec<[Part; 6]> = taken
+            .map(|part| Part::change(part.name, Change::Doubt))
+            .collect();
+        (!parts.is_empty()).then_some(Self {
+            what: What::Change,
+            parts,
+        })
     }
 
     /// What undoes this decision after it was admitted. `None` when it took nothing.

@@ -114,8 +114,9 @@ fn an_upstream_that_takes_nothing() {
             "500ms",
             "--max-body",
             "1GiB",
+            // None of this is waited for.
             "--read-timeout",
-            "2s",
+            "60s",
         ],
     );
     let mut connection = gateway.connect();
@@ -130,6 +131,50 @@ fn an_upstream_that_takes_nothing() {
     let line = failures(&gateway, 1).remove(0);
     assert_eq!(line["cause"], "write-timeout", "{line}");
     assert_eq!(line["status"], 504, "{line}");
+    assert!(us(&line, "upstream_us") < 25_000_000, "{line}");
+    let failed = gateway.metric("floodgate_upstream_failures_total", &["timeout"]);
+    assert_eq!(failed, 1.0);
+}
+
+#[test]
+fn an_upstream_of_http2_that_speaks_something_else() {
+    // Bytes that are no frames; an answer of HTTP/1.1; a head without a status.
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let no_status = [&settings[..], &[0, 0, 5, 1, 5, 0, 0, 0, 1], b"\0\x01x\x01y"].concat();
+    for said in [
+        b"SSH-2.0-OpenSSH_9.9\r\nand more of the same, which is a frame of nothing\r\n".to_vec(),
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        no_status,
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let shown = String::from_utf8_lossy(&said).into_owned();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                // Once it has been asked.
+                let mut asked: Vec<u8> = Vec::new();
+                while !asked.windows(4).any(|w| w == b"\x01\x05\0\0") {
+                    let mut some = [0; 1024];
+                    match std::io::Read::read(&mut stream, &mut some) {
+                        Ok(n @ 1..) => asked.extend(&some[..n]),
+                        _ => break,
+                    }
+                }
+                let _ = std::io::Write::write_all(&mut stream, &said);
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        });
+        let gateway = Start {
+            routes: ROUTES,
+            url: Some(format!("http://{addr} http2")),
+            args: &["--unproven-share", "100"],
+            ..Start::default()
+        }
+        .start();
+        assert_eq!(gateway.call("GET", "/o/a/f/get", "").status, 502, "{shown}");
+        let line = failures(&gateway, 1).remove(0);
+        assert_eq!(line["cause"], "malformed", "{shown}: {line}");
+    }
 }
 
 #[test]

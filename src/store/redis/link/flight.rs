@@ -3,7 +3,7 @@
 use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
@@ -16,6 +16,10 @@ use crate::store::redis::wire::Batch;
 
 /// Between two attempts to find a counter whose slot moves.
 const MOVING: Duration = Duration::from_millis(2);
+
+/// How long an answer is looked for that nobody waits for, and that says what was taken of totals:
+/// these do not expire.
+const LATE: Duration = Duration::from_secs(30);
 
 /// Tickets on their way.
 pub(super) type Flight = Pin<Box<dyn Future<Output = Landing> + Send>>;
@@ -77,8 +81,9 @@ pub(super) fn batches(gathered: &mut Vec<Ticket>, is_cluster: bool) -> Vec<Vec<T
     batches
 }
 
-pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ticket>) -> Landing {
-    let health = &terms.part_of(&tickets).health;
+pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket>) -> Landing {
+    let part = terms.part_of(&tickets);
+    let health = &part.health;
     // In a cluster the epoch's key lies elsewhere, and the watch alone looks at it.
     let epoch = health.epoch().filter(|_| !terms.is_cluster);
     let mut batch = Batch::new(epoch.is_some());
@@ -86,21 +91,9 @@ pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ti
         batch.push(&ticket.item);
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
-    let epoch = epoch.as_deref().unwrap_or_default();
-    let is_single = terms.is_cluster && batch.is_of_one_counter();
-    let mut is_moving = false;
-    let asked = async {
-        loop {
-            match run(&terms, &mut link, &batch, at_us, epoch).await {
-                Err(error) if is_single && Fault::of(&error) == Fault::Moving => {
-                    is_moving = true;
-                    tokio::time::sleep(MOVING).await;
-                }
-                reply => break reply,
-            }
-        }
-    };
-    let reply = match tokio::time::timeout(terms.timeout, asked).await {
+    let moves = Arc::new(AtomicBool::new(false));
+    let mut asked: Asked = Box::pin(ask(terms.clone(), link, batch, at_us, epoch, moves.clone()));
+    let reply = match tokio::time::timeout(terms.timeout, &mut asked).await {
         Ok(Ok(reply)) => {
             health.answered();
             Reply::Answers(reply)
@@ -108,6 +101,9 @@ pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ti
         Ok(Err(error)) => match Fault::of(&error) {
             fault if fault == Fault::Store || fault == Fault::Moving && !terms.is_cluster => {
                 health.fail(&terms.cause(&error));
+                if error.is_io_error() {
+                    doubt(&terms, &tickets);
+                }
                 Reply::Lost
             }
             fault => {
@@ -118,13 +114,62 @@ pub(super) async fn fly(terms: Arc<Terms>, mut link: Connection, tickets: Vec<Ti
                 Reply::Apart(fault)
             }
         },
-        Err(_) if is_moving => Reply::Nowhere,
+        Err(_) if moves.load(Ordering::Relaxed) => Reply::Nowhere,
         Err(_) => {
             health.timed_out();
+            let is_of_totals = |ticket: &Ticket| ticket.item.doubt().is_some();
+            if tickets.iter().any(is_of_totals) {
+                let unheard = tickets.iter().map(Ticket::unheard).collect();
+                tokio::spawn(land_late(terms.clone(), asked, unheard));
+            }
             Reply::Lost
         }
     };
     Landing { tickets, reply }
+}
+
+/// A question on its way.
+type Asked = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
+
+/// Asks until the counters have stopped moving. `moves`: they do.
+async fn ask(
+    terms: Arc<Terms>,
+    mut link: Connection,
+    batch: Batch,
+    at_us: Option<u64>,
+    epoch: Option<Arc<str>>,
+    moves: Arc<AtomicBool>,
+) -> RedisResult<Value> {
+    let epoch = epoch.as_deref().unwrap_or_default();
+    let is_single = terms.is_cluster && batch.is_of_one_counter();
+    loop {
+        match run(&terms, &mut link, &batch, at_us, epoch).await {
+            Err(error) if is_single && Fault::of(&error) == Fault::Moving => {
+                moves.store(true, Ordering::Relaxed);
+                tokio::time::sleep(MOVING).await;
+            }
+            reply => break reply,
+        }
+    }
+}
+
+/// What comes back after the time in which it was waited for: units that were taken go back, and
+/// totals of which nobody will ever know are marked.
+async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
+    match tokio::time::timeout(LATE, asked).await {
+        Ok(Ok(reply)) => {
+            let undone = hand_out(tickets, reply, &terms).into_iter().flatten();
+            undone.for_each(|ticket| terms.keep(ticket.item));
+        }
+        // Refused, and nothing was done.
+        Ok(Err(error)) if !error.is_io_error() => (),
+        Ok(Err(_)) | Err(_) => doubt(&terms, &tickets),
+    }
+}
+
+fn doubt(terms: &Terms, tickets: &[Ticket]) {
+    let doubted = tickets.iter().filter_map(|ticket| ticket.item.doubt());
+    doubted.for_each(|item| terms.keep(item));
 }
 
 /// Runs the script on a batch.
@@ -244,7 +289,10 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
             store_us,
             verdict: Verdict::parse(&reply),
         };
-        let unheard = ticket.answer.and_then(|waiting| waiting.send(answer).err());
+        let unheard = match ticket.answer {
+            Some(waiting) => waiting.send(answer).err(),
+            None => ticket.is_unheard.then_some(answer),
+        };
         undone.extend(
             unheard
                 .and_then(|answer| ticket.item.undo(&answer))
@@ -253,6 +301,7 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
                     part: ticket.part,
                     at_us: ticket.at_us,
                     answer: None,
+                    is_unheard: false,
                 }),
         );
     }
