@@ -273,6 +273,7 @@ async fn collect(
     tokio::pin!(end);
     let mut is_ending = false;
     let mut newest = begin;
+    let mut shown = None;
     loop {
         tokio::select! {
             event = told.recv() => match event {
@@ -288,10 +289,11 @@ async fn collect(
                 }
             },
             _ = ticks.tick() => {
-                let known = tally.last().map(|second| second.second);
                 let now = clock.since(begin).mono_us - begin.mono_us;
                 tally.until(now / 1_000_000);
-                if let Some(second) = tally.last().filter(|s| Some(s.second) != known) {
+                // An answer may have ended its second before the tick did.
+                if let Some(second) = tally.last().filter(|s| Some(s.second) != shown) {
+                    shown = Some(second.second);
                     progress((*second).into());
                 }
             }
