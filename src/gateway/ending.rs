@@ -99,7 +99,7 @@ impl Context {
         let is_late = watch::is_late();
         let is_answered = self.upstream_status.is_some();
         let is_over = self.way.is_over(now);
-        let is_callers = is_late && !is_over && !watch::is_taking() && self.is_incomplete();
+        let is_callers = is_late && !watch::is_taking() && self.is_incomplete();
         let (cause, reply) = if is_callers {
             (Cause::ClientSlow, Some(Reply::body_timeout()))
         } else if is_late {

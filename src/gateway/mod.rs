@@ -323,6 +323,13 @@ impl ProxyHttp for Gateway {
             // To such a caller it means nothing, and the backend's 100 would be its answer.
             request.remove_header(&header::EXPECT);
         }
+        if ctx.way.is_stream && request.headers.contains_key(header::EXPECT) {
+            // pingora tells nothing of an HTTP/2 upstream's 100: the caller has ours.
+            request.remove_header(&header::EXPECT);
+            let downstream = session.as_downstream_mut();
+            downstream.set_close_on_response_before_downstream_finish(false);
+            downstream.write_continue_response().await?;
+        }
         if request.headers.contains_key(header::EXPECT) {
             // The backend may take its time to ask for the body. If it does not, that is no fault
             // of the caller: its own time is over first.
@@ -409,6 +416,13 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
+        // Whatever it speaks, what goes on from here is ours.
+        response.set_version(http::Version::HTTP_11);
+        if response.status.is_informational() || response.status == http::StatusCode::NO_CONTENT {
+            // There is no body (RFC 9110, 8.6): who waited for one would take the next answer for it.
+            response.remove_header(&header::CONTENT_LENGTH);
+            response.remove_header(&header::TRANSFER_ENCODING);
+        }
         if response.status.is_informational() {
             // Asked for its body only now.
             ctx.pace = None;

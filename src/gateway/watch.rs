@@ -206,6 +206,8 @@ pub(super) async fn over<T>(doing: impl Future<Output = T>, timer: &mut Timer) -
                         continue;
                     }
                     watch.is_late = true;
+                    // The upstream has taken all that came, and waits for its caller as we do.
+                    watch.is_taking &= !watch.is_callers();
                     // It is open: what holds it is what has just been asked.
                     let broken = watch.upstream.take().map(|fd| shutdown(fd, Shutdown::Both));
                     if !matches!(broken, Some(Ok(()))) {

@@ -288,7 +288,9 @@ fn failures_give_back_deletions_lower_and_a_lost_answer_counts() {
     assert_eq!(world.total("b#basic", "", "users")["approximate"], false);
     assert_eq!(with("lose"), 502);
     world.becomes("", "users", 2);
-    assert_eq!(world.total("b#basic", "", "users")["approximate"], true);
+    soon("it is known to be in doubt", || {
+        world.total("b#basic", "", "users")["approximate"] == true
+    });
     assert_eq!(world.register(&["a", "b", "c"]).status, 200);
     world.becomes("", "users", 5);
     assert_eq!(world.register(&["d"]).status, 429);

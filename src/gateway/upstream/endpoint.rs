@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::prelude::HttpPeer;
 use pingora::protocols::tls::CaType;
@@ -10,6 +11,9 @@ use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use super::standing::Standing;
 use crate::settings::Upstream;
 
+/// How often a connection of many streams is asked whether it lives; five seconds without an answer
+/// end it.
+const PING: Duration = Duration::from_secs(10);
 /// Calls that share one HTTP/2 connection.
 const STREAMS: usize = 100;
 
@@ -83,6 +87,7 @@ impl Endpoint {
             // Over TLS, one that cannot may say so; in the clear there is nothing to ask.
             peer.options.set_http_version(2, if tls { 1 } else { 2 });
             peer.options.max_h2_streams = STREAMS;
+            peer.options.h2_ping_interval = Some(PING);
         }
         // Ours to do: pingora would take whatever `Connection` names, the token too.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();

@@ -56,8 +56,6 @@ pub(super) struct Standing {
     available: AtomicBool,
     /// Failures in a row.
     failures: AtomicU32,
-    /// How often its connections were given up.
-    renewed: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -89,7 +87,6 @@ impl Standing {
             in_flight: AtomicU64::new(0),
             available: AtomicBool::new(true),
             failures: AtomicU32::new(0),
-            renewed: AtomicU32::new(0),
             state: Mutex::new(State {
                 up: true,
                 by: None,
@@ -127,16 +124,6 @@ impl Standing {
 
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Calls go over new connections from now on.
-    pub(super) fn renew(&self) {
-        self.renewed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Tells its connections from those that were given up.
-    pub(super) fn renewed(&self) -> u64 {
-        u64::from(self.renewed.load(Ordering::Relaxed) & 0xFF_FFFF) << 32
     }
 
     /// Whether nothing speaks against it: then it is chosen before others are.

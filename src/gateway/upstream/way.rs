@@ -273,7 +273,6 @@ impl Way {
         self.is_watched = endpoint.http2 && body_comes;
         peer.options.read_timeout =
             (!self.is_watched).then(|| pool.times.head().min(self.left(now)));
-        peer.group_key ^= endpoint.standing.renewed();
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         if self.stale >= MAX_STALE {
             // In no pool, and not kept either.

@@ -81,8 +81,8 @@ fn an_upstream_that_has_all_of_an_upload_is_waited_for_so_long_and_blamed() {
         // Neither is it charged to the caller.
         assert_eq!(answer.status, 504, "{}", answer.text());
         assert_eq!(timeouts(&gateway), f64::from(n));
-        // It may be the connection that is dead.
-        assert_eq!(upstream.connections(), usize::from(n));
+        // None is left behind for another.
+        assert_eq!(upstream.connections(), 1);
     }
     soon("the log says why", || {
         gateway
@@ -111,6 +111,30 @@ fn a_caller_whose_body_does_not_go_on_is_no_fault_of_the_upstream() {
         gateway.log().matches("\"cause\":\"client-slow\"").count() == 2
     });
     assert_eq!((upstream.calls(), failures(&gateway)), (0, 0.0));
+}
+
+#[test]
+fn a_body_that_stalls_has_the_time_of_the_call_and_is_its_callers() {
+    let upstream = Streams::start(|_| Act::Answer);
+    let gateway = before(&upstream, &["--request-timeout", "700ms"]);
+    let mut connection = begin(&gateway, 2);
+    assert_eq!(connection.read_answer("POST").status, 408);
+    assert_eq!(failures(&gateway), 0.0);
+}
+
+#[test]
+fn who_waits_to_be_asked_for_a_body_is_asked() {
+    let upstream = Streams::start(|_| Act::Answer);
+    let gateway = before(&upstream, &[]);
+    let mut connection = gateway.connect();
+    let head = "POST /o/a/t/up HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer YWMtgood\r\n\
+                Content-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    connection.send(head.as_bytes());
+    let line = connection.try_line().expect("an interim answer");
+    assert!(line.starts_with("HTTP/1.1 100 "), "{line}");
+    assert_eq!(connection.try_line().as_deref(), Ok("\r\n"));
+    connection.send(b"xy");
+    assert_eq!(connection.read_answer("POST").status, 200);
 }
 
 /// Answers a call when its head is there, and sends the body of the answer when all of it is.

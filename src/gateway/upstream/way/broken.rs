@@ -63,10 +63,6 @@ impl Way {
         if is_callers {
             return;
         }
-        if self.is_watched && self.is_stream {
-            // It may be the connection that is dead.
-            endpoint.standing.renew();
-        }
         if !self.is_over(now) || (is_asked && self.has_waited_long(now)) {
             pool.failed(endpoint, Failure::Timeout, now.mono_us);
         }
