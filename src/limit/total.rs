@@ -23,7 +23,7 @@
 //! the total is marked, so that it is never too low. For that it knows how many units are under way;
 //! each call gives back ([`Change::GiveBack`]) or keeps ([`Change::Keep`]) what it took, by the round
 //! in which it took it. A gateway that is gone answers for none: what has been under way for
-//! [`LONGEST_S`] counts no more at the next round.
+//! `LONGEST_S` counts no more at the next round.
 
 use serde::{Deserialize, Serialize};
 
