@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let (checks, kind): (&Arc<Checks>, Option<&[u8]>) = match choice % 3 {
         0 => (&JSON, None),
-        1 => (&FORM, None),
+        1 => (&FORM, Some(b"application/x-www-form-urlencoded")),
         _ => (&FILE, Some(b"multipart/form-data; boundary=x-y")),
     };
     let found = checks.body(kind, body);
