@@ -110,6 +110,12 @@ fn json(found: &Found, body: &[u8]) {
         .values()
         .map(|value| text(value).chars().count() as u64)
         .max();
+    // What is no object is measured as it is written.
+    let instead = top.get("m").filter(|m| !m.get().starts_with('{'));
+    let longest = match instead {
+        Some(instead) => Some(instead.get().chars().count() as u64),
+        None => longest,
+    };
     assert_eq!(measured(found, 3), longest);
     let names = m.keys().map(|name| name.len() as u64).max();
     assert_eq!(measured(found, 4), names);
