@@ -90,9 +90,10 @@ impl Gateway {
             ctx.waits();
             let now = ctx.shared.clock.since(ctx.started);
             ctx.way.sent(now);
+            let (most, left) = (ctx.way.head_timeout(), ctx.way.time_left(now));
             match ctx.way.is_watched() {
-                true => watch::awaits_head_alone(ctx.way.head_timeout(), ctx.way.time_left(now)),
-                false => watch::awaits_head(ctx.way.head_timeout(), ctx.way.time_left(now)),
+                true => watch::awaits_body(Some(most), left, None),
+                false => watch::awaits_head(most, left),
             }
         }
         if let Some(admitted) = &mut ctx.admitted {
@@ -256,8 +257,17 @@ impl ProxyHttp for Gateway {
         watch::connects();
         let now = ctx.shared.clock.since(ctx.started);
         let body_comes = !session.as_downstream_mut().is_body_done();
-        ctx.way
-            .begin(ctx.call.as_ref(), ctx.started, body_comes, now)
+        // Who waits to be asked for it does not pause: that is for the upstream to do.
+        let pause = match session.req_header().headers.contains_key(header::EXPECT) {
+            true => Duration::ZERO,
+            false => ctx
+                .shared
+                .settings
+                .body_timeout
+                .saturating_add(watch::LATER),
+        };
+        let pause = body_comes.then_some(pause);
+        ctx.way.begin(ctx.call.as_ref(), ctx.started, pause, now)
     }
 
     async fn connected_to_upstream(
@@ -296,7 +306,7 @@ impl ProxyHttp for Gateway {
         }
         if let Some(most) = ctx.way.upload_timeout(ctx.shared.settings.body_timeout) {
             let now = ctx.shared.clock.since(ctx.started);
-            watch::sends(most, ctx.way.time_left(now));
+            watch::awaits_head(most, ctx.way.time_left(now));
         }
         headers::prepare_upstream(
             request,

@@ -85,7 +85,7 @@ pub(super) fn takes(most: Duration, caller: Option<Arc<State>>) {
     });
 }
 
-/// The head of the answer is waited for.
+/// The head of the answer is waited for, and what of the call goes out before it.
 pub(super) fn awaits_head(most: Duration, left: Option<Duration>) {
     with(|watch| {
         watch.step = Some(most.saturating_add(LATER));
@@ -95,17 +95,8 @@ pub(super) fn awaits_head(most: Duration, left: Option<Duration>) {
     });
 }
 
-/// The rest of the call goes out, and pingora waits for an answer without a time.
-pub(super) fn sends(most: Duration, left: Option<Duration>) {
-    awaits_head(most, left);
-}
-
-/// The head of the answer is waited for, and pingora has no time for that.
-pub(super) fn awaits_head_alone(most: Duration, left: Option<Duration>) {
-    awaits_body(Some(most), left, None);
-}
-
-/// The rest of the answer is waited for. `most`: where pingora's own time-out is longer.
+/// The answer, or the rest of it, is waited for. `most`: where pingora has no time for that, or a
+/// longer one.
 pub(super) fn awaits_body(
     most: Option<Duration>,
     left: Option<Duration>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use floodgate::clock::Clock;
 
-use crate::frames::{Peer, call};
+use crate::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Peer, call, frame};
 use crate::harness::{Gateway, Start};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
@@ -161,6 +161,38 @@ fn a_call_that_stalls_in_the_middle_ends_when_its_time_is_over_and_not_later() {
     // Our own impatience does not speak against the upstream.
     let failures = gateway.metric("floodgate_upstream_failures_total", &["timeout"]);
     assert_eq!(failures, 0.0);
+}
+
+#[test]
+fn a_call_that_pauses_is_no_late_answer() {
+    let echo = upstream(|stream| {
+        let _ = stream.read_exact(&mut [0; 2]);
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    });
+    let silent = upstream(|stream| {
+        let _ = stream.read_exact(&mut [0; 2]);
+        stall();
+    });
+    let times = ["--read-timeout", "500ms", "--body-timeout", "30s", "--h2c"];
+    for (upstream, status) in [(echo, 200), (silent, 504)] {
+        let gateway = before(upstream, &times);
+        let mut connection = gateway.connect();
+        let head = "POST /o/a/t/any HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer YWMtgood\r\n\
+                    Content-Length: 2\r\n\r\nx";
+        connection.send(head.as_bytes());
+        std::thread::sleep(MS * 2500);
+        connection.send(b"y");
+        assert_eq!(connection.read_answer("POST").status, status);
+        let mut peer = Peer::new(&gateway);
+        let fields = frames::head(&call("POST", "/o/a/t/any", &[]));
+        peer.send(&frame(HEADERS, END_HEADERS, 1, &fields))
+            .expect("sent");
+        peer.send(&frame(DATA, 0, 1, b"x")).expect("sent");
+        std::thread::sleep(MS * 2500);
+        peer.send(&frame(DATA, END_STREAM, 1, b"y")).expect("sent");
+        assert_eq!(peer.answered(), Some(status));
+    }
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub(in crate::gateway) struct Way {
     answerer: Option<SocketAddr>,
     /// Whether the latest attempt's waits are bounded by our own watch alone.
     is_watched: bool,
+    /// Whether pingora's own are longer than that for the head.
+    is_patient: bool,
     /// Whether the latest one is a stream of an HTTP/2 connection.
     pub(in crate::gateway) is_stream: bool,
     /// Whether its head has gone out as a whole.
@@ -107,6 +109,7 @@ impl Way {
             had_sent: false,
             answerer: None,
             is_watched: false,
+            is_patient: false,
             is_stream: false,
             has_begun: false,
             repeat: false,
@@ -183,7 +186,8 @@ impl Way {
     /// The longest wait for the next piece of an answer, where pingora does not know it.
     pub(in crate::gateway) fn piece_timeout(&self) -> Option<Duration> {
         let times = self.pool()?.times;
-        (self.is_watched || times.read < times.head()).then_some(times.read)
+        let is_ours = self.is_watched || self.is_patient || times.read < times.head();
+        is_ours.then_some(times.read)
     }
 
     /// What is left of the time for the whole call, if it has one.
@@ -218,12 +222,13 @@ impl Way {
         self.ends_us.is_some_and(|ends| now.mono_us >= ends)
     }
 
-    /// The next attempt. The first one looks for the pool.
+    /// The next attempt. The first one looks for the pool. `pause`: how long the rest of the call's
+    /// body may keep the upstream waiting, if there is a rest.
     pub(in crate::gateway) fn begin(
         &mut self,
         call: Option<&Call>,
         started: Moment,
-        body_comes: bool,
+        pause: Option<Duration>,
         now: Moment,
     ) -> pingora::Result<Box<HttpPeer>> {
         self.leave();
@@ -270,9 +275,12 @@ impl Way {
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
         // Of a stream, pingora's would begin with the body, however long that takes to come.
-        self.is_watched = endpoint.http2 && body_comes;
-        peer.options.read_timeout =
-            (!self.is_watched).then(|| pool.times.head().min(self.left(now)));
+        self.is_watched = endpoint.http2 && pause.is_some();
+        // Of a connection, it begins with each piece of the body.
+        let head = pool.times.head();
+        let pause = pause.unwrap_or_default();
+        self.is_patient = pause > head;
+        peer.options.read_timeout = (!self.is_watched).then(|| head.max(pause).min(self.left(now)));
         peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
         if self.stale >= MAX_STALE {
             // In no pool, and not kept either.
