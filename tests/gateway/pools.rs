@@ -308,8 +308,10 @@ fn addresses_behind_a_name_come_and_go_without_a_restart() {
     said(&gateway, "upstream address found");
     said(&gateway, "upstream address gone");
     said(&gateway, "cannot be looked up");
+    // Not with each attempt; once more where a busy machine has let the name server seem gone.
     let log = gateway.log();
-    assert_eq!(log.matches("cannot be looked up").count(), 1, "{log}");
+    let times = log.matches("cannot be looked up").count();
+    assert!(matches!(times, 1 | 2), "{log}");
 }
 
 #[test]
