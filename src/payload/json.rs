@@ -422,6 +422,11 @@ impl Json {
         if self.depth >= MAX_DEPTH || asked.is_some_and(|node| node.is_kind) {
             return false;
         }
+        // A list of bodies where one is expected: none of them would be looked into.
+        let takes_no_list = |node: &Node| node.items.is_none() && node.looks_into_objects();
+        if self.depth == 0 && !is_object && asked.is_some_and(takes_no_list) {
+            return false;
+        }
         if let Some(word) = self.objects.get_mut(self.depth / 64) {
             let bit = 1 << (self.depth % 64);
             *word = if is_object { *word | bit } else { *word & !bit };
