@@ -272,7 +272,9 @@ pub(super) fn prepare_upstream(
         forwarded.extend_from_slice(part);
     }
     let host = fields.get(header::HOST).map(HeaderValue::as_bytes);
-    if let Some(host) = host.filter(|h| {
+    // To an upstream of HTTP/2 goes what a caller of HTTP/2 has said.
+    let authority = || parts.uri.authority().map(|said| said.as_str().as_bytes());
+    if let Some(host) = host.or_else(authority).filter(|h| {
         h.iter()
             .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b))
     }) {

@@ -674,6 +674,16 @@ fn what_is_reported_passes_and_is_counted() {
     assert_eq!(reported(&gateway, "message-text"), 1.0);
     assert_eq!(gateway.call("POST", "/o/a/chatgroups", "{").status, 200);
     assert_eq!(reported(&gateway, "malformed"), 1.0);
+    // In a coding, or in other characters: nobody here can look into it.
+    for field in [
+        "Content-Encoding: gzip",
+        "Content-Type: application/json; charset=utf-16",
+    ] {
+        let mut connection = gateway.connect();
+        let answer = connection.call("POST", "/o/a/chatgroups", &[field], "{}");
+        assert_eq!(answer.status, 200, "{field}");
+    }
+    assert_eq!(reported(&gateway, "malformed"), 3.0);
     assert_eq!(
         send_upload(&gateway, "/o/a/chatfiles", 10 * MB + 1).status,
         200

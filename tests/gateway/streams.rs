@@ -1,6 +1,7 @@
 //! Upstreams of HTTP/2, frame by frame: streams that break, calls that are refused unbegun.
 
 mod uploads;
+mod windows;
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};

@@ -12,12 +12,18 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::{self, ServerConfig, ServerConnection, StreamOwned};
 
 use crate::ROUTES;
+use crate::frames::{Peer, call};
 use crate::harness::{BIN, Gateway, Start};
 
 /// An address where nobody listens.
 pub(crate) fn dead() -> SocketAddr {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
-    probe.local_addr().expect("an address")
+    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    bound.bind(any).expect("a port");
+    let addr = bound.local_addr().expect("an address");
+    // Nobody else gets it before the test is over.
+    std::mem::forget(bound);
+    addr
 }
 
 #[test]
@@ -243,7 +249,10 @@ fn secure_http2() -> (u16, String, Receiver<(String, http::Version, String)>) {
                 let ask = ask.clone();
                 let service = hyper::service::service_fn(move |request: http::Request<_>| {
                     let _: &hyper::body::Incoming = request.body();
-                    let what = format!("{} {}", request.method(), request.uri().path());
+                    let said = request.headers().get("forwarded");
+                    let said = said.and_then(|said| said.to_str().ok()).unwrap_or_default();
+                    let uri = request.uri();
+                    let what = format!("{} {} {said}", request.method(), uri.path());
                     let _ = ask.send((name.clone(), request.version(), what));
                     let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
                     std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
@@ -272,11 +281,12 @@ fn an_https_upstream_speaks_http2_with_an_authority_and_a_name_of_its_own() {
     );
     std::fs::write(&file, pool).expect("a file");
     let gateway = Start {
-        args: &["--config", file.to_str().expect("UTF-8")],
+        args: &["--config", file.to_str().expect("UTF-8"), "--h2c"],
         upstream: Some(dead()),
         ..Start::default()
     }
     .start();
+    let who = "for=127.0.0.1;proto=http;host=";
     let mut connection = gateway.connect();
     for (method, body) in [("GET", ""), ("POST", "{\"a\":1}")] {
         let answer = connection.call(method, "/o/a/t/any", &[], body);
@@ -284,8 +294,14 @@ fn an_https_upstream_speaks_http2_with_an_authority_and_a_name_of_its_own() {
         let (name, version, what) = asked.recv().expect("a call");
         assert_eq!(name, "localhost");
         assert_eq!(version, http::Version::HTTP_2);
-        assert_eq!(what, format!("{method} /o/a/t/any"));
+        assert_eq!(what, format!("{method} /o/a/t/any {who}\"gateway\""));
     }
+    // A caller of HTTP/2 has no `Host`.
+    let mut peer = Peer::new(&gateway);
+    peer.ask(1, &call("GET", "/o/a/t/any", &[]));
+    assert_eq!(peer.answered(), Some(200));
+    let (.., what) = asked.recv().expect("a call");
+    assert_eq!(what, format!("GET /o/a/t/any {who}\"gateway\""));
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use floodgate::clock::Clock;
 use parking_lot::Mutex;
 
+use crate::Run;
 use crate::dice::Dice;
 use crate::proxy::Proxy;
-use crate::script::Scripted;
 use crate::server::Server;
 
 /// How long an outage may have its effects after its end: the gateways have to find that the store
@@ -78,7 +78,7 @@ impl Troubles {
         dice: &mut Dice,
         redis: &mut Server,
         stores: &[Proxy; 2],
-        upstream: &Scripted,
+        run: &Run,
     ) {
         let begun = self.clock.now().mono_us;
         let one = &stores[dice.below(2)];
@@ -133,10 +133,10 @@ impl Troubles {
                 "connections to redis break"
             }
             _ => {
-                upstream.close_all();
+                run.close_all();
                 *self
                     .counts
-                    .entry("connections to the upstream break")
+                    .entry("connections to the upstreams break")
                     .or_default() += 1;
                 std::thread::sleep(dice.ms(200, 1500));
                 return;

@@ -100,7 +100,9 @@ fn nobody_vouches_for_it() {
     }
     .start();
     assert_eq!(gateway.call("GET", "/o/a/f/get", "").status, 502);
-    failed(&gateway, "tls", 502);
+    let line = failed(&gateway, "tls", 502);
+    let error = line["error"].as_str().expect("a text");
+    assert!(error.contains("UnknownIssuer"), "{line}");
 }
 
 #[test]
