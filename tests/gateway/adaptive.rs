@@ -323,6 +323,13 @@ fn however_a_call_ends_its_place_is_free_again() {
             "3",
             "--read-timeout",
             "3s",
+            "--body-timeout",
+            "3s",
+            // Each call goes upstream, whatever became of the one before.
+            "--bad-token-memory",
+            "off",
+            "--keepalive",
+            "5s",
             "--eject-after",
             "off",
         ],

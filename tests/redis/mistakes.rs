@@ -1,9 +1,14 @@
 //! A store that cannot be used because somebody set something wrong: said once, as an error, and
 //! plainly; calls are answered all the same.
 
-use crate::gateways::{IMPATIENT, ROUTES, calls, gateway, is_up, with_routes};
+use crate::gateways::{IMPATIENT, ROUTES, calls, is_up, with_routes};
 use crate::harness::Gateway;
 use crate::server::{Cluster, Server, wait_until};
+
+/// Of those that answer nothing at all it takes its time to find out what they are.
+fn gateway(url: &str) -> Gateway {
+    with_routes(ROUTES, url, &["--store-timeout", "2s"])
+}
 
 /// The lines of this level that the gateway has logged about its store.
 fn lines(gateway: &Gateway, level: &str) -> Vec<serde_json::Value> {
@@ -34,14 +39,14 @@ fn is_said_once(gateway: &Gateway, why: &str) {
 #[test]
 fn a_node_of_a_cluster_is_not_taken_for_a_server_of_its_own() {
     let cluster = Cluster::start(0);
-    let gateway = gateway(&cluster.nodes[0].url(), &[]);
+    let gateway = gateway(&cluster.nodes[0].url());
     is_said_once(&gateway, "write redis-cluster://");
 }
 
 #[test]
 fn a_server_of_its_own_is_not_taken_for_a_cluster() {
     let server = Server::start();
-    let gateway = gateway(&server.url().replace("redis:", "redis-cluster:"), &[]);
+    let gateway = gateway(&server.url().replace("redis:", "redis-cluster:"));
     is_said_once(&gateway, "no part of a cluster; write redis://");
 }
 
@@ -51,7 +56,7 @@ fn a_password_that_is_wrong_or_missing_is_said() {
     for user in ["", ":wrong@"] {
         let url = server.url().replace("://", &format!("://{user}"));
         for url in [&url, &url.replace("redis:", "redis-cluster:")] {
-            let gateway = gateway(url, &[]);
+            let gateway = gateway(url);
             is_said_once(&gateway, "the password is wrong or missing; set them with");
         }
     }
@@ -61,7 +66,7 @@ fn a_password_that_is_wrong_or_missing_is_said() {
 fn a_server_without_tls_is_said() {
     let server = Server::start();
     for scheme in ["rediss:", "rediss-cluster:"] {
-        let gateway = gateway(&server.url().replace("redis:", scheme), &[]);
+        let gateway = gateway(&server.url().replace("redis:", scheme));
         is_said_once(&gateway, "does not answer in TLS; write redis");
     }
 }
@@ -69,7 +74,7 @@ fn a_server_without_tls_is_said() {
 #[test]
 fn a_password_that_is_set_right_is_used() {
     let server = Server::with(&["requirepass other"]);
-    let gateway = gateway(&server.url().replace("://", "://:secret@"), &[]);
+    let gateway = gateway(&server.url().replace("://", "://:secret@"));
     assert!(!is_up(&gateway));
     server.cli(&["-a", "other", "config", "set", "requirepass", "secret"]);
     wait_until("it is used", || is_up(&gateway));
