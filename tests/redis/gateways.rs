@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use crate::harness::{Connection, Gateway, Start};
 use crate::server::wait_until;
 
-/// Longer than any call may take that finds the store gone: [`IMPATIENT`] gateways wait 200 ms for
+/// Longer than any call may take that finds the store gone: [`IMPATIENT`] gateways wait 500 ms for
 /// it, and a busy machine takes its time too.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 /// For a store that goes away: of those that stay, a gateway is as patient as a busy machine asks
 /// for, which would be an outage otherwise.
-pub(crate) const IMPATIENT: [&str; 2] = ["--store-timeout", "200ms"];
+pub(crate) const IMPATIENT: [&str; 2] = ["--store-timeout", "500ms"];
 
 /// How long a quota that is used up is looked at.
 pub(crate) const LOOKING_ON: Duration = Duration::from_millis(500);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gateways::{BOUND, IMPATIENT, LOOKING_ON, calls, exhaust, gateway, is_up};
+use crate::gateways::{BOUND, LOOKING_ON, calls, exhaust, gateway, is_up};
 use crate::harness::Gateway;
 use crate::proxy::Proxy;
 use crate::server::{Server, Watched, wait_until};
@@ -18,7 +18,7 @@ fn goes_by_policy_and_recovers<S>(
     fail: impl FnOnce(&mut S),
     back: impl FnOnce(&mut S),
 ) {
-    let gateway = gateway(url, &[&IMPATIENT[..], &["--min-gateways", "2"]].concat());
+    let gateway = gateway(url, &["--store-timeout", "1s", "--min-gateways", "2"]);
     wait_until("it is up", || is_up(&gateway));
     assert_eq!(calls(&gateway, "/o/a/t/local", 4).admitted, 4);
     assert_eq!(calls(&gateway, "/o/a/t/day", 3).admitted, 3);
@@ -106,7 +106,7 @@ fn a_store_that_is_too_slow() {
     goes_by_policy_and_recovers(
         &url,
         proxy,
-        |proxy| proxy.slow(Duration::from_millis(500)),
+        |proxy| proxy.slow(Duration::from_millis(2500)),
         |proxy| proxy.heal(),
     );
 }

@@ -238,7 +238,7 @@ fn what_a_store_refuses_to_be_told_of_one_counter_keeps_nothing_else_away() {
     let server = Server::with(&["user gate on >secret ~fg:* +@all"]);
     let proxy = Proxy::to(server.port());
     let url = proxy.url().replace("://", "://gate:secret@");
-    let gateway = gateway(&url, &IMPATIENT);
+    let gateway = gateway(&url, &["--store-timeout", "2s"]);
     acquainted(&[&gateway]);
     // Two apps: the keys of one will be out of bounds.
     let keys = || -> Vec<String> {

@@ -13,7 +13,7 @@ use crate::server::{Server, wait_until};
 const TOKEN: &str = "an-admin-token-of-tests";
 
 fn gateway(url: &str, dir: &std::path::Path, backend: &Backend) -> Gateway {
-    gateway_with(url, dir, backend, "200ms")
+    gateway_with(url, dir, backend, "500ms")
 }
 
 fn gateway_with(url: &str, dir: &std::path::Path, backend: &Backend, timeout: &str) -> Gateway {
