@@ -94,7 +94,7 @@ v3 = { limits = [{ rate = "6 tasks", hold = "task", max_hold = "15s" }], ip_copy
 const CALLERS: usize = 12;
 /// The longest that a call may take by the time-outs below, on a machine that stands still now and
 /// then.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(40);
 
 /// A number from outside.
 fn given(name: &str) -> Option<u64> {
@@ -339,7 +339,11 @@ fn nothing_is_lost_leaked_or_exceeded_while_everything_breaks() {
         life.end(&run);
     }
     judge::logs(&gateways, &done);
-    println!("troubles: {:?}", troubles.counts);
+    println!(
+        "troubles: {:?}; the machine stood still {} times",
+        troubles.counts,
+        troubles.stills()
+    );
     println!("still FLOODGATE_SOAK_SEED={seed}");
 }
 
