@@ -99,7 +99,7 @@ async fn answer(request: Request<Incoming>, end: &Notify) -> std::io::Result<Res
             }
         }
     });
-    Ok(Response::new(StreamBody::new(pieces).boxed()))
+    Ok(Response::new(BoxBody::new(StreamBody::new(pieces))))
 }
 
 fn whole() -> Body {
