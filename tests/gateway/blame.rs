@@ -208,6 +208,59 @@ fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
 }
 
 #[test]
+fn where_all_kept_connections_break_a_call_is_sent_once_more_and_not_for_each() {
+    const KEPT: usize = 4;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = listener.local_addr().expect("an address");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                for nth in 0..2 {
+                    let (mut head, mut byte) = (Vec::new(), [0]);
+                    while !head.ends_with(b"\r\n\r\n") {
+                        if !matches!(stream.read(&mut byte), Ok(1)) {
+                            return;
+                        }
+                        head.extend(byte);
+                    }
+                    seen.fetch_add(1, SeqCst);
+                    if nth > 0 {
+                        return;
+                    }
+                    // So that none of them is used twice.
+                    while seen.load(SeqCst) < KEPT {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    if stream.write_all(ok).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let gateway = Start {
+        upstream: Some(upstream),
+        args: &["--threads", "1"],
+        ..Start::default()
+    }
+    .start();
+    let mut callers: Vec<_> = (0..KEPT).map(|_| gateway.connect()).collect();
+    for caller in &mut callers {
+        caller.send_call("GET", "/o/a/t/any", &[], "");
+    }
+    for caller in &mut callers {
+        assert_eq!(caller.read_answer("GET").status, 200);
+    }
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+    assert_eq!(calls.load(SeqCst), KEPT + 2);
+    assert_eq!((failures(&gateway), repeated(&gateway)), (0.0, 1.0));
+}
+
+#[test]
 fn an_upstream_that_uses_up_the_time_of_calls_is_ejected_like_any_other() {
     let silent = Scripted::start();
     let other = StandIn::start(StandInOptions::default()).expect("a stand-in backend");

@@ -211,7 +211,9 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
         let (method, route) = ROUTES[dice.below(ROUTES.len())];
         let method = if method == "HEAD" { "GET" } else { method };
         let fault = match dice.one_in(3) {
-            true if route == "stream" => streams::FAULTS[dice.below(streams::FAULTS.len())],
+            true if route == "stream" => {
+                streams::FAULTS[dice.below(streams::FAULTS.len())].to_owned()
+            }
             true => Fault::ALL[dice.below(Fault::ALL.len())].name(),
             false => Fault::None.name(),
         };
@@ -220,7 +222,7 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
             method,
             path: format!("/o/a/s/{route}"),
             fields: vec![
-                ("x-fault", fault.to_owned()),
+                ("x-fault", fault),
                 ("x-forwarded-for", format!("10.1.0.{}", dice.below(256))),
                 ("x-request-id", id.clone()),
                 ("x-wait-ms", dice.below(30).to_string()),
