@@ -255,6 +255,7 @@ fn where_all_kept_connections_break_a_call_is_sent_once_more_and_not_for_each() 
     for caller in &mut callers {
         assert_eq!(caller.read_answer("GET").status, 200);
     }
+    is_kept(&gateway);
     assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
     assert_eq!(calls.load(SeqCst), KEPT + 2);
     assert_eq!((failures(&gateway), repeated(&gateway)), (0.0, 1.0));
