@@ -333,9 +333,17 @@ impl Asking<'_> {
         for name in names {
             let key = key_of(rule.kind, self.app.name(), &name);
             // A twin was charged where it was named first.
-            let charge = asks
-                .filter(|_| !is_idle && self.charged.insert(key))
-                .map(|units| charge(key, &name, units, false));
+            let charge = match asks {
+                Some(units) => {
+                    (!is_idle && self.charged.insert(key)).then(|| charge(key, &name, units, false))
+                }
+                // What goes down is that of now.
+                None => (frees && count != Counted::All).then(|| TotalCharge {
+                    figure: u64::MAX,
+                    report: true,
+                    ..charge(key, &name, 0, false)
+                }),
+            };
             holders.push(Holding {
                 key,
                 charge: charge.is_some().then_some(self.charges.len()),
@@ -424,7 +432,14 @@ impl Asked {
 
     fn taken(plan: &Plan, held: &Holding) -> Option<(u32, u32)> {
         let charge = plan.totals.get(held.charge?)?;
-        charge.taken.map(|round| (charge.units, round))
+        let taken = charge.taken.filter(|_| !charge.looks());
+        taken.map(|round| (charge.units, round))
+    }
+
+    /// What a deletion lowers, as it was before: `None`: nobody knows.
+    fn seen(plan: &Plan, held: &Holding) -> Option<u32> {
+        let charge = plan.totals.get(held.charge?)?;
+        charge.taken.filter(|_| charge.looks())
     }
 
     /// All goes back.
@@ -540,7 +555,10 @@ impl Entry {
             (true, Counted::All, Some(0)) | (_, Counted::Units(0), _) => (),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(0)) => (),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(made @ 1..)) => {
-                add(Change::Lower(made));
+                add(match Asked::seen(plan, held) {
+                    Some(basis) => Change::Lower { units: made, basis },
+                    None => Change::Doubt,
+                });
             }
             (true, _, None) => add(Change::Doubt),
             (false, Counted::Units(units), made) => {

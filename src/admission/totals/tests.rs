@@ -313,6 +313,32 @@ fn deletions_lower_a_total_and_never_below_0() {
 }
 
 #[test]
+fn a_deletion_under_way_across_an_import_is_not_taken_off_it() {
+    let world = World::new("");
+    let gone = users(&["a", "b", "c"]);
+    world.set("users", "free#app", "", 5, NOW_S);
+    let under_way = world.admit("DELETE", "/free/app/users", "");
+    world.set("users", "free#app", "", 2, NOW_S);
+    world.answer(under_way, 200, &gone);
+    let total = world.total("users", "free#app", "");
+    assert_eq!((total.count, total.approximate), (2, true));
+    world.set("group_members", "free#app", "7", 5, NOW_S);
+    let one = json!({ "data": { "result": true } });
+    let path = "/free/app/chatgroups/7/users/x";
+    let under_way = world.admit("DELETE", path, "");
+    world.set("group_members", "free#app", "7", 4, NOW_S);
+    world.answer(under_way, 200, &one);
+    assert_eq!(world.count("group_members", "free#app", "7"), 4);
+    // The next one knows of it.
+    world.done("DELETE", path, "", 200, &one);
+    assert_eq!(world.count("group_members", "free#app", "7"), 3);
+    world.set("users", "free#app", "", 4, NOW_S);
+    world.done("DELETE", "/free/app/users", "", 200, &gone);
+    let total = world.total("users", "free#app", "");
+    assert_eq!((total.count, total.approximate), (1, false));
+}
+
+#[test]
 fn friends_are_of_both_and_refused_by_either() {
     let world = World::new("");
     let path = "/own/app/users/Ann/contacts/users/bob";

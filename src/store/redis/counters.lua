@@ -28,7 +28,7 @@
 -- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day.
 -- Of a total: units there before, its round, and -1 where it does not fit and may not refuse.
 -- After all of them, of each total again: units there before, high and low half, and when it was
--- checked.
+-- checked; and after these, of each: the round that its count goes by, 0 and 0.
 -- Reply to F: 1 if the task held a slot, else 0. To C: V, and each total, lines. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
@@ -205,9 +205,13 @@ end
 -- By number, as `Change` says.
 local CHANGE = {
   [0] = function(total, units) add_total(total, units) end,
-  function(total, units)
-    total.used = math.max(total.used - units, 0)
-    note_total(total, -units)
+  function(total, units, a)
+    if a == total.basis then
+      total.used = math.max(total.used - units, 0)
+    else
+      total.approximate = 1
+    end
+    note_total(total, 0)
   end,
   function(total, units, a) give_back_total(total, units, a) end,
   function(total)
@@ -469,6 +473,12 @@ local function decide(item)
     if charge.cell.kind == TOTAL then
       local high = floor(charge.seen / (MOST + 1))
       reply[#reply + 1] = pack('<I4I4d', high, charge.seen - high * (MOST + 1), charge.cell.checked)
+    end
+  end
+  for i = 1, count do
+    local charge = charges[i]
+    if charge.cell.kind == TOTAL then
+      reply[#reply + 1] = pack('<I4I4d', charge.cell.basis, 0, 0)
     end
   end
   return table.concat(reply)

@@ -22,6 +22,8 @@ pub(super) struct Reading {
     pub(super) checked_s: u64,
     /// For what is taken without the store, and goes back.
     pub(super) round: u32,
+    /// For what is deleted without it.
+    pub(super) basis: u32,
 }
 
 impl From<Total> for Reading {
@@ -30,6 +32,7 @@ impl From<Total> for Reading {
             count: total.count,
             checked_s: total.checked_s,
             round: total.round(),
+            basis: total.basis(),
         }
     }
 }
@@ -164,9 +167,12 @@ impl Remembered {
             let name = Name::of_total(plan, plan.totals[at].key);
             let charge = &mut plan.totals[at];
             charge.over = charge.figure != u64::MAX && here != Here::Room;
-            let round = both.entry(name, most).map(|entry| entry.reading.round);
-            charge.taken = round.filter(|_| charge.units > 0);
-            if charge.taken.is_some() {
+            let known = both.entry(name, most).map(|entry| entry.reading);
+            charge.taken = match charge.units {
+                0 => known.filter(|_| charge.looks()).map(|known| known.basis),
+                _ => known.map(|known| known.round),
+            };
+            if charge.taken.is_some() && charge.units > 0 {
                 both.took(name, charge.units, most);
             }
         }
@@ -216,11 +222,16 @@ impl Remembered {
 
     /// Notes what this gateway itself has made free.
     pub(super) fn changed(&self, name: Name, change: Change) {
-        let (Change::Lower(units) | Change::GiveBack { units, .. }) = change else {
+        let (Change::Lower { units, .. } | Change::GiveBack { units, .. }) = change else {
             return;
         };
         let mut both = self.both.lock();
-        if let Some(entry) = both.entry(name, self.most) {
+        let entry = both.entry(name, self.most);
+        let is_lowered = |entry: &&mut Entry| match change {
+            Change::Lower { basis, .. } => basis == entry.reading.basis,
+            _ => true,
+        };
+        if let Some(entry) = entry.filter(is_lowered) {
             entry.since = entry.since.saturating_sub(units.into());
         }
     }

@@ -81,12 +81,15 @@ impl RedisStore {
     pub(super) fn note_totals(&self, plan: &Plan, readings: &[Reading], asked: Asked) {
         let first = readings.iter().skip(plan.charges.len());
         let second = first.clone().skip(plan.totals.len());
-        for ((charge, first), second) in plan.totals.iter().zip(first).zip(second) {
+        let third = second.clone().skip(plan.totals.len());
+        let all = plan.totals.iter().zip(first).zip(second).zip(third);
+        for (((charge, first), second), third) in all {
             let taken = charge.taken.map_or(0, |_| charge.units);
             let reading = remembered::Reading {
                 count: second.wide().saturating_add(taken.into()),
                 checked_s: second.wait_us(),
                 round: first.granted,
+                basis: third.used,
             };
             let name = Name::of_total(plan, charge.key);
             self.remembered.note(name, reading, asked);
@@ -115,7 +118,7 @@ impl RedisStore {
         self.remembered.take(plan, share)?;
         let taken = plan.totals.iter().filter_map(|charge| {
             let (units, round) = (charge.units, charge.taken?);
-            Some((charge.key, Change::Take { units, round }))
+            (units > 0).then_some((charge.key, Change::Take { units, round }))
         });
         let added: Vec<_> = taken.collect();
         if let Some(app) = plan.app {
@@ -144,9 +147,13 @@ fn item(app: CounterKey, changes: &[(CounterKey, Change)]) -> Item {
 /// Notes in the plan what an admission took of totals. Their readings come after the charges'.
 pub(super) fn taken(plan: &mut Plan, readings: &[Reading]) {
     let readings = readings.iter().skip(plan.charges.len());
-    for (charge, reading) in plan.totals.iter_mut().zip(readings) {
+    let bases = readings.clone().skip(2 * plan.totals.len());
+    for ((charge, reading), basis) in plan.totals.iter_mut().zip(readings).zip(bases) {
         charge.over = reading.is_over();
-        charge.taken = (charge.units > 0).then_some(reading.granted);
+        charge.taken = match charge.units {
+            0 => charge.looks().then_some(basis.used),
+            _ => Some(reading.granted),
+        };
     }
 }
 

@@ -107,7 +107,7 @@ impl Part {
     pub(super) fn change(name: Name, change: Change) -> Self {
         let (how, units, a, b) = match change {
             Change::Add(units) => (0, units, 0, 0),
-            Change::Lower(units) => (1, units, 0, 0),
+            Change::Lower { units, basis } => (1, units, u64::from(basis), 0),
             Change::GiveBack { units, round } => (2, units, u64::from(round), 0),
             Change::Doubt => (3, 0, 0, 0),
             Change::Clear => (4, 0, 0, 0),
