@@ -522,16 +522,17 @@ impl Asked {
                 .as_ref()
                 .is_none_or(|whose| held.name.is_empty() || **whose == *held.name)
         };
-        let mut of_kind = self
+        let of_kind = self
             .entries
             .iter()
             .filter(|entry| entry.kind == kind && !entry.frees);
-        // Of several in one list that it may mean, none is known to be it.
-        let meant = of_kind.find_map(|entry| {
-            let mut held = entry.holders.iter().filter(is_meant);
-            held.next().filter(|_| held.next().is_none())
-        });
-        let charge = meant.and_then(|held| plan.totals.get(held.charge?));
+        // Of several that it may mean, none is known to be it. A twin has no charge.
+        let charged = |held: &&Holding| held.charge.is_some();
+        let mut meant = of_kind
+            .flat_map(|entry| entry.holders.iter().filter(is_meant))
+            .filter(charged);
+        let only = meant.next().filter(|_| meant.next().is_none());
+        let charge = only.and_then(|held| plan.totals.get(held.charge?));
         if let Some(charge) = charge.filter(|charge| charge.figure != u64::MAX) {
             let least = charge.figure.saturating_add(1);
             let least = least.saturating_sub(u64::from(charge.units.max(1)));
