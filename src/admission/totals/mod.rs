@@ -79,6 +79,8 @@ struct Entry {
     made: Option<Box<str>>,
     /// Where the answer names the holder.
     new: Option<Box<str>>,
+    /// Whether the body names the holders, and the answer those of them that have one more.
+    by_name: bool,
     holders: Vec<Holding>,
 }
 
@@ -86,6 +88,8 @@ struct Entry {
 enum Counted {
     /// So many of each holder.
     Units(u32),
+    /// None that can be seen, where there should be some.
+    Idle,
     All,
     /// As many as the answer says.
     ByAnswer,
@@ -290,7 +294,9 @@ impl Asking<'_> {
             Count::Fields(fields) => {
                 // Who is named in several is one.
                 let names = fields.iter().flat_map(|field| self.names(field));
-                Counted::Units(number(names.collect::<HashSet<_>>().len()))
+                let names = names.collect::<HashSet<_>>().len();
+                let odd = fields.iter().map(|field| self.odd(field));
+                Counted::Units(number(odd.fold(names, usize::saturating_add)))
             }
             Count::All => Counted::All,
             Count::Answer => Counted::ByAnswer,
@@ -357,11 +363,17 @@ impl Asking<'_> {
         Ok(Some(Entry {
             kind: rule.kind,
             frees,
-            count,
+            count: if is_idle { Counted::Idle } else { count },
             made: rule.made.clone(),
             new,
+            by_name: !frees && matches!(rule.of, Of::Field(_)) && rule.made.is_some(),
             holders,
         }))
+    }
+
+    /// How many more a field of the body may name than can be read.
+    fn odd(&self, field: &str) -> usize {
+        self.body.as_ref().map_or(0, |body| body.odd(field))
     }
 
     /// The names in a field of the body.
@@ -462,7 +474,7 @@ impl Asked {
                     {
                         changes.push((held.key, Change::Add(units)));
                     }
-                    (false, Counted::Units(0)) => continue,
+                    (false, Counted::Units(0) | Counted::Idle) => continue,
                     _ => (),
                 }
                 if let Some((units, round)) = Self::taken(plan, held) {
@@ -484,16 +496,24 @@ impl Asked {
             let made = match &entry.made {
                 // Of so many that nobody has counted.
                 None if !entry.frees && entry.count == Counted::ByAnswer => Made::Unsaid,
+                None if entry.frees => Made::unless_denied(answer),
                 None => Made::All,
                 Some(at) => Made::read(answer, at),
             };
             for held in &entry.holders {
                 let most = match entry.count {
                     Counted::Units(units) => units,
+                    Counted::Idle => 0,
                     Counted::All | Counted::ByAnswer => u32::MAX,
                 };
                 let made_here = made.of(&held.name, entry.holders.len(), most);
-                entry.settle(plan, held, made_here, changes);
+                // What it lists beside them is not this holder's, and no more goes than was asked.
+                let is_of_list = !entry.frees && entry.kind.holder() != Holder::User;
+                let cap = if is_of_list { u32::MAX } else { most };
+                entry.settle(plan, held, made_here.map(|made| made.min(cap)), changes);
+            }
+            if entry.by_name {
+                self.add_unasked(entry, &made, changes);
             }
             if let (Some(at), Counted::Units(units)) = (&entry.new, entry.count)
                 && let Some(name) = answer::name(answer, at)
@@ -508,6 +528,16 @@ impl Asked {
             let now_s = now.unix_us / 1_000_000;
             let key = key_of(*kind, &self.app, "");
             changes.push((key, Change::Set { count, now_s }));
+        }
+    }
+
+    /// The answer names some whom nobody could read in the body: they have one more all the same.
+    fn add_unasked(&self, entry: &Entry, made: &Made, changes: &mut Vec<(CounterKey, Change)>) {
+        let asked: HashSet<&str> = entry.holders.iter().map(|held| &*held.name).collect();
+        let names = made.names().unwrap_or_default().iter();
+        let unasked = names.filter(|name| !name.is_empty() && !asked.contains(name.as_str()));
+        for name in unasked.take(MOST_HOLDERS) {
+            changes.push((key_of(entry.kind, &self.app, name), Change::Add(1)));
         }
     }
 
@@ -555,6 +585,8 @@ impl Entry {
             (true, Counted::All, Some(1..)) => add(Change::Clear),
             (true, Counted::All, Some(0)) | (_, Counted::Units(0), _) => (),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(0)) => (),
+            // All of so many that nobody has counted.
+            (true, Counted::ByAnswer, Some(u32::MAX)) => add(Change::Doubt),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(made @ 1..)) => {
                 add(match Asked::seen(plan, held) {
                     Some(basis) => Change::Lower { units: made, basis },
@@ -583,13 +615,22 @@ impl Entry {
                     None if most > 0 => add(Change::Add(most)),
                     None => (),
                 }
-                if made.is_none() {
+                let more = made.map_or(0, |made| made.saturating_sub(units));
+                if more > 0 {
+                    add(Change::Add(more));
+                }
+                if made.is_none() || more > 0 {
                     add(Change::Doubt);
                 }
             }
+            (false, Counted::Idle, Some(made @ 1..)) => {
+                add(Change::Add(made));
+                add(Change::Doubt);
+            }
             (false, Counted::ByAnswer, Some(u32::MAX) | None) => add(Change::Doubt),
             (false, Counted::ByAnswer, Some(made @ 1..)) => add(Change::Add(made)),
-            (false, Counted::All, _) | (false, Counted::ByAnswer, Some(0)) => (),
+            (_, Counted::Idle, _) | (false, Counted::All, _) => (),
+            (false, Counted::ByAnswer, Some(0)) => (),
         }
     }
 }
