@@ -1,10 +1,13 @@
 //! Totals in Redis: keys of an app's that never expire, moved by the script that decides.
 
-use tokio::time::timeout;
+use std::collections::HashSet;
+
+use tokio::time::{sleep, timeout};
 
 use super::name::Name;
 use super::remembered::{self, Asked};
-use super::reply::{Reading, Verdict};
+use super::reply::{Owned, Reading, Verdict};
+use super::watch::BEAT;
 use super::wire::{Item, Part, What};
 use super::{RedisStore, StoreError, link};
 use crate::limit::total::{Change, Total};
@@ -12,6 +15,9 @@ use crate::limit::{CounterKey, Decision, Moment, Plan};
 
 /// Changes that go in one item: a script is not to run for long.
 const AT_ONCE: usize = 200;
+
+/// How often the gateways that are there are looked at: longer than two beats.
+const LOOKS: u32 = 10;
 
 /// How often a total is read again, of which nothing is known when a decision has timed out.
 const READ_AGAIN: usize = 2;
@@ -40,7 +46,7 @@ impl RedisStore {
         app: CounterKey,
         changes: &[(CounterKey, Change)],
         now: Moment,
-    ) -> Result<Vec<Total>, StoreError> {
+    ) -> Result<Vec<Owned>, StoreError> {
         let mut made = Vec::with_capacity(changes.len());
         for some in changes.chunks(AT_ONCE) {
             let item = item(app, some);
@@ -60,7 +66,7 @@ impl RedisStore {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
                     for ((key, _), total) in some.iter().zip(&totals) {
                         let name = Name::plain(app, *key);
-                        self.remembered.note(name, (*total).into(), asked);
+                        self.remembered.note(name, total.total.into(), asked);
                     }
                     made.extend(totals);
                 }
@@ -68,6 +74,48 @@ impl RedisStore {
             }
         }
         Ok(made)
+    }
+
+    /// Marks those of these totals of which a gateway that is gone has units under way: nobody
+    /// will say what came of them.
+    pub(super) async fn doubt_left(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        made: Vec<Owned>,
+        now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        let exact = made.iter().filter(|owned| !owned.total.approximate);
+        let owners: HashSet<&str> = exact.flat_map(|o| o.owners.iter().map(|o| &**o)).collect();
+        let gone = self.gone(owners).await;
+        let mut totals = Vec::with_capacity(made.len());
+        for ((key, _), owned) in changes.iter().zip(&made) {
+            let is_left = owned.owners.iter().any(|owner| gone.contains(&**owner));
+            let doubted = match is_left && !owned.total.approximate {
+                true => self.ask_changes(app, &[(*key, Change::Doubt)], now).await?,
+                false => Vec::new(),
+            };
+            totals.push(doubted.first().unwrap_or(owned).total);
+        }
+        Ok(totals)
+    }
+
+    /// Which of these gateways are gone. One that has just come is known in a beat.
+    async fn gone<'g>(&self, mut gateways: HashSet<&'g str>) -> HashSet<&'g str> {
+        gateways.remove(&*self.terms.gateway);
+        for _ in 0..LOOKS {
+            let known = self.peers.gateways();
+            gateways.retain(|gateway| !known.iter().any(|other| **other == **gateway));
+            if gateways.is_empty() {
+                return gateways;
+            }
+            // Nobody watches over the store, or nobody can.
+            if known.is_empty() || self.is_any_open() {
+                return HashSet::new();
+            }
+            sleep(BEAT / 4).await;
+        }
+        gateways
     }
 
     /// The store is asked of totals now.
