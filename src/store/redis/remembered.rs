@@ -179,6 +179,18 @@ impl Remembered {
         Ok(())
     }
 
+    /// Totals of which the store has said that there are some, or that they were checked: how many.
+    pub(super) fn all(&self, concerns: impl Fn(&Name) -> bool) -> Vec<(Name, u64)> {
+        let both = self.both.lock();
+        let all = both.old.iter().chain(&both.young);
+        let some = all.filter(|(name, entry)| {
+            let reading = entry.reading;
+            concerns(name) && (reading.count > 0 || reading.checked_s > 0)
+        });
+        some.map(|(name, entry)| (*name, entry.reading.count))
+            .collect()
+    }
+
     /// The totals of a plan that would pass for want of a reading that is believed.
     pub(super) fn unknown(&self, plan: &Plan) -> Vec<CounterKey> {
         let mut both = self.both.lock();
