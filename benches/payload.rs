@@ -43,6 +43,22 @@ fn payload(c: &mut Criterion) {
             b.iter(|| checks.body(None, black_box(body.as_bytes())));
         });
     }
+    // As many values as fit into a body: each byte is looked at once, whatever asks.
+    let room = rules
+        .routes
+        .iter()
+        .position(|route| &*route.name == "metadata-chatroom-user-one-put");
+    if let Some(room) = room {
+        let checked = rules.payloads.of(RouteId(room), edition);
+        let checks = &checked.expect("its limits").checks;
+        for count in [1000, 16_000] {
+            let fields: Vec<String> = (0..count).map(|n| format!("\"{n}\":[]")).collect();
+            let body = format!("{{\"metaData\":{{{}}}}}", fields.join(","));
+            group.bench_function(format!("{count} attributes"), |b| {
+                b.iter(|| checks.body(None, black_box(body.as_bytes())));
+            });
+        }
+    }
     group.finish();
 }
 

@@ -123,7 +123,7 @@ pub fn command() -> Command {
                 Arg::new("body")
                     .long("body")
                     .value_name("FILE")
-                    .help("The call's body, to count its recipients; - is standard input"),
+                    .help("The call's body, sent as the documents say (JSON, a form or a file); - is standard input"),
             )
             .arg(json)
             .arg(

@@ -17,6 +17,9 @@ use super::table::{SETTINGS, Setting, env_name};
 use super::value::{ValueError, nearest};
 use crate::serve::Files;
 
+/// An app's token, for `floodgate plan reconcile`: no setting, so that no file has it.
+pub(super) const APP_TOKEN_ENV: &str = "FLOODGATE_APP_TOKEN";
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -213,6 +216,9 @@ impl Layers {
             let Some(name) = name.to_str().filter(|name| name.starts_with("FLOODGATE_")) else {
                 continue;
             };
+            if name == APP_TOKEN_ENV {
+                continue;
+            }
             let Some((_, setting)) = known.iter().find(|(known, _)| known == name) else {
                 // Kubernetes sets variables of its own for a service that is called floodgate;
                 // only a near miss is taken for a misspelling.

@@ -277,6 +277,15 @@ fn the_environment_can_name_the_file() {
 }
 
 #[test]
+fn a_variable_of_a_command_is_no_misspelt_setting() {
+    let vars = [
+        ("FLOODGATE_APP_TOKEN", "YWMtx"),
+        ("FLOODGATE_EDITION", "v4"),
+    ];
+    assert_eq!(settings(&[], &vars, None).edition, "v4");
+}
+
+#[test]
 fn an_empty_variable_is_not_set() {
     let s = settings(
         &[],

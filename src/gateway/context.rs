@@ -86,6 +86,8 @@ pub struct Context {
     pub(super) cause: Option<Cause>,
     /// The same in more words.
     pub(super) error: &'static str,
+    /// The same in the words of who found it, where `error` says little.
+    pub(super) detail: Option<Box<str>>,
     /// Whether its end has been counted and logged.
     pub(super) is_noted: bool,
 }
@@ -128,6 +130,7 @@ impl Context {
             answer: None,
             cause: None,
             error: "",
+            detail: None,
             is_noted: false,
         }
     }

@@ -12,6 +12,9 @@ use crate::observe::failures::{Cause, Times};
 use crate::observe::log;
 use crate::observe::metrics::Verb;
 
+/// The longest detail of a line, in characters.
+const MAX_DETAIL: usize = 300;
+
 impl Context {
     /// Notes why the call fails.
     pub(super) fn failed(&mut self, error: &Error) {
@@ -20,8 +23,14 @@ impl Context {
             is_answered: self.upstream_status.is_some(),
             is_over: self.way.is_over(now),
         };
-        self.cause = Some(cause::of(error, seen));
+        let cause = cause::of(error, seen);
+        self.cause = Some(cause);
         self.error = error.etype().as_str();
+        // Of a certificate or a handshake, the type alone says nothing that can be mended.
+        self.detail = (cause == Cause::Tls).then(|| {
+            let said = error.to_string();
+            said.chars().take(MAX_DETAIL).collect::<String>().into()
+        });
     }
 
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
@@ -72,7 +81,7 @@ impl Context {
                 upstream: self.way.address(),
                 attempts: self.way.attempts(),
                 cause: self.cause.map_or("", Cause::as_str),
-                error: self.error,
+                error: self.detail.as_deref().unwrap_or(self.error),
             };
             log::access(&line, shared.settings.log);
         }

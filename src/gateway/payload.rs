@@ -14,7 +14,7 @@ use super::reply::Reply;
 use super::{Shared, body};
 use crate::admission::{Call, Reject, payload};
 use crate::observe::metrics::Verb;
-use crate::payload::Checker;
+use crate::payload::{Checker, Found};
 use crate::route::pricing::PriceError;
 use crate::spec::payload::{Checked, Judged, RECIPIENTS};
 
@@ -203,7 +203,12 @@ pub(super) fn check_stream(
     } = payload::checked(&shared.rules, call)?;
     checks.of_body().next()?;
     if body::is_coded(request) {
-        return enforces_body.then(Reply::unsupported_encoding);
+        if *enforces_body {
+            return Some(Reply::unsupported_encoding());
+        }
+        let judged = payload::judge(&shared.rules, call, &Found::malformed());
+        rejected(shared, call, ctx, judged);
+        return None;
     }
     let content_type = content_type(request);
     let query = query(request);

@@ -195,6 +195,8 @@ pub(super) struct Json {
     before: u64,
     /// Those of them that go on with a character.
     before_inner: u64,
+    /// The same of this piece, up to this byte of it.
+    piece_inner: (u64, usize),
     /// The message's type, in lower case.
     kind: Option<SmallVec<[u8; MAX_KIND]>>,
 }
@@ -211,6 +213,7 @@ impl Json {
             scalar: Scalar::default(),
             before: 0,
             before_inner: 0,
+            piece_inner: (0, 0),
             kind: None,
         }
     }
@@ -220,7 +223,9 @@ impl Json {
         let good = self.utf8.push(piece) && self.walk(checks, found, piece);
         self.before += piece.len() as u64;
         if checks.tree.counts_characters {
-            self.before_inner += inner(piece);
+            let all = self.inner_in(piece, piece.len());
+            self.before_inner += all;
+            self.piece_inner = (0, 0);
         }
         good
     }
@@ -486,12 +491,26 @@ impl Json {
     }
 
     /// Bytes before this one that go on with a character, if that matters to this node.
-    fn inner_until(&self, checks: &Checks, node: Option<NodeId>, piece: &[u8], i: usize) -> u64 {
+    fn inner_until(
+        &mut self,
+        checks: &Checks,
+        node: Option<NodeId>,
+        piece: &[u8],
+        i: usize,
+    ) -> u64 {
         let node = node.and_then(|id| checks.tree.node(id));
         match node.is_some_and(|node| node.counts_characters) {
-            true => self.before_inner + inner(piece.get(..i).unwrap_or_default()),
+            true => self.before_inner + self.inner_in(piece, i),
             false => 0,
         }
+    }
+
+    /// Those of this piece. Each byte of it is looked at once, however many values ask.
+    fn inner_in(&mut self, piece: &[u8], until: usize) -> u64 {
+        let (sum, from) = &mut self.piece_inner;
+        *sum += inner(piece.get(*from..until).unwrap_or_default());
+        *from = until;
+        *sum
     }
 
     fn end_value(&mut self) {

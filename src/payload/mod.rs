@@ -283,6 +283,15 @@ pub struct Found {
 }
 
 impl Found {
+    /// Of a body that cannot be read at all.
+    #[must_use]
+    pub fn malformed() -> Self {
+        Self {
+            is_malformed: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_good(&self) -> bool {

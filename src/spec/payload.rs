@@ -126,7 +126,7 @@ pub struct Judged {
 /// How caps on recipients are counted.
 pub const RECIPIENTS: &str = "max_recipients";
 
-/// How bodies that cannot be read in one way are counted, where that is not enforced.
+/// How bodies that cannot be read, or not in one way, are counted, where that is not enforced.
 pub const MALFORMED: &str = "malformed";
 
 impl Payloads {

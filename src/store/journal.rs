@@ -53,6 +53,12 @@ pub enum JournalError {
         /// Why.
         source: io::Error,
     },
+    /// It is a device, a folder or the like: writing it anew would put a file in its place.
+    #[error("{path} is no regular file; choose another plan_file")]
+    NoFile {
+        /// Which.
+        path: String,
+    },
     /// It is another file.
     #[error(
         "{path} is no file of totals: its first line is not {HEAD:?}; choose another plan_file"
@@ -122,6 +128,9 @@ impl Journal {
             path: shown.clone(),
             source,
         };
+        if std::fs::metadata(&path).is_ok_and(|known| !known.is_file()) {
+            return Err(JournalError::NoFile { path: shown });
+        }
         let lock = beside(&path, "lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -159,7 +168,11 @@ impl Journal {
     fn read(&self) -> Result<Option<Read>, JournalError> {
         let shown = self.path.display().to_string();
         match std::fs::read(&self.path) {
-            Ok(bytes) if bytes.is_empty() => Ok(None),
+            Ok(bytes) if bytes.is_empty() => {
+                // It was made so by somebody else: a file of ours is never empty.
+                tracing::warn!(file = %shown, "the file of totals is empty: all totals begin anew");
+                Ok(None)
+            }
             Ok(bytes) => parse(&bytes, &shown).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(JournalError::Read {

@@ -41,7 +41,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 
 
-def soon(what, is_so, limit=60):
+def soon(what, is_so, limit=120):
     """Waits until something holds."""
     end = time.monotonic() + limit
     while not (held := is_so()):

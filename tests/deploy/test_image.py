@@ -187,7 +187,7 @@ class Running(unittest.TestCase):
             kept.getresponse().read()
             began = time.monotonic()
             one.terminate()
-            soon("it wants no more calls", lambda: get(f"{pod.POD_IP}:9090", "/ready")[0] == 503, 5)
+            soon("it wants no more calls", lambda: get(f"{pod.POD_IP}:9090", "/ready")[0] == 503)
             self.assertEqual(one.exec("health", "--ready").returncode, 1)
             self.assertEqual(one.exec("health").returncode, 0)
             # A kept connection is closed with its next answer; who comes anew is still served.

@@ -329,11 +329,11 @@ fn hides_no_bytes(escaped: &str) {
 fn a_refused_caller_has_no_more_time_than_any_other() {
     let args = [
         "--header-timeout",
-        "700ms",
+        "3s",
         "--body-timeout",
-        "1s",
+        "3s",
         "--keepalive",
-        "2s",
+        "8s",
     ];
     let gateway = gateway(&args);
     let refused = || {
@@ -349,8 +349,8 @@ fn a_refused_caller_has_no_more_time_than_any_other() {
     half.send(b"POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\nContent-Length: 9\r\n\r\n{");
     for byte in b"GET /o/a/users/x HTTP/1.1\r\nHost: h\r\nX: "
         .iter()
-        .cycle()
-        .take(60)
+        .chain(std::iter::repeat(&b'x'))
+        .take(180)
     {
         if slow.try_send(&[*byte]).is_err() {
             break;

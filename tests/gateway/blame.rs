@@ -36,16 +36,30 @@ fn an_upstream_that_breaks_while_it_is_sent_a_body_is_ejected_like_any_other() {
     let url = format!("http://{}", other.addr);
     let gateway = Start {
         upstream: Some(broken.addr),
-        args: &["--upstream", &url, "--eject-after", "3"],
+        args: &[
+            "--upstream",
+            &url,
+            "--eject-after",
+            "3",
+            "--eject-time",
+            "5min",
+        ],
         ..Start::default()
     }
     .start();
     let begun = format!("{HEAD}{}\r\n\r\nand", field(Fault::CloseAtHead));
     soon("it is ejected", || {
         let mut connection = gateway.connect();
+        let before = failures(&gateway);
         connection.send(begun.as_bytes());
-        // The other one waits for the rest, and has to be spared it.
-        std::thread::sleep(Duration::from_millis(100));
+        // The other one waits for the rest, and has to be spared it. One after the other: none that
+        // had begun is to fail when it is ejected.
+        for _ in 0..100 {
+            if failures(&gateway) > before {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         gateway.metric("floodgate_upstream_ejections_total", &[]) == 1.0
     });
     assert!(broken.take_seen().len() >= 3);
@@ -57,27 +71,38 @@ fn a_caller_that_leaves_or_takes_its_time_speaks_against_no_upstream() {
     let upstream = Scripted::start();
     let gateway = Start {
         upstream: Some(upstream.addr),
-        args: &["--read-timeout", "1s", "--body-timeout", "30s"],
+        args: &["--read-timeout", "1s", "--body-timeout", "5s"],
         ..Start::default()
     }
     .start();
     let begun = format!("{HEAD}\r\nand");
-    for _ in 0..3 {
+    let mut seen = 0;
+    for n in 1..=3 {
         let mut gone = gateway.connect();
         gone.send(begun.as_bytes());
         let mut reset = gateway.connect();
         reset.send(begun.as_bytes());
-        std::thread::sleep(Duration::from_millis(50));
+        soon("both have come", || {
+            seen += upstream.take_seen().len();
+            seen == 2 * n
+        });
         reset.reset();
     }
     let mut slow = gateway.connect();
     slow.send(begun.as_bytes());
-    assert_eq!(slow.read_answer("POST").status, 504);
+    assert_eq!(slow.read_answer("POST").status, 408);
     soon("all are over", || {
         gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
     });
-    assert_eq!(upstream.take_seen().len(), 7);
+    assert_eq!(seen + upstream.take_seen().len(), 7);
     assert_eq!(failures(&gateway), 0.0);
+}
+
+/// A call's connection is kept when the call is over, which is after its answer.
+fn is_kept(gateway: &Gateway) {
+    soon("its connection is kept", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
 }
 
 /// What comes of a call whose kept connection ends when the upstream has read all of it, and how
@@ -91,6 +116,7 @@ fn on_a_kept_connection(method: &str, args: &[&str]) -> (u16, usize, f64) {
     }
     .start();
     assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+    is_kept(&gateway);
     upstream.take_seen();
     let field = field(Fault::CloseReused);
     let mut connection = gateway.connect();
@@ -170,6 +196,7 @@ fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
         }
         .start();
         assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+        is_kept(&gateway);
         assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 502, "{begun}");
         assert_eq!(calls.load(SeqCst), 2, "{begun}");
         assert_eq!(
@@ -178,6 +205,59 @@ fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
             "{begun}"
         );
     }
+}
+
+#[test]
+fn where_all_kept_connections_break_a_call_is_sent_once_more_and_not_for_each() {
+    const KEPT: usize = 4;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = listener.local_addr().expect("an address");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                for nth in 0..2 {
+                    let (mut head, mut byte) = (Vec::new(), [0]);
+                    while !head.ends_with(b"\r\n\r\n") {
+                        if !matches!(stream.read(&mut byte), Ok(1)) {
+                            return;
+                        }
+                        head.extend(byte);
+                    }
+                    seen.fetch_add(1, SeqCst);
+                    if nth > 0 {
+                        return;
+                    }
+                    // So that none of them is used twice.
+                    while seen.load(SeqCst) < KEPT {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    if stream.write_all(ok).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let gateway = Start {
+        upstream: Some(upstream),
+        args: &["--threads", "1"],
+        ..Start::default()
+    }
+    .start();
+    let mut callers: Vec<_> = (0..KEPT).map(|_| gateway.connect()).collect();
+    for caller in &mut callers {
+        caller.send_call("GET", "/o/a/t/any", &[], "");
+    }
+    for caller in &mut callers {
+        assert_eq!(caller.read_answer("GET").status, 200);
+    }
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 200);
+    assert_eq!(calls.load(SeqCst), KEPT + 2);
+    assert_eq!((failures(&gateway), repeated(&gateway)), (0.0, 1.0));
 }
 
 #[test]
@@ -192,8 +272,10 @@ fn an_upstream_that_uses_up_the_time_of_calls_is_ejected_like_any_other() {
             &url,
             "--eject-after",
             "2",
+            "--eject-time",
+            "5min",
             "--request-timeout",
-            "1s",
+            "4s",
         ],
         ..Start::default()
     }
@@ -214,14 +296,14 @@ fn a_caller_that_uses_up_the_time_of_its_call_speaks_against_no_upstream() {
     let silent = Scripted::start();
     let gateway = Start {
         upstream: Some(silent.addr),
-        args: &["--request-timeout", "3s"],
+        args: &["--request-timeout", "9s"],
         ..Start::default()
     }
     .start();
     let head = HEAD.replace("200000", "2");
     let mut slow = gateway.connect();
     slow.send(format!("{head}{}\r\n\r\na", field(Fault::Silent)).as_bytes());
-    std::thread::sleep(Duration::from_millis(2000));
+    std::thread::sleep(Duration::from_millis(5500));
     slow.send(b"b");
     assert_eq!(slow.read_answer("POST").status, 504);
     soon("it is over", || {

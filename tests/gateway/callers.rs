@@ -167,7 +167,9 @@ fn a_caller_of_http2_is_told_that_no_answer_came() {
         // The connection serves on.
         peer.ask(3, &call("GET", "/nowhere", &[]));
         assert_eq!(peer.answered(), Some(404));
-        assert_eq!(gateway.metric("floodgate_requests_in_flight", &[]), 0.0);
+        soon("nothing is left", || {
+            gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+        });
     }
 }
 
@@ -302,7 +304,7 @@ fn a_call_whose_body_is_not_here_in_its_time_is_the_callers_failure() {
 #[test]
 fn time_spent_on_a_body_is_the_bodys_however_the_call_ends() {
     let (addr, _told) = tells();
-    let gateway = before(addr, &["--body-timeout", "1s"]);
+    let gateway = before(addr, &["--body-timeout", "8s"]);
     let post = |more: &str| {
         let mut caller = gateway.connect();
         let first = "POST /o/a/t/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n";
@@ -312,11 +314,13 @@ fn time_spent_on_a_body_is_the_bodys_however_the_call_ends() {
     // Too slow, gone, and too large.
     let mut slow = post("Content-Length: 99\r\n\r\n{");
     assert_eq!(slow.read_answer("POST").status, 408);
+    failed(&gateway, 1);
     let gone = post("Content-Length: 99\r\n\r\n{");
-    std::thread::sleep(MS * 600);
+    std::thread::sleep(MS * 3000);
     drop(gone);
+    failed(&gateway, 2);
     let mut large = post("Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n");
-    std::thread::sleep(MS * 600);
+    std::thread::sleep(MS * 3000);
     let _ = large.try_send(format!("20000\r\n{}\r\n", "x".repeat(0x20000)).as_bytes());
     let lines = failed(&gateway, 3);
     let causes: Vec<_> = lines
@@ -325,10 +329,10 @@ fn time_spent_on_a_body_is_the_bodys_however_the_call_ends() {
         .collect();
     assert_eq!(causes, ["client-slow", "client-left", "client-too-large"]);
     for line in &lines {
-        assert!(us(line, "body_us") >= 400_000, "{line}");
+        assert!(us(line, "body_us") >= 2_500_000, "{line}");
         // The rest is ours: a busy machine may take some time for it.
-        assert!(us(line, "own_us") < 400_000, "{line}");
+        assert!(us(line, "own_us") < 2_500_000, "{line}");
     }
     let own = gateway.metric("floodgate_own_seconds_sum", &[]);
-    assert!(own < 0.4, "{own}");
+    assert!(own < 2.5, "{own}");
 }

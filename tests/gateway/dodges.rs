@@ -517,7 +517,7 @@ fn closing_early_is_no_way_to_pay_nothing() {
 fn closing_early_frees_no_slot_while_the_task_runs() {
     let gateway = gateway(&[]);
     let mut connection = gateway.connect();
-    connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 3000"], "{}");
+    connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 50000"], "{}");
     soon("it has arrived", || gateway.backend().count() == 1);
     connection.reset();
     std::thread::sleep(Duration::from_millis(50));

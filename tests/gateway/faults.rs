@@ -203,9 +203,9 @@ impl Bench {
                 "100",
                 // Long enough for a machine that stands still now and then.
                 "--read-timeout",
-                "3s",
+                "6s",
                 "--request-timeout",
-                "12s",
+                "20s",
             ],
             ..Start::default()
         }

@@ -130,7 +130,7 @@ impl Peer {
     pub(crate) fn over(mut tcp: TcpStream) -> Self {
         tcp.set_nodelay(true).expect("a socket option");
         for timeout in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
-            timeout(&tcp, Some(Duration::from_secs(20))).expect("a timeout");
+            timeout(&tcp, Some(Duration::from_secs(60))).expect("a timeout");
         }
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         bytes.extend(frame(SETTINGS, 0, 0, &[]));

@@ -88,7 +88,7 @@ fn resets_at_leisure_make_no_room() {
         let before = gateway.backend().count();
         // The backend takes longer than the attack: it has eight of each connection, all along.
         // By a token that is known to be good, and by one that is not.
-        let good = call("GET", "/o/b/users/x", &[("x-standin-delay-ms", "8000")]);
+        let good = call("GET", "/o/b/users/x", &[("x-standin-delay-ms", "20000")]);
         let mut fields = [good.clone(), good.clone(), good];
         fields[2][4].1 = "Bearer YWMtnobody-has-seen";
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::new(&gateway)).collect();
@@ -277,7 +277,9 @@ fn many_connections_of_one_address_are_bounded_and_small() {
     }
     let answered = peers.iter_mut().filter_map(Peer::answered).count();
     assert_eq!(answered, MOST);
-    assert_eq!(turned_away(&gateway, "address-full"), 200.0);
+    soon("the others are counted", || {
+        turned_away(&gateway, "address-full") == 200.0
+    });
     let (after, _) = gateway.memory();
     let each = after.saturating_sub(before) / 200;
     assert!(each < 160, "{each} KiB each");
@@ -289,16 +291,18 @@ fn many_connections_of_one_address_are_bounded_and_small() {
 fn a_connection_is_told_to_go_when_it_has_had_its_requests() {
     let gateway = start(&["--h2c", "--max-requests-per-connection", "5"]);
     let mut peer = Peer::new(&gateway);
-    let reading = peer.reading();
     let fields = call("GET", "/o/a/users/x", &[]);
     for nth in 0..5 {
         peer.ask(odd(nth), &fields);
     }
     // Told by a GOAWAY without an error; the PING behind it is answered, as everyone does.
-    std::thread::sleep(Duration::from_millis(300));
-    let hint = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
-    let _ = peer.send(&frame(PING, 1, 0, &hint));
-    let frames = reading.join().expect("frames");
+    let mut frames = Vec::new();
+    while let Some(came) = peer.next() {
+        if came.kind == PING {
+            let _ = peer.send(&frame(PING, 1, 0, &came.payload));
+        }
+        frames.push(came);
+    }
     let of = |kind| frames.iter().filter(move |frame| frame.kind == kind);
     assert_eq!(of(HEADERS).filter(|f| status(&f.payload) == 200).count(), 5);
     let errors: Vec<u32> = of(GOAWAY).map(crate::frames::Frame::error).collect();
@@ -333,7 +337,7 @@ fn who_does_not_go_is_closed() {
                 let _ = peer.send(&reset(odd(nth)));
             }
             nth += 1;
-            assert!(nth < 200, "nobody minds");
+            assert!(nth < 3000, "nobody minds");
         }
         reading.join().expect("frames");
         assert!(gateway.backend().count() - before <= 5 + 4);

@@ -128,7 +128,7 @@ impl Gateway {
             let mut tries = 0;
             while TcpStream::connect(addr).is_err() {
                 tries += 1;
-                assert!(tries < 1000, "{addr} does not listen");
+                assert!(tries < 9000, "{addr} does not listen");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -239,7 +239,7 @@ impl Connection {
     /// A connection in which something else goes over TCP.
     pub(crate) fn over(addr: SocketAddr, wrap: impl FnOnce(TcpStream) -> Box<dyn Wire>) -> Self {
         let tcp = TcpStream::connect(addr).expect("a connection");
-        tcp.set_read_timeout(Some(Duration::from_secs(30)))
+        tcp.set_read_timeout(Some(Duration::from_secs(90)))
             .expect("a timeout");
         Self {
             stream: BufReader::new(wrap(tcp.try_clone().expect("the same socket"))),

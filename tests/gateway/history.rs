@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::door::soon;
 use crate::harness::{Answer, Gateway, Start};
 
 const APPS: &str = "[[app]]\nnames = [\"Free#App\", \"freeid\"]\nplan = \"free\"\n\
@@ -68,11 +69,7 @@ fn an_hour_that_is_not_kept_never_reaches_the_backend() {
     assert_eq!(get(&gateway, "app-id/freeid", &kept).status, 200);
     assert_eq!(gateway.backend().count(), 2);
     assert_eq!(refused(&gateway, ""), 0.0);
-    let mut tries = 0;
-    while gateway.log().lines().count() < 4 && tries < 500 {
-        tries += 1;
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    soon("all lines", || gateway.log().lines().count() >= 4);
     let log = gateway.log();
     assert_eq!(log.matches("\"history not kept\"").count(), 2, "{log}");
 }
@@ -95,11 +92,12 @@ fn other_apps_other_hours_and_what_is_no_hour_go_on() {
     }
     assert_eq!(gateway.backend().count(), 9);
     // Its own figure goes over its plan's.
-    assert_eq!(get(&gateway, "big/app", &hour(399)).status, 200);
+    let kept = hour(399);
+    assert_eq!(get(&gateway, "big/app", &kept).status, 200);
     assert_eq!(get(&gateway, "big/app", &hour(401)).status, 404);
     assert_eq!(refused(&gateway, "own"), 1.0);
     let last = gateway.backend().requests().pop().unwrap();
-    assert_eq!(last.target, format!("/big/app/chatmessages/{}", hour(399)));
+    assert_eq!(last.target, format!("/big/app/chatmessages/{kept}"));
 }
 
 #[test]

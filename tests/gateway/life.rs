@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::door::soon;
 use crate::harness::{BIN, Connection, Gateway, start};
@@ -20,12 +19,7 @@ fn each_worker_has_a_socket_of_its_own() {
             .count()
     };
     // The first answers before the last is there.
-    for _ in 0..500 {
-        if listening() >= 3 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    soon("all listen", || listening() >= 3);
     assert_eq!(listening(), 3);
 }
 
@@ -33,6 +27,11 @@ fn each_worker_has_a_socket_of_its_own() {
 fn health_and_metrics_are_served() {
     let gateway = start(&[]);
     gateway.call("GET", "/o/a/users/alice", "");
+    // Counted when it has ended, which is after its answer.
+    soon("it is counted", || {
+        gateway.metric("floodgate_decisions_total", &["verb=\"admit\""]) == 1.0
+            && gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
     let get = |path: &str| Connection::to(gateway.admin).call("GET", path, &[], "");
     assert_eq!(get("/live").status, 200);
     assert_eq!(get("/ready").status, 200);
@@ -65,7 +64,7 @@ fn the_access_log_names_the_call_and_never_the_token() {
     );
     gateway.signal("-TERM");
     gateway.wait();
-    std::thread::sleep(Duration::from_millis(50));
+    soon("its line", || gateway.log().contains("\"path\""));
     let log = gateway.log();
     let line = log
         .lines()
@@ -106,12 +105,12 @@ fn a_refused_path_is_logged_as_it_came_and_without_its_query() {
 
 #[test]
 fn a_drain_lets_running_requests_end_and_exits_0() {
-    let mut gateway = start(&["--grace", "20s"]);
+    let mut gateway = start(&["--grace", "80s"]);
     let mut running = gateway.connect();
-    running.send_call("GET", "/o/a/users/alice", &["x-standin-delay-ms: 800"], "");
-    while gateway.metric("floodgate_requests_in_flight", &[]) < 1.0 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    running.send_call("GET", "/o/a/users/alice", &["x-standin-delay-ms: 5000"], "");
+    soon("it runs", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) >= 1.0
+    });
     gateway.signal("-TERM");
     assert_eq!(running.read_answer("GET").status, 200);
     assert_eq!(gateway.wait(), Some(0));
@@ -120,7 +119,7 @@ fn a_drain_lets_running_requests_end_and_exits_0() {
 
 #[test]
 fn before_the_listeners_close_a_balancer_has_time_to_look_elsewhere() {
-    let mut gateway = start(&["--drain-delay", "2s"]);
+    let mut gateway = start(&["--drain-delay", "10s"]);
     let ready = |gateway: &Gateway| {
         let mut admin = Connection::to(gateway.admin);
         admin.call("GET", "/ready", &[], "").status
@@ -153,9 +152,9 @@ fn a_drain_ends_after_its_grace() {
         &["x-standin-delay-ms: 60000"],
         "",
     );
-    while gateway.metric("floodgate_requests_in_flight", &[]) < 1.0 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    soon("it runs", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) >= 1.0
+    });
     gateway.signal("-INT");
     assert_eq!(gateway.wait(), Some(0));
 }

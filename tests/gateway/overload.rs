@@ -17,7 +17,7 @@ use crate::harness::{Connection, Gateway, Start};
 /// How many calls it works on at once.
 const WORKERS: usize = 4;
 /// How long one takes.
-const DELAY: Duration = Duration::from_millis(50);
+const DELAY: Duration = Duration::from_millis(150);
 
 /// A backend with so many workers; further calls queue in it, as many as come.
 struct Busy {
@@ -172,7 +172,7 @@ fn at_four_times_the_capacity_what_is_admitted_goes_on_as_before() {
     let most = (WORKERS + 1).to_string();
     let gateway = before(&backend, &["--max-upstream-waiting", &most]);
     // As many callers as there are workers: nobody waits.
-    let alone = offer(&gateway, WORKERS, 80);
+    let alone = offer(&gateway, WORKERS, 60);
     assert!(alone.shed.is_empty(), "{:?}", alone.shed.len());
     let (before, _) = gateway.memory();
     let stop = AtomicBool::new(false);
@@ -189,7 +189,7 @@ fn at_four_times_the_capacity_what_is_admitted_goes_on_as_before() {
             }
             looks
         });
-        let seen = offer(&gateway, 4 * WORKERS, 400);
+        let seen = offer(&gateway, 4 * WORKERS, 240);
         stop.store(true, SeqCst);
         (seen, looking.join().expect("looks"))
     });
@@ -213,7 +213,7 @@ fn at_four_times_the_capacity_what_is_admitted_goes_on_as_before() {
     assert!(looks > 10, "{looks}");
     assert!(most < before + 16 * 1024, "{before} KiB, then {most} KiB");
     let shed = gateway.metric("floodgate_shed_total", &["why=\"upstream\""]);
-    assert!(shed >= 100.0, "{shed}");
+    assert!(shed >= 60.0, "{shed}");
     soon("nobody waits", || {
         gateway.metric("floodgate_upstream_waiting", &[]) == 0.0
     });

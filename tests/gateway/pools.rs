@@ -9,6 +9,7 @@ use std::time::Duration;
 use floodgate::standin::{StandIn, StandInOptions};
 
 use crate::ROUTES;
+use crate::door::soon as eventually;
 use crate::harness::{Connection, Gateway, Start};
 use crate::upstreams::{dead, secure};
 
@@ -40,17 +41,6 @@ fn with_file(text: &str) -> Gateway {
         ..Start::default()
     }
     .start()
-}
-
-/// Waits until it is so.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("{what}");
 }
 
 /// Waits until the log, which is written by a thread of its own, says this.
@@ -167,7 +157,7 @@ fn the_fewest_calls_in_flight_get_the_next_one() {
     }
     .start();
     let mut slow = gateway.connect();
-    slow.send_call("GET", "/o/a/t/any", &["x-standin-delay-ms: 5000"], "");
+    slow.send_call("GET", "/o/a/t/any", &["x-standin-delay-ms: 50000"], "");
     eventually("the slow call is there", || {
         gateway.backend().count() + other.count() == 1
     });
@@ -318,8 +308,10 @@ fn addresses_behind_a_name_come_and_go_without_a_restart() {
     said(&gateway, "upstream address found");
     said(&gateway, "upstream address gone");
     said(&gateway, "cannot be looked up");
+    // Not with each attempt; once more where a busy machine has let the name server seem gone.
     let log = gateway.log();
-    assert_eq!(log.matches("cannot be looked up").count(), 1, "{log}");
+    let times = log.matches("cannot be looked up").count();
+    assert!(matches!(times, 1 | 2), "{log}");
 }
 
 #[test]
@@ -335,6 +327,8 @@ fn an_upstream_that_fails_its_checks_gets_no_calls_until_it_passes_them() {
             "/o/a/t/health",
             "--health-interval",
             "50ms",
+            "--health-timeout",
+            "20s",
             "--eject-after",
             "off",
         ],
@@ -389,7 +383,7 @@ fn an_upstream_that_fails_calls_in_a_row_is_ejected_for_a_while() {
             "--eject-after",
             "3",
             "--eject-time",
-            "2s",
+            "8s",
         ],
         ..Start::default()
     }
@@ -412,7 +406,7 @@ fn an_upstream_that_fails_calls_in_a_row_is_ejected_for_a_while() {
         6.0
     );
     said(&gateway, "upstream ejected");
-    said(&gateway, "\"time_ms\":4000");
+    said(&gateway, "\"time_ms\":16000");
 }
 
 #[test]
@@ -523,11 +517,11 @@ fn a_budget_bounds_repeated_calls() {
 #[test]
 fn a_route_has_times_of_its_own() {
     let gateway = with_file(
-        "[[pool]]\nname = \"quick\"\nroutes = [\"t-app\"]\nrequest_timeout = \"1s\"\n\
-         [[pool]]\nname = \"impatient\"\nroutes = [\"t-ip\"]\nread_timeout = \"1s\"\n",
+        "[[pool]]\nname = \"quick\"\nroutes = [\"t-app\"]\nrequest_timeout = \"4s\"\n\
+         [[pool]]\nname = \"impatient\"\nroutes = [\"t-ip\"]\nread_timeout = \"4s\"\n",
     );
     let mut connection = gateway.connect();
-    let slow = ["x-standin-delay-ms: 2000"];
+    let slow = ["x-standin-delay-ms: 6000"];
     assert_eq!(connection.call("GET", "/o/a/t/any", &slow, "").status, 200);
     for path in ["/o/a/t/app", "/o/a/t/ip"] {
         let answer = gateway.connect().call("GET", path, &slow, "");
@@ -565,7 +559,7 @@ fn endless() -> SocketAddr {
 #[test]
 fn an_answer_that_goes_on_for_ever_is_cut_off_by_the_time_for_the_call() {
     let gateway = Start {
-        args: &["--request-timeout", "1s"],
+        args: &["--request-timeout", "4s"],
         upstream: Some(endless()),
         ..Start::default()
     }
@@ -602,7 +596,8 @@ fn an_upstream_speaks_http2_in_the_clear() {
         ..Start::default()
     }
     .start();
-    over.connect().send_call("GET", "/o/a/t/any", &[], "");
+    let mut caller = over.connect();
+    caller.send_call("GET", "/o/a/t/any", &[], "");
     assert_eq!(&preface.join().expect("it")[..], b"PRI * HTTP/2.0");
 }
 

@@ -265,7 +265,7 @@ fn a_call_ends_under_the_rules_it_began_with() {
     let gateway = folder.start(&["--watch", "false"]);
     let slots = || gateway.metric("floodgate_task_slots_in_use", &[]);
     let mut running = gateway.connect();
-    running.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 1500"], "{}");
+    running.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 6000"], "{}");
     soon("it runs", || slots() == 1.0);
     folder.write("routes.toml", &route("other", 3));
     folder.write("floodgate.toml", "ratelimit_headers = \"off\"\n");
@@ -587,16 +587,25 @@ fn a_storm_of_reloads_under_load_loses_nothing() {
             }
             std::thread::sleep(Duration::from_millis(60));
         }
+        // However slow the machine is: the limit was asked for often enough to be given in full.
+        let enough = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            soon("there was load", || free.load(Ordering::Relaxed) > 500);
+        }));
         over.store(true, Ordering::Relaxed);
+        if let Err(why) = enough {
+            std::panic::resume_unwind(why);
+        }
     });
     assert_eq!((applied, failed), (70, 10));
     let [admitted, free, denied] = [&admitted, &free, &denied].map(|n| n.load(Ordering::Relaxed));
-    assert!(free > 500, "{free}");
     assert_eq!(
         admitted,
         QUOTA.min(admitted + denied),
         "given in full, and no more"
     );
+    soon("nothing runs", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
     let count = |labels: &[&str]| gateway.metric("floodgate_decisions_total", labels);
     assert_eq!(
         count(&["route=\"few\"", "verb=\"admit\""]),
@@ -608,7 +617,4 @@ fn a_storm_of_reloads_under_load_loses_nothing() {
     assert_eq!(charged, f64::from(admitted));
     let reached: usize = backends.iter().map(StandIn::count).sum();
     assert_eq!(u32::try_from(reached), Ok(admitted + free));
-    soon("nothing runs", || {
-        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
-    });
 }

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::ROUTES;
+use crate::door::soon as wait_for;
 use crate::harness::{Connection, Gateway, Start, start};
 
 /// Each bad token reaches the backend.
@@ -14,16 +15,6 @@ fn gateway(routes: &str) -> Gateway {
         ..Start::default()
     }
     .start()
-}
-
-fn wait_for(what: &str, mut held: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if held() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{what} never held");
 }
 
 #[test]
@@ -95,7 +86,7 @@ fn a_silent_upstream_is_a_504_and_has_cost_its_unit() {
 fn a_slot_is_held_until_the_response_and_then_free() {
     let gateway = gateway(ROUTES);
     let mut slow = gateway.connect();
-    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 1500"], "{}");
+    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 6000"], "{}");
     wait_for("the slot", || {
         gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0
     });
@@ -124,9 +115,10 @@ fn a_caller_that_leaves_early_pays_what_the_status_says() {
         let early = |token: &str, body: &str| {
             let token = format!("Authorization: Bearer {token}");
             let mut connection = gateway.connect();
-            let wishes = [&*token, "x-standin-delay-ms: 300"];
+            let wishes = [&*token, "x-standin-delay-ms: 500"];
+            let before = gateway.backend().count();
             connection.send_call("POST", "/o/a/t/messages", &wishes, body);
-            std::thread::sleep(Duration::from_millis(100));
+            wait_for("its call", || gateway.backend().count() > before);
             leave(connection);
         };
         for n in 1..=3_u8 {
@@ -137,10 +129,9 @@ fn a_caller_that_leaves_early_pays_what_the_status_says() {
             });
         }
         // Each has cost its address a refusal, per second and per minute.
-        assert_eq!(
-            gateway.metric("floodgate_units_charged_total", &["unauthorized"]),
-            6.0
-        );
+        wait_for("the last one's", || {
+            gateway.metric("floodgate_units_charged_total", &["unauthorized"]) == 6.0
+        });
         early("good", r#"{"to":["a"]}"#);
         wait_for("its end", || {
             gateway.log().matches("t-messages").count() == 4
@@ -181,7 +172,7 @@ fn a_call_that_is_left_incomplete_costs_its_address_and_not_the_app() {
 fn a_client_that_goes_away_frees_its_slot_when_the_backend_has_answered() {
     let gateway = gateway(ROUTES);
     let mut slow = gateway.connect();
-    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 1500"], "{}");
+    slow.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 6000"], "{}");
     wait_for("the slot", || {
         gateway.metric("floodgate_task_slots_in_use", &[]) >= 1.0
     });
@@ -271,8 +262,9 @@ fn a_task_whose_caller_left_early_keeps_its_slot_under_its_name() {
     assert_eq!(gateway.call("GET", "/o/a/users/known", "").status, 200);
     for leave in [drop::<Connection>, reset] {
         let mut connection = gateway.connect();
-        connection.send_call("POST", "/o/a/push/task", &["x-standin-delay-ms: 300"], "{}");
-        std::thread::sleep(Duration::from_millis(100));
+        let before = gateway.backend().count();
+        connection.send_call("POST", "/o/a/push/task", &["x-standin-delay-ms: 500"], "{}");
+        wait_for("its call", || gateway.backend().count() > before);
         leave(connection);
     }
     wait_for("their ends", || {

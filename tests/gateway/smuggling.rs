@@ -49,7 +49,7 @@ const NEXT: &str = "GET /o/a/s/next HTTP/1.1\r\nHost: gateway\r\nAuthorization: 
 const BODY: &str = r#"{"to":["a"]}"#;
 
 fn gateway(backend: &Backend, args: &[&str]) -> Gateway {
-    let mut all = vec!["--keepalive", "1s", "--body-timeout", "1s"];
+    let mut all = vec!["--keepalive", "20s", "--body-timeout", "10s"];
     all.extend(args);
     Start {
         routes: ROUTES,
@@ -151,7 +151,7 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
 fn send(gateway: &Gateway, bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(gateway.addr).expect("a connection");
     stream.set_nodelay(true).expect("a socket option");
-    let timeout = Some(Duration::from_secs(5));
+    let timeout = Some(Duration::from_secs(60));
     stream.set_read_timeout(timeout).expect("a timeout");
     let mut writer = stream.try_clone().expect("a second handle");
     let mut answers = Vec::new();

@@ -23,7 +23,7 @@ fn stand_in() -> StandIn {
 /// A pool of all calls that no route is for, and settings for all pools.
 fn settings(upstreams: &[String], balance: &str, more: &str) -> String {
     format!(
-        "health_interval = \"50ms\"\neject_after = 2\neject_time = \"5min\"\n\
+        "health_interval = \"50ms\"\nhealth_timeout = \"20s\"\neject_after = 2\neject_time = \"5min\"\n\
          [[pool]]\nname = \"p\"\nroutes = [\"unmatched\"]\nbalance = \"{balance}\"\n{more}\
          upstreams = {upstreams:?}\n"
     )
@@ -216,7 +216,14 @@ fn a_check_goes_by_the_answer_and_not_by_what_comes_before_it() {
     );
     let gateway = Start {
         url: Some(upstream.url()),
-        args: &["--health-check", "/health", "--health-interval", "50ms"],
+        args: &[
+            "--health-check",
+            "/health",
+            "--health-interval",
+            "50ms",
+            "--health-timeout",
+            "20s",
+        ],
         ..Start::default()
     }
     .start();

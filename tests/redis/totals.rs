@@ -223,7 +223,7 @@ fn an_admission_that_nobody_waits_for_takes_nothing_of_a_total() {
         server.thaw();
         let read = [(CounterKey(1), Change::Read)];
         let mut last = Total::default();
-        for _ in 0..500 {
+        for _ in 0..9000 {
             last = redis.change_totals(APP, &read, clock.now()).await.unwrap()[0];
             if last.count == 2 {
                 return;

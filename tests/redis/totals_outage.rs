@@ -13,9 +13,13 @@ use crate::server::{Server, wait_until};
 const TOKEN: &str = "an-admin-token-of-tests";
 
 fn gateway(url: &str, dir: &std::path::Path, backend: &Backend) -> Gateway {
+    gateway_with(url, dir, backend, "200ms")
+}
+
+fn gateway_with(url: &str, dir: &std::path::Path, backend: &Backend, timeout: &str) -> Gateway {
     let apps = dir.join("apps.toml");
     std::fs::write(&apps, "[[app]]\nnames = \"o#a\"\nplan = \"free\"\n").unwrap();
-    let mut args = vec!["--store", url, "--threads", "2", "--store-timeout", "200ms"];
+    let mut args = vec!["--store", url, "--threads", "2", "--store-timeout", timeout];
     args.extend(["--admin-token", TOKEN, "--apps", apps.to_str().unwrap()]);
     args.extend(["--unproven-share", "100"]);
     Start {
@@ -118,16 +122,16 @@ fn a_unit_whose_decision_was_answered_too_late_counts_once() {
     let (server, backend) = (Server::start(), Backend::start());
     let dir = tempfile::tempdir().unwrap();
     let proxy = Proxy::to(server.port());
-    let gateway = gateway(&proxy.url(), dir.path(), &backend);
+    let gateway = gateway_with(&proxy.url(), dir.path(), &backend, "2s");
     import(
         &gateway,
         &json!({ "app": "o#a", "totals": { "users": 10 } }),
     );
     assert_eq!(register(&gateway, "a", 1), [200]);
     // The script runs in time, and its answer is late.
-    proxy.slow(Duration::from_millis(120));
+    proxy.slow(Duration::from_millis(1200));
     assert_eq!(register(&gateway, "b", 2), [200, 200]);
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(3000));
     proxy.heal();
     wait_until("they are counted once", || count(&gateway) == Some(13));
     std::thread::sleep(Duration::from_millis(1500));
@@ -141,16 +145,16 @@ fn a_total_that_was_never_read_is_asked_for_again_before_it_passes() {
     let dir = tempfile::tempdir().unwrap();
     let first = gateway(&server.url(), dir.path(), &backend);
     let proxy = Proxy::to(server.port());
-    let second = gateway(&proxy.url(), dir.path(), &backend);
+    let second = gateway_with(&proxy.url(), dir.path(), &backend, "2s");
     acquainted(&[&first, &second]);
     let full = json!({ "app": "o#a", "users": { "vic": { "friends": 100 } } });
     import(&first, &full);
     // The first answer is too late, and the next is not.
-    proxy.slow(Duration::from_millis(120));
+    proxy.slow(Duration::from_millis(1200));
     let status = std::thread::scope(|scope| {
         let befriend = || second.call("POST", "/o/a/users/x/contacts/users/vic", "");
         let call = scope.spawn(befriend);
-        std::thread::sleep(Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(1600));
         proxy.heal();
         call.join().unwrap().status
     });

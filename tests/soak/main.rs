@@ -26,6 +26,7 @@ mod script;
 mod server;
 #[path = "../gateway/faults/setup.rs"]
 mod setup;
+mod streams;
 mod trouble;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use self::judge::Life;
 use self::proxy::Proxy;
 use self::script::{Fault, Scripted};
 use self::server::{Server, wait_until};
+use self::streams::Streams;
 
 /// Windows that end within the run, and a day.
 const ROUTES: &str = r#"
@@ -73,6 +75,11 @@ calls = ["POST /s/up"]
 v3 = { limits = ["100000/10s"], ip_copy = false }
 
 [[route]]
+name = "s-stream"
+calls = ["GET /s/stream", "POST /s/stream"]
+v3 = { limits = ["100000/10s"], ip_copy = false }
+
+[[route]]
 name = "s-slot"
 calls = ["POST /s/slot"]
 v3 = { limits = ["4 tasks"], ip_copy = false }
@@ -87,7 +94,7 @@ v3 = { limits = [{ rate = "6 tasks", hold = "task", max_hold = "15s" }], ip_copy
 const CALLERS: usize = 12;
 /// The longest that a call may take by the time-outs below, on a machine that stands still now and
 /// then.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(40);
 
 /// A number from outside.
 fn given(name: &str) -> Option<u64> {
@@ -112,6 +119,7 @@ struct Done {
 /// What all callers share.
 struct Run {
     upstream: Scripted,
+    streams: Streams,
     is_over: AtomicBool,
     next: AtomicU64,
     done: Mutex<Vec<Done>>,
@@ -121,14 +129,22 @@ impl Run {
     fn is_over(&self) -> bool {
         self.is_over.load(Relaxed)
     }
+
+    /// Breaks all connections to both upstreams.
+    fn close_all(&self) {
+        self.upstream.close_all();
+        self.streams.close_all();
+    }
 }
 
-fn gateway(run: &Run, store: &Proxy, dead: &str, tls: &[String; 2]) -> Gateway {
+fn gateway(run: &Run, store: &Proxy, dead: &str, tls: &[String; 2], config: &str) -> Gateway {
     Start {
         routes: ROUTES,
         upstream: Some(run.upstream.addr),
         keep_errors: true,
         args: &[
+            "--config",
+            config,
             "--upstream",
             dead,
             "--listen",
@@ -178,13 +194,15 @@ fn gateway(run: &Run, store: &Proxy, dead: &str, tls: &[String; 2]) -> Gateway {
 
 /// A caller that behaves.
 async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
-    const ROUTES: [(&str, &str); 8] = [
+    const ROUTES: [(&str, &str); 10] = [
         ("GET", "second"),
         ("GET", "long"),
         ("GET", "day"),
         ("HEAD", "second"),
         ("POST", "messages"),
         ("POST", "up"),
+        ("GET", "stream"),
+        ("POST", "stream"),
         ("POST", "slot"),
         ("POST", "task"),
     ];
@@ -193,15 +211,18 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
         let (method, route) = ROUTES[dice.below(ROUTES.len())];
         let method = if method == "HEAD" { "GET" } else { method };
         let fault = match dice.one_in(3) {
-            true => Fault::ALL[dice.below(Fault::ALL.len())],
-            false => Fault::None,
+            true if route == "stream" => {
+                streams::FAULTS[dice.below(streams::FAULTS.len())].to_owned()
+            }
+            true => Fault::ALL[dice.below(Fault::ALL.len())].name(),
+            false => Fault::None.name(),
         };
         let id = format!("s-{}", run.next.fetch_add(1, Relaxed));
         let ask = Ask {
             method,
             path: format!("/o/a/s/{route}"),
             fields: vec![
-                ("x-fault", fault.name()),
+                ("x-fault", fault),
                 ("x-forwarded-for", format!("10.1.0.{}", dice.below(256))),
                 ("x-request-id", id.clone()),
                 ("x-wait-ms", dice.below(30).to_string()),
@@ -211,7 +232,7 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
                 ),
                 ("x-sent", run.upstream.clock.now().mono_us.to_string()),
             ],
-            body: body(route, &mut dice),
+            body: body(method, route, &mut dice),
         };
         let begun = Instant::now();
         let got = wire.call(&ask).await;
@@ -233,10 +254,10 @@ async fn call_on(run: Arc<Run>, wires: Vec<Wire>, mut dice: Dice) {
     }
 }
 
-fn body(route: &str, dice: &mut Dice) -> Sends {
+fn body(method: &str, route: &str, dice: &mut Dice) -> Sends {
     let whole = match route {
         "messages" => Bytes::from_static(br#"{"to":["a","b","c"]}"#),
-        "up" => vec![b'u'; 1 + dice.below(150_000)].into(),
+        "up" | "stream" if method == "POST" => vec![b'u'; 1 + dice.below(150_000)].into(),
         "slot" | "task" => Bytes::from_static(b"{}"),
         _ => return Sends::Nothing,
     };
@@ -261,17 +282,27 @@ fn nothing_is_lost_leaked_or_exceeded_while_everything_breaks() {
     let (files, tls) = setup::certificate(dir.path());
     let mut redis = Server::with(&["appendonly yes", "appendfsync always"]);
     let stores = [Proxy::to(redis.port()), Proxy::to(redis.port())];
+    let runtime = setup::runtime();
     let run = Arc::new(Run {
         upstream: Scripted::start(),
+        streams: Streams::start(&runtime),
         is_over: AtomicBool::new(false),
         next: AtomicU64::new(0),
         done: Mutex::default(),
     });
     // An address where nobody is: each call may meet it first.
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let dead = tokio::net::TcpSocket::new_v4().expect("a socket");
+    dead.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
+        .expect("a port");
     let url = format!("http://{}", dead.local_addr().expect("an address"));
-    drop(dead);
-    let gateways = [0, 1].map(|n| gateway(&run, &stores[n], &url, &files));
+    let config = dir.path().join("floodgate.toml");
+    let pool = format!(
+        "[[pool]]\nname = \"streams\"\nroutes = [\"s-stream\"]\nupstreams = [\"http://{} http2\"]\n",
+        run.streams.addr
+    );
+    std::fs::write(&config, pool).expect("a file");
+    let config = config.to_str().expect("UTF-8");
+    let gateways = [0, 1].map(|n| gateway(&run, &stores[n], &url, &files, config));
     wait_until("the gateways know of each other", || {
         gateways
             .iter()
@@ -279,13 +310,12 @@ fn nothing_is_lost_leaked_or_exceeded_while_everything_breaks() {
     });
     let wires = gateways.each_ref().map(|g| setup::wires(g, &tls));
     let wires = wires.map(|all| all.into_iter().map(|(_, wire)| wire).collect::<Vec<_>>());
-    let runtime = setup::runtime();
 
     // What every later call finds there: connections to Redis, the pools, the log's queue.
     let warm = spawn(&runtime, &run, &wires, &mut dice);
     std::thread::sleep(Duration::from_secs(5));
     end(&runtime, &run, warm);
-    judge::quiet(&gateways, &run.upstream);
+    judge::quiet(&gateways, &run);
     let mut lives = gateways.each_ref().map(Life::begin);
     run.is_over.store(false, Relaxed);
 
@@ -293,7 +323,7 @@ fn nothing_is_lost_leaked_or_exceeded_while_everything_breaks() {
     let mut troubles = trouble::Troubles::new(run.upstream.clock);
     let until = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < until {
-        troubles.make(&mut dice, &mut redis, &stores, &run.upstream);
+        troubles.make(&mut dice, &mut redis, &stores, &run);
         for life in &mut lives {
             life.look();
         }
@@ -305,13 +335,17 @@ fn nothing_is_lost_leaked_or_exceeded_while_everything_breaks() {
     let done = std::mem::take(&mut *run.done.lock());
     judge::answered(&done, BOUND);
     judge::limits(&seen, &troubles);
-    judge::quiet(&gateways, &run.upstream);
+    judge::quiet(&gateways, &run);
     judge::nothing_taken(&runtime, &gateways, &wires);
     for life in &mut lives {
-        life.end(&run.upstream);
+        life.end(&run);
     }
     judge::logs(&gateways, &done);
-    println!("troubles: {:?}", troubles.counts);
+    println!(
+        "troubles: {:?}; the machine stood still {} times",
+        troubles.counts,
+        troubles.stills()
+    );
     println!("still FLOODGATE_SOAK_SEED={seed}");
 }
 

@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::script::Fault;
 
 /// Longer than any limit of the gateway's.
-const ENOUGH: Duration = Duration::from_secs(20);
+const ENOUGH: Duration = Duration::from_secs(40);
 
 pub(crate) async fn call_on(run: Arc<Run>, to: SocketAddr, mut dice: Dice) {
     while !run.is_over() {
@@ -84,11 +84,11 @@ async fn call(run: &Run, mut stream: TcpStream, dice: &mut Dice) -> std::io::Res
         4 => {
             let head = head("POST", route, "Content-Length: 100000\r\n");
             stream.write_all(head.as_bytes()).await?;
-            for _ in 0..100 {
+            for _ in 0..300 {
                 stream.write_all(b"d").await?;
                 sleep(Duration::from_millis(100)).await;
             }
-            panic!("a body dripped for ten seconds");
+            panic!("a body dripped for half a minute");
         }
         // A head that drips, or half of one.
         5 => {

@@ -1,21 +1,62 @@
 //! What happens to Redis, to the way there, and to the upstream's connections.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use floodgate::clock::Clock;
+use parking_lot::Mutex;
 
+use crate::Run;
 use crate::dice::Dice;
 use crate::proxy::Proxy;
-use crate::script::Scripted;
 use crate::server::Server;
 
 /// How long an outage may have its effects after its end: the gateways have to find that the store
 /// is back, and to tell it what they have let in.
 const AFTER: Duration = Duration::from_secs(6);
 
+/// What a gateway with a time-out of 200 ms may take for an outage, if the machine stands still.
+const STILL_US: u64 = 150_000;
+
+/// When the machine stood still, µs: as long as this lives, a thread sleeps for a moment, and looks
+/// how long that was.
+struct Stills {
+    seen: Arc<Mutex<Vec<(u64, u64)>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Stills {
+    fn new(clock: Clock) -> Self {
+        let stills = Self {
+            seen: Arc::default(),
+            is_over: Arc::default(),
+        };
+        let (seen, is_over) = (stills.seen.clone(), stills.is_over.clone());
+        std::thread::spawn(move || {
+            while !is_over.load(Relaxed) {
+                let begun = clock.now().mono_us;
+                std::thread::sleep(Duration::from_millis(10));
+                let ended = clock.now().mono_us;
+                if ended - begun > STILL_US {
+                    seen.lock().push((begun, ended));
+                }
+            }
+        });
+        stills
+    }
+}
+
+impl Drop for Stills {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
+    }
+}
+
 pub(crate) struct Troubles {
     clock: Clock,
+    stills: Stills,
     /// When the store was not in order for all, µs.
     pub(crate) outages: Vec<(u64, u64)>,
     pub(crate) counts: BTreeMap<&'static str, u32>,
@@ -25,6 +66,7 @@ impl Troubles {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
+            stills: Stills::new(clock),
             outages: Vec::new(),
             counts: BTreeMap::new(),
         }
@@ -36,7 +78,7 @@ impl Troubles {
         dice: &mut Dice,
         redis: &mut Server,
         stores: &[Proxy; 2],
-        upstream: &Scripted,
+        run: &Run,
     ) {
         let begun = self.clock.now().mono_us;
         let one = &stores[dice.below(2)];
@@ -91,18 +133,18 @@ impl Troubles {
                 "connections to redis break"
             }
             _ => {
-                upstream.close_all();
+                run.close_all();
                 *self
                     .counts
-                    .entry("connections to the upstream break")
+                    .entry("connections to the upstreams break")
                     .or_default() += 1;
                 std::thread::sleep(dice.ms(200, 1500));
                 return;
             }
         };
         *self.counts.entry(what).or_default() += 1;
-        let after = u64::try_from(AFTER.as_micros()).unwrap();
-        self.outages.push((begun, self.clock.now().mono_us + after));
+        self.outages
+            .push((begun, self.clock.now().mono_us + after_us()));
         // Now and then long enough for a time without any.
         let rest = match dice.one_in(4) {
             true => dice.ms(8_000, 20_000),
@@ -113,8 +155,21 @@ impl Troubles {
 
     /// Whether the store was in order all this time.
     pub(crate) fn is_calm(&self, from_us: u64, to_us: u64) -> bool {
-        self.outages
-            .iter()
-            .all(|(begun, ended)| *ended < from_us || to_us < *begun)
+        let is_apart = |begun: u64, ended: u64| ended < from_us || to_us < begun;
+        let mut outages = self.outages.iter();
+        let stills = self.stills.seen.lock();
+        outages.all(|(begun, ended)| is_apart(*begun, *ended))
+            && stills
+                .iter()
+                .all(|(begun, ended)| is_apart(*begun, *ended + after_us()))
     }
+
+    /// How often the machine stood still.
+    pub(crate) fn stills(&self) -> usize {
+        self.stills.seen.lock().len()
+    }
+}
+
+fn after_us() -> u64 {
+    u64::try_from(AFTER.as_micros()).unwrap()
 }

@@ -11,10 +11,9 @@ use super::http::{Client, Target, escaped};
 use super::lister::{Lister, members, word};
 use super::tally::{self, Tally};
 use super::{Admin, PlanError, is_by_user, listed_kinds, reachable, text};
+use crate::cli::layers::APP_TOKEN_ENV;
 use crate::limit::total::Kind;
 use crate::settings::Settings;
-
-const TOKEN_ENV: &str = "FLOODGATE_APP_TOKEN";
 
 pub(super) fn command(app: Arg) -> Command {
     let totals = listed_kinds().map(Kind::as_str).collect::<Vec<_>>();
@@ -55,7 +54,7 @@ pub(super) fn command(app: Arg) -> Command {
             Arg::new("token-file")
                 .long("token-file")
                 .value_name("FILE")
-                .help(format!("A file with an app token of the backend's [env: {TOKEN_ENV}: the token itself]")),
+                .help(format!("A file with an app token of the backend's [env: {APP_TOKEN_ENV}: the token itself]")),
         )
         .arg(
             Arg::new("rate")
@@ -223,7 +222,7 @@ fn lister(
     };
     let from_env = env
         .iter()
-        .find(|(name, _)| name.to_str() == Some(TOKEN_ENV))
+        .find(|(name, _)| name.to_str() == Some(APP_TOKEN_ENV))
         .and_then(|(_, value)| value.to_str());
     let token = match (text(matches, "token-file"), from_env) {
         (Some(file), _) => std::fs::read_to_string(file)
@@ -231,7 +230,7 @@ fn lister(
         (None, Some(token)) => token.to_owned(),
         (None, None) => {
             return Err(PlanError::argument(format!(
-                "no token: the backend lists an app's users for its own token alone; write --token-file FILE, or set {TOKEN_ENV}"
+                "no token: the backend lists an app's users for its own token alone; write --token-file FILE, or set {APP_TOKEN_ENV}"
             )));
         }
     };

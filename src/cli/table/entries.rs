@@ -305,8 +305,9 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         more: "Only GET, HEAD, PUT, DELETE and OPTIONS, with bodies up to 64 KiB, twice at most, and \
                never once an answer has begun to go out. It is charged once. A call that found no \
                connection, or that the upstream has refused unbegun, has not run: it is always \
-               tried elsewhere. Where an idle connection turns out to have been closed, GET, HEAD \
-               and OPTIONS are always sent again, PUT and DELETE with `reset`.",
+               tried elsewhere. Where a connection that had been idle breaks, as one that the \
+               upstream has closed, GET, HEAD and OPTIONS are always sent once more on a new one, PUT \
+               and DELETE with `reset`: without budget, and besides.",
         ..ONE
     },
     Setting {
@@ -906,7 +907,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         group: TIMES,
         help: "Longest wait between two reads from the upstream",
         more: "What has begun to go out is cut off after it. For callers of HTTP/2 the wait may be longer \
-               by `send_timeout`, if it is less than `first_byte_timeout`: they may be what is slow.",
+               by `send_timeout`, if it is less than `first_byte_timeout` or than `body_timeout`, or if \
+               the call had a body and the upstream speaks HTTP/2: they may be what is slow.",
         ..ONE
     },
     Setting {
@@ -916,7 +918,8 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("60s"),
         group: TIMES,
         help: "Longest wait between two writes to the upstream",
-        more: "Half a second later the call is ended, unless an answer has come. The last pieces of a \
+        more: "Half a second later the call is ended, unless an answer has come: one that comes while the \
+               upstream takes nothing more is seen only then. The last pieces of a \
                body may be on their way already, and a caller of HTTP/2 may be what is slow: then \
                an upstream of HTTP/1.1 has `read_timeout` for an answer as well.",
         ..ONE

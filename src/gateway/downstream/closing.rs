@@ -65,11 +65,11 @@ mod tests {
         let socket = TcpListener::from_std(sockets.remove(0)).unwrap();
         let mut queued: Vec<_> = (0..20).map(|_| Client::connect(addr).unwrap()).collect();
         let late = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(1500));
             Client::connect_timeout(&addr, Duration::from_secs(20))
         });
         let mut served = Vec::new();
-        serve_queued(socket, Duration::from_millis(200), |tcp, _| {
+        serve_queued(socket, Duration::from_secs(3), |tcp, _| {
             served.push(tcp.into_std().unwrap());
         })
         .await;

@@ -16,6 +16,10 @@ use crate::settings::Upstream;
 const PING: Duration = Duration::from_secs(10);
 /// Calls that share one HTTP/2 connection.
 const STREAMS: usize = 100;
+/// What an upstream may send ahead of a caller that does not read, in bytes.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// The same of a whole connection: room for all, so that no caller holds up another.
+const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
 
 /// What makes an address, beside where it is.
 #[derive(Clone, Debug)]
@@ -87,6 +91,8 @@ impl Endpoint {
             // Over TLS, one that cannot may say so; in the clear there is nothing to ask.
             peer.options.set_http_version(2, if tls { 1 } else { 2 });
             peer.options.max_h2_streams = STREAMS;
+            peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
+            peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
             peer.options.h2_ping_interval = Some(PING);
         }
         // Ours to do: pingora would take whatever `Connection` names, the token too.

@@ -23,9 +23,10 @@ use crate::limit::Moment;
 use crate::observe::upstreams::{Again, Failure};
 use crate::settings::Balance;
 
-/// Idle connections in a row that turned out to have been closed, before the next attempt makes a
-/// new one: where one upstream has closed all of them, there may be more than attempts.
-const MAX_STALE: u8 = 2;
+/// Idle connections that turned out to have been closed, before the next attempt makes a new one:
+/// where an upstream has closed all of them, there may be more than attempts; and one that breaks
+/// whatever has been used before is not to have a call once more for each.
+const MAX_STALE: u8 = 1;
 /// Marks connections for one attempt alone.
 const FRESH: u64 = 0x8000_0000_0000_0000;
 

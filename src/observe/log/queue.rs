@@ -161,7 +161,7 @@ mod tests {
         for wanted in ["one\n", "two\n"] {
             out.0.lock().clear();
             (&queue).write_all(wanted.as_bytes()).unwrap();
-            for _ in 0..500 {
+            for _ in 0..6000 {
                 if !out.0.lock().is_empty() {
                     break;
                 }

@@ -159,6 +159,10 @@ fn a_file_that_is_spoilt_in_its_middle_is_refused_with_its_line() {
     std::fs::write(&path, "[settings]\n").unwrap();
     let error = Journal::open(path.clone(), &self::store()).unwrap_err();
     assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+    // What is no file would be one afterwards.
+    let error = Journal::open(dir.path().to_owned(), &self::store()).unwrap_err();
+    assert!(matches!(error, JournalError::NoFile { .. }), "{error}");
+    assert!(error.to_string().contains("plan_file"), "{error}");
     let nowhere = dir.path().join("no/such/folder");
     let error = Journal::open(nowhere, &self::store()).unwrap_err();
     assert!(error.to_string().contains("plan_file"), "{error}");

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{World, soon};
+use super::World;
+use crate::door::soon;
 use crate::harness::BIN;
 
 #[test]

@@ -31,7 +31,7 @@ fn ask_in_pieces(
     trailers: &[Field<'_>],
 ) -> End {
     let mut stream = TcpStream::connect(gateway.addr).expect("a connection");
-    let timeout = Some(Duration::from_secs(5));
+    let timeout = Some(Duration::from_secs(60));
     stream.set_read_timeout(timeout).expect("a timeout");
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(4, 0, 0, &[]));
@@ -310,7 +310,9 @@ fn a_stream_is_no_tunnel() {
     assert_eq!(ask(&gateway, &fields, Some(BODY), &[]), End::Status(405));
     assert!(backend.take().is_empty());
     let rejected = ["route=\"none\"", "verb=\"reject\""];
-    assert_eq!(gateway.metric("floodgate_decisions_total", &rejected), 2.0);
+    crate::door::soon("both are counted", || {
+        gateway.metric("floodgate_decisions_total", &rejected) == 2.0
+    });
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn send(gateway: &Gateway, bytes: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(gateway.addr).expect("a connection");
     stream.set_nodelay(true).expect("a socket option");
-    let timeout = Some(Duration::from_secs(20));
+    let timeout = Some(Duration::from_secs(60));
     stream.set_read_timeout(timeout).expect("a timeout");
     let mut writer = stream.try_clone().expect("a second handle");
     let mut answers = Vec::new();

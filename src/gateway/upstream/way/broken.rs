@@ -185,7 +185,7 @@ impl Way {
         let mut others = set.endpoints.iter();
         let is_another = others.any(|e| e.standing.is_well() && !self.tried.contains(&e.addr));
         let may = how.is_kept
-            && (is_another || self.stale < MAX_STALE)
+            && (is_another || self.stale <= MAX_STALE)
             && self.attempts < MAX_ATTEMPTS
             && !self.is_over(now);
         if may {
