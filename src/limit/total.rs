@@ -24,6 +24,10 @@
 //! each call gives back ([`Change::GiveBack`]) or keeps ([`Change::Keep`]) what it took, by the round
 //! in which it took it. A gateway that is gone answers for none: what has been under way for
 //! `LONGEST_S` counts no more at the next round.
+//!
+//! Nobody knows either whether a listing has seen what a deletion under way has deleted. So a
+//! deletion lowers the count of the listing that was there when it began ([`Change::Lower`]), and
+//! marks one that has come since.
 
 use serde::{Deserialize, Serialize};
 
@@ -178,8 +182,14 @@ pub struct Total {
 pub enum Change {
     /// So many more, which no decision took.
     Add(u32),
-    /// So many fewer.
-    Lower(u32),
+    /// So many fewer of those that there were by a listing. Another one since then may not have
+    /// seen them: it is marked.
+    Lower {
+        /// How many.
+        units: u32,
+        /// What [`Total::basis`] was before they were deleted.
+        basis: u32,
+    },
     /// Units that a gateway has taken for a call by itself, by what it last knew of the round.
     Take {
         /// How many.
@@ -237,6 +247,12 @@ impl Total {
     #[must_use]
     pub fn round(&self) -> u32 {
         self.round
+    }
+
+    /// The round that the count goes by.
+    #[must_use]
+    pub fn basis(&self) -> u32 {
+        self.basis
     }
 
     /// Whether the count goes by the listing of this round.
@@ -324,9 +340,12 @@ impl Total {
                 self.count = self.count.saturating_add(units.into()).min(MOST);
                 self.note(i64::from(units));
             }
-            Change::Lower(units) => {
-                self.count = self.count.saturating_sub(units.into());
-                self.note(-i64::from(units));
+            Change::Lower { units, basis } => {
+                match basis == self.basis {
+                    true => self.count = self.count.saturating_sub(units.into()),
+                    false => self.approximate = true,
+                }
+                self.note(0);
             }
             Change::Take { units, round } => {
                 self.apply(Change::Add(units));
@@ -508,6 +527,7 @@ pub struct TotalCharge {
     /// It is of something that the call makes: there is no total to ask.
     pub is_new: bool,
     /// Filled by the store when units were taken: the round to give them back to, or to keep them by.
+    /// Of one that only looks: the round that the count goes by.
     pub taken: Option<u32>,
     /// Filled by the store: it would have refused, had it been believed.
     pub over: bool,
@@ -524,6 +544,12 @@ impl TotalCharge {
     #[must_use]
     pub fn is_enforced(&self, checked_s: u64) -> bool {
         !self.report && checked_s >= self.since_s
+    }
+
+    /// Whether it takes nothing and never refuses: a deletion is to know what it lowers.
+    #[must_use]
+    pub fn looks(&self) -> bool {
+        self.units == 0 && self.figure == u64::MAX
     }
 
     /// Whether no total has room for it, so that none need be asked.

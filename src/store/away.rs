@@ -200,7 +200,7 @@ pub fn answer(counters: &MemoryStore, asked: Asked) -> Option<Answer> {
 fn untaken(plan: &Plan) -> Vec<(CounterKey, Change)> {
     let back = plan.totals.iter().filter_map(|charge| {
         let (units, round) = (charge.units, charge.taken?);
-        Some((charge.key, Change::GiveBack { units, round }))
+        (units > 0).then_some((charge.key, Change::GiveBack { units, round }))
     });
     back.collect()
 }

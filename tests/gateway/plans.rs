@@ -677,6 +677,18 @@ fn reconciling_pages_through_the_backends_own_listings() {
 }
 
 #[test]
+fn a_listing_goes_on_over_a_page_without_an_entry() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.users = (0..30).map(|n| format!("u{n:02}")).collect();
+        state.hollow = true;
+    });
+    let output = reconcile(&world, &["--total", "users"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.total("b#basic", "", "users")["count"], 30);
+}
+
+#[test]
 fn what_a_user_has_is_read_to_its_last_page() {
     let world = World::new(&[]);
     world.backend.with(|state| {

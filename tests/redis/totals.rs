@@ -45,14 +45,14 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ask = (
         0_u128..4,
-        0_u64..40,
+        prop_oneof![9 => 0_u64..40, 1 => Just(u64::MAX)],
         0_u32..8,
         0_u64..3,
         prop::bool::weighted(0.2),
     );
     let change = prop_oneof![
         4 => (0_u32..9).prop_map(Change::Add),
-        4 => (0_u32..9).prop_map(Change::Lower),
+        4 => (0_u32..9, 0_u32..4).prop_map(|(units, basis)| Change::Lower { units, basis }),
         2 => (0_u32..9, 0_u32..6).prop_map(|(units, round)| Change::Take { units, round }),
         1 => Just(Change::Doubt),
         1 => Just(Change::Clear),

@@ -160,3 +160,50 @@ fn a_total_that_was_never_read_is_asked_for_again_before_it_passes() {
     });
     assert_eq!(status, 403);
 }
+
+#[test]
+fn what_a_gateway_that_is_gone_had_under_way_is_in_doubt() {
+    let (server, backend) = (Server::start(), Backend::start());
+    let dir = tempfile::tempdir().unwrap();
+    let pair = [0, 1].map(|_| gateway(&server.url(), dir.path(), &backend));
+    acquainted(&[&pair[0], &pair[1]]);
+    import(
+        &pair[1],
+        &json!({ "app": "o#a", "totals": { "users": 10 } }),
+    );
+    let mut under_way = pair[0].connect();
+    let body = r#"{"username":"a"}"#;
+    under_way.send_call("POST", "/o/a/users", &["x-do: wait"], body);
+    wait_until("it is taken", || count(&pair[1]) == Some(11));
+    let is_marked = || users(&pair[1]).map(|total| total["approximate"].clone());
+    assert_eq!(is_marked(), Some(json!(false)), "it may yet be given back");
+    pair[0].signal("-KILL");
+    wait_until("it is marked", || is_marked() == Some(json!(true)));
+    assert_eq!(count(&pair[1]), Some(11), "it counts as made");
+}
+
+#[test]
+fn a_store_that_has_lost_its_totals_is_told_what_was_known_of_them() {
+    let (mut server, backend) = (Server::start(), Backend::start());
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&server.url(), dir.path(), &backend);
+    let figures = json!({ "app": "o#a", "totals": { "users": 90 } });
+    import(&gateway, &figures);
+    assert_eq!(register(&gateway, "a", 1), [200]);
+    wait_until("it is read", || count(&gateway) == Some(91));
+    server.kill();
+    assert_eq!(register(&gateway, "b", 3), [200; 3]);
+    server.restart_empty();
+    wait_until("all is counted", || count(&gateway) == Some(94));
+    let total = users(&gateway).unwrap();
+    assert_eq!(total["approximate"], json!(true), "{total}");
+    // And one that is emptied while it is there, and what it says is believed again.
+    std::thread::sleep(Duration::from_secs(2));
+    import(&gateway, &figures);
+    assert_eq!(users(&gateway).unwrap()["approximate"], json!(false));
+    server.cli(&["flushall"]);
+    wait_until("it is in doubt", || {
+        users(&gateway).is_some_and(|total| total["approximate"] == json!(true))
+    });
+    assert_eq!(count(&gateway), Some(90));
+}

@@ -17,8 +17,8 @@ pub(super) enum Made {
 }
 
 impl Made {
-    /// Reads it where the answer has it: a list of what was made, of which entries with `result:
-    /// false` were not; the one thing, or its ID; or whether it was.
+    /// Reads it where the answer has it: a list of what was made, of which entries with `result` or
+    /// `success: false` were not; the one thing, or its ID; or whether it was.
     pub(super) fn read(answer: &Value, place: &str) -> Self {
         match at(answer, place) {
             None | Some(Value::Null) => Self::Unsaid,
@@ -35,6 +35,22 @@ impl Made {
         }
     }
 
+    /// What was deleted by an answer that need not say it: all, unless it says what was not.
+    pub(super) fn unless_denied(answer: &Value) -> Self {
+        let is_denied = |one: &Value| match one {
+            Value::Array(all) => !all.iter().all(is_good),
+            one => !is_good(one),
+        };
+        let denied = ["data", "entities"]
+            .into_iter()
+            .find(|place| at(answer, place).is_some_and(is_denied));
+        match denied {
+            Some(place) => Self::read(answer, place),
+            None if is_good(answer) => Self::All,
+            None => Self::Some(0, Vec::new()),
+        }
+    }
+
     /// How many of them are this holder's, of `holders` that were asked for `most` each; `None`:
     /// it does not say.
     pub(super) fn of(&self, holder: &str, holders: usize, most: u32) -> Option<u32> {
@@ -42,21 +58,37 @@ impl Made {
             Self::All => Some(most),
             Self::Some(0, _) => Some(0),
             // Each of several holders has one, if it is named.
-            Self::Some(count, names) if holders > 1 => {
+            Self::Some(..) if holders > 1 => {
+                let names = self.names()?;
                 let is_named = names.binary_search_by(|name| name.as_str().cmp(holder));
-                match names.len() == usize::try_from(*count).unwrap_or(usize::MAX) {
-                    true => Some(u32::from(is_named.is_ok())),
-                    false => None,
-                }
+                Some(u32::from(is_named.is_ok()))
             }
-            Self::Some(count, _) => Some((*count).min(most)),
+            Self::Some(count, _) => Some(*count),
             Self::Unsaid => None,
+        }
+    }
+
+    /// Who they are, in order; `None`: it does not name them all.
+    pub(super) fn names(&self) -> Option<&[String]> {
+        match self {
+            Self::Some(count, names) => {
+                let is_all = names.len() == usize::try_from(*count).unwrap_or(usize::MAX);
+                is_all.then_some(names)
+            }
+            Self::All | Self::Unsaid => None,
         }
     }
 }
 
+/// Whether it does not say that it was not done.
 fn is_good(one: &Value) -> bool {
-    one.get("result") != Some(&Value::Bool(false))
+    ["result", "success"]
+        .into_iter()
+        .all(|key| match one.get(key) {
+            Some(Value::Bool(done)) => *done,
+            Some(Value::String(done)) => !done.eq_ignore_ascii_case("false"),
+            _ => true,
+        })
 }
 
 /// The name of a user in a list of what was made.

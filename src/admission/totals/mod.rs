@@ -79,6 +79,8 @@ struct Entry {
     made: Option<Box<str>>,
     /// Where the answer names the holder.
     new: Option<Box<str>>,
+    /// Whether the body names the holders, and the answer those of them that have one more.
+    by_name: bool,
     holders: Vec<Holding>,
 }
 
@@ -86,6 +88,8 @@ struct Entry {
 enum Counted {
     /// So many of each holder.
     Units(u32),
+    /// None that can be seen, where there should be some.
+    Idle,
     All,
     /// As many as the answer says.
     ByAnswer,
@@ -290,7 +294,9 @@ impl Asking<'_> {
             Count::Fields(fields) => {
                 // Who is named in several is one.
                 let names = fields.iter().flat_map(|field| self.names(field));
-                Counted::Units(number(names.collect::<HashSet<_>>().len()))
+                let names = names.collect::<HashSet<_>>().len();
+                let odd = fields.iter().map(|field| self.odd(field));
+                Counted::Units(number(odd.fold(names, usize::saturating_add)))
             }
             Count::All => Counted::All,
             Count::Answer => Counted::ByAnswer,
@@ -333,9 +339,17 @@ impl Asking<'_> {
         for name in names {
             let key = key_of(rule.kind, self.app.name(), &name);
             // A twin was charged where it was named first.
-            let charge = asks
-                .filter(|_| !is_idle && self.charged.insert(key))
-                .map(|units| charge(key, &name, units, false));
+            let charge = match asks {
+                Some(units) => {
+                    (!is_idle && self.charged.insert(key)).then(|| charge(key, &name, units, false))
+                }
+                // What goes down is that of now.
+                None => (frees && count != Counted::All).then(|| TotalCharge {
+                    figure: u64::MAX,
+                    report: true,
+                    ..charge(key, &name, 0, false)
+                }),
+            };
             holders.push(Holding {
                 key,
                 charge: charge.is_some().then_some(self.charges.len()),
@@ -349,11 +363,17 @@ impl Asking<'_> {
         Ok(Some(Entry {
             kind: rule.kind,
             frees,
-            count,
+            count: if is_idle { Counted::Idle } else { count },
             made: rule.made.clone(),
             new,
+            by_name: !frees && matches!(rule.of, Of::Field(_)) && rule.made.is_some(),
             holders,
         }))
+    }
+
+    /// How many more a field of the body may name than can be read.
+    fn odd(&self, field: &str) -> usize {
+        self.body.as_ref().map_or(0, |body| body.odd(field))
     }
 
     /// The names in a field of the body.
@@ -424,7 +444,14 @@ impl Asked {
 
     fn taken(plan: &Plan, held: &Holding) -> Option<(u32, u32)> {
         let charge = plan.totals.get(held.charge?)?;
-        charge.taken.map(|round| (charge.units, round))
+        let taken = charge.taken.filter(|_| !charge.looks());
+        taken.map(|round| (charge.units, round))
+    }
+
+    /// What a deletion lowers, as it was before: `None`: nobody knows.
+    fn seen(plan: &Plan, held: &Holding) -> Option<u32> {
+        let charge = plan.totals.get(held.charge?)?;
+        charge.taken.filter(|_| charge.looks())
     }
 
     /// All goes back.
@@ -447,7 +474,7 @@ impl Asked {
                     {
                         changes.push((held.key, Change::Add(units)));
                     }
-                    (false, Counted::Units(0)) => continue,
+                    (false, Counted::Units(0) | Counted::Idle) => continue,
                     _ => (),
                 }
                 if let Some((units, round)) = Self::taken(plan, held) {
@@ -469,16 +496,24 @@ impl Asked {
             let made = match &entry.made {
                 // Of so many that nobody has counted.
                 None if !entry.frees && entry.count == Counted::ByAnswer => Made::Unsaid,
+                None if entry.frees => Made::unless_denied(answer),
                 None => Made::All,
                 Some(at) => Made::read(answer, at),
             };
             for held in &entry.holders {
                 let most = match entry.count {
                     Counted::Units(units) => units,
+                    Counted::Idle => 0,
                     Counted::All | Counted::ByAnswer => u32::MAX,
                 };
                 let made_here = made.of(&held.name, entry.holders.len(), most);
-                entry.settle(plan, held, made_here, changes);
+                // What it lists beside them is not this holder's, and no more goes than was asked.
+                let is_of_list = !entry.frees && entry.kind.holder() != Holder::User;
+                let cap = if is_of_list { u32::MAX } else { most };
+                entry.settle(plan, held, made_here.map(|made| made.min(cap)), changes);
+            }
+            if entry.by_name {
+                self.add_unasked(entry, &made, changes);
             }
             if let (Some(at), Counted::Units(units)) = (&entry.new, entry.count)
                 && let Some(name) = answer::name(answer, at)
@@ -496,6 +531,16 @@ impl Asked {
         }
     }
 
+    /// The answer names some whom nobody could read in the body: they have one more all the same.
+    fn add_unasked(&self, entry: &Entry, made: &Made, changes: &mut Vec<(CounterKey, Change)>) {
+        let asked: HashSet<&str> = entry.holders.iter().map(|held| &*held.name).collect();
+        let names = made.names().unwrap_or_default().iter();
+        let unasked = names.filter(|name| !name.is_empty() && !asked.contains(name.as_str()));
+        for name in unasked.take(MOST_HOLDERS) {
+            changes.push((key_of(entry.kind, &self.app, name), Change::Add(1)));
+        }
+    }
+
     /// The backend says that a total is full: then it is.
     fn correct(&self, plan: &Plan, answer: &[u8], changes: &mut Vec<(CounterKey, Change)>) {
         let Some((kind, whose)) = answer::refusal(answer) else {
@@ -507,16 +552,17 @@ impl Asked {
                 .as_ref()
                 .is_none_or(|whose| held.name.is_empty() || **whose == *held.name)
         };
-        let mut of_kind = self
+        let of_kind = self
             .entries
             .iter()
             .filter(|entry| entry.kind == kind && !entry.frees);
-        // Of several in one list that it may mean, none is known to be it.
-        let meant = of_kind.find_map(|entry| {
-            let mut held = entry.holders.iter().filter(is_meant);
-            held.next().filter(|_| held.next().is_none())
-        });
-        let charge = meant.and_then(|held| plan.totals.get(held.charge?));
+        // Of several that it may mean, none is known to be it. A twin has no charge.
+        let charged = |held: &&Holding| held.charge.is_some();
+        let mut meant = of_kind
+            .flat_map(|entry| entry.holders.iter().filter(is_meant))
+            .filter(charged);
+        let only = meant.next().filter(|_| meant.next().is_none());
+        let charge = only.and_then(|held| plan.totals.get(held.charge?));
         if let Some(charge) = charge.filter(|charge| charge.figure != u64::MAX) {
             let least = charge.figure.saturating_add(1);
             let least = least.saturating_sub(u64::from(charge.units.max(1)));
@@ -539,8 +585,13 @@ impl Entry {
             (true, Counted::All, Some(1..)) => add(Change::Clear),
             (true, Counted::All, Some(0)) | (_, Counted::Units(0), _) => (),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(0)) => (),
+            // All of so many that nobody has counted.
+            (true, Counted::ByAnswer, Some(u32::MAX)) => add(Change::Doubt),
             (true, Counted::Units(_) | Counted::ByAnswer, Some(made @ 1..)) => {
-                add(Change::Lower(made));
+                add(match Asked::seen(plan, held) {
+                    Some(basis) => Change::Lower { units: made, basis },
+                    None => Change::Doubt,
+                });
             }
             (true, _, None) => add(Change::Doubt),
             (false, Counted::Units(units), made) => {
@@ -564,13 +615,22 @@ impl Entry {
                     None if most > 0 => add(Change::Add(most)),
                     None => (),
                 }
-                if made.is_none() {
+                let more = made.map_or(0, |made| made.saturating_sub(units));
+                if more > 0 {
+                    add(Change::Add(more));
+                }
+                if made.is_none() || more > 0 {
                     add(Change::Doubt);
                 }
             }
+            (false, Counted::Idle, Some(made @ 1..)) => {
+                add(Change::Add(made));
+                add(Change::Doubt);
+            }
             (false, Counted::ByAnswer, Some(u32::MAX) | None) => add(Change::Doubt),
             (false, Counted::ByAnswer, Some(made @ 1..)) => add(Change::Add(made)),
-            (false, Counted::All, _) | (false, Counted::ByAnswer, Some(0)) => (),
+            (_, Counted::Idle, _) | (false, Counted::All, _) => (),
+            (false, Counted::ByAnswer, Some(0)) => (),
         }
     }
 }

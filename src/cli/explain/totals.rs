@@ -105,6 +105,7 @@ pub(super) fn told<'r>(
                 all.views.extend(
                     charges
                         .iter()
+                        .filter(|charge| !charge.looks())
                         .filter_map(|charge| Some(TotalView::charged(charge, held(charge.kind)?))),
                 );
             }

@@ -12,6 +12,8 @@ use crate::limit::total::Kind;
 
 /// Entries of a page.
 const PAGE: usize = 100;
+/// Pages in a row that have a cursor and no entry: one may have lost all that it had since.
+const MOST_EMPTY: u32 = 100;
 /// How often a call is asked again that was over a limit, or failed.
 const TRIES: u32 = 20;
 
@@ -141,7 +143,12 @@ impl Lister {
 
 /// Cursors that a listing has had.
 #[derive(Default)]
-struct Cursors(HashSet<String>);
+struct Cursors {
+    known: HashSet<String>,
+    last: Option<String>,
+    /// Pages without an entry, in a row.
+    empty: u32,
+}
 
 impl Cursors {
     /// Where the page after this one is; `None`: it was the last.
@@ -151,17 +158,30 @@ impl Cursors {
         target: &str,
         page: &Value,
     ) -> Result<Option<String>, PlanError> {
-        let is_empty = entries(page).is_none_or(Vec::is_empty);
-        let Some(cursor) = word(&page["cursor"]).filter(|_| !is_empty) else {
+        let Some(cursor) = word(&page["cursor"]) else {
             return Ok(None);
         };
+        let wrong = |why: &str| PlanError::Listing {
+            path: target.to_owned(),
+            why: why.to_owned(),
+        };
+        let is_empty = entries(page).is_none_or(Vec::is_empty);
+        self.empty = if is_empty { self.empty + 1 } else { 0 };
+        if self.empty > MOST_EMPTY {
+            return Err(wrong(
+                "page after page has no entry and yet a cursor: the listing does not end",
+            ));
+        }
         let next = format!("{path}?limit={PAGE}&cursor={}", escaped(&cursor));
-        match self.0.insert(cursor) {
+        let is_last = is_empty && self.last.as_ref() == Some(&cursor);
+        self.last = Some(cursor.clone());
+        match self.known.insert(cursor) {
             true => Ok(Some(next)),
-            false => Err(PlanError::Listing {
-                path: target.to_owned(),
-                why: "its cursor has come before: the listing goes round in circles".to_owned(),
-            }),
+            // Nothing there, and nothing beyond.
+            false if is_last => Ok(None),
+            false => Err(wrong(
+                "its cursor has come before: the listing goes round in circles",
+            )),
         }
     }
 }
@@ -202,5 +222,47 @@ fn entries(page: &Value) -> Option<&Vec<Value>> {
     match first.is_empty() {
         true => Some(lists.next().unwrap_or(first)),
         false => Some(first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn next(cursors: &mut Cursors, page: &Value) -> Option<String> {
+        cursors.next("/users", "/users?limit=100", page).unwrap()
+    }
+
+    #[test]
+    fn a_page_without_an_entry_is_not_the_last_while_it_has_a_cursor() {
+        let mut cursors = Cursors::default();
+        let empty = |cursor: &str| json!({ "entities": [], "cursor": cursor });
+        for cursor in ["a", "b"] {
+            let target = format!("/users?limit=100&cursor={cursor}");
+            assert_eq!(next(&mut cursors, &empty(cursor)), Some(target));
+        }
+        assert_eq!(
+            next(&mut cursors, &empty("b")),
+            None,
+            "it leads nowhere else"
+        );
+        assert_eq!(next(&mut cursors, &empty("")), None);
+        assert_eq!(next(&mut cursors, &json!({ "entities": ["x"] })), None);
+    }
+
+    #[test]
+    fn a_listing_that_does_not_end_is_an_error() {
+        let mut cursors = Cursors::default();
+        let page = |cursor: &str, entries: &[u32]| json!({ "data": entries, "cursor": cursor });
+        next(&mut cursors, &page("a", &[1]));
+        next(&mut cursors, &page("b", &[2]));
+        for round in [page("a", &[1]), page("b", &[3]), page("a", &[])] {
+            assert!(cursors.next("/x", "/x", &round).is_err(), "{round}");
+        }
+        let mut cursors = Cursors::default();
+        let mut pages = (0..).map(|n: u32| page(&n.to_string(), &[]));
+        assert!(pages.any(|page| cursors.next("/x", "/x", &page).is_err()));
     }
 }

@@ -19,6 +19,13 @@ fn add(store: &MemoryStore, key: u128, units: u32) {
     store.tell_totals(CounterKey(0), &[(CounterKey(key), Change::Add(units))], NOW);
 }
 
+fn lower(store: &MemoryStore, key: u128, units: u32) {
+    let all = store.all_totals();
+    let found = all.iter().find(|(known, _)| known.0 == key);
+    let basis = found.map_or(0, |(_, total)| total.basis());
+    tell(store, key, Change::Lower { units, basis });
+}
+
 fn count(store: &MemoryStore, key: u128) -> (u64, bool) {
     let all = store.all_totals();
     let found = all.iter().find(|(known, _)| known.0 == key);
@@ -67,7 +74,7 @@ fn totals_survive_an_end_in_order_as_they_are() {
         (count(&store, 1), count(&store, 2)),
         ((5, false), (7, false))
     );
-    store.tell_totals(CounterKey(0), &[(CounterKey(2), Change::Lower(7))], NOW);
+    lower(&store, 2, 7);
     end(journal, &store);
     let (store, _journal) = opened(&path);
     assert_eq!(
@@ -239,11 +246,11 @@ fn what_a_process_has_done_that_ended_is_not_overwritten_by_one_that_began_befor
     assert_eq!(both(done, |_| ()), [(15, false); 2]);
     assert_eq!(both(|_| (), done), [(15, false); 2]);
     assert_eq!(both(done, |new| add(new, 1, 2)), [(17, true); 2]);
-    let less = |new: &MemoryStore| tell(new, 1, Change::Lower(1));
+    let less = |new: &MemoryStore| lower(new, 1, 1);
     assert_eq!(both(done, less), [(14, true); 2]);
     let and_back = |new: &MemoryStore| {
         add(new, 1, 2);
-        tell(new, 1, Change::Lower(2));
+        lower(new, 1, 2);
     };
     assert_eq!(both(done, and_back), [(15, false); 2]);
     // What was checked last holds.
@@ -259,10 +266,7 @@ fn what_a_process_has_done_that_ended_is_not_overwritten_by_one_that_began_befor
     assert_eq!(both(done, later), [(31, true); 2]);
     assert_eq!(both(later, done), [(36, true); 2]);
     assert_eq!(both(|old| add(old, 1, 4), later), [(35, true); 2]);
-    assert_eq!(
-        both(|old| tell(old, 1, Change::Lower(1)), later),
-        [(31, true); 2]
-    );
+    assert_eq!(both(|old| lower(old, 1, 1), later), [(31, true); 2]);
     let doubted = |new: &MemoryStore| tell(new, 1, Change::Doubt);
     assert_eq!(both(|_| (), doubted), [(3, true); 2]);
 }

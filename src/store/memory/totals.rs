@@ -78,7 +78,7 @@ impl Totals {
         for charge in asked {
             charge.over = !charge.fits(self.get(charge.key).count);
             charge.taken = match charge.units {
-                0 => None,
+                0 => charge.looks().then(|| self.get(charge.key).basis()),
                 units => self.with(charge.key, |total| total.take(units)),
             };
         }
@@ -202,7 +202,7 @@ mod tests {
         let mut totals = Totals::new(10);
         totals.change(CounterKey(1), Change::Add(2));
         assert_eq!(totals.len(), 1);
-        totals.change(CounterKey(1), Change::Lower(2));
+        totals.change(CounterKey(1), Change::Lower { units: 2, basis: 0 });
         assert_eq!(totals.len(), 0);
         totals.change(CounterKey(1), Change::Set { count: 0, now_s: 1 });
         assert_eq!(totals.len(), 1, "that there are none is worth knowing");

@@ -28,7 +28,7 @@
 -- fits (N; 0: this one fits, -1: never). L: too early or too late. T: another day.
 -- Of a total: units there before, its round, and -1 where it does not fit and may not refuse.
 -- After all of them, of each total again: units there before, high and low half, and when it was
--- checked.
+-- checked; and after these, of each: the round that its count goes by, 0 and 0.
 -- Reply to F: 1 if the task held a slot, else 0. To C: V, and each total, lines. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
@@ -111,11 +111,19 @@ local function open_day(text)
   end
 end
 
--- A total, as `Total::to_text` writes it. What else is there is nothing of ours.
+-- A total, as `Total::to_text` writes it, and behind ' @' the gateways that have units of it under
+-- way, `ID:units` with commas between them: who is gone answers for none. What else is there is
+-- nothing of ours.
 local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
 local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
 
 local function open_total(text)
+  local owners = {}
+  local alone, listed = string.match(text or '', '^(.-) @(.*)$')
+  for id, units in string.gmatch(listed or '', '([^:,]+):(%d+)') do
+    owners[id] = tonumber(units)
+  end
+  text = alone or text
   local used, checked, approximate, round, basis, net, moves, rest =
     string.match(text or '', TOTAL_TEXT)
   local open, older, older_at
@@ -130,7 +138,7 @@ local function open_total(text)
     approximate = tonumber(approximate or 0), round = tonumber(round or 0),
     basis = tonumber(basis or 0), net = tonumber(net or 0), moves = tonumber(moves or 0),
     open = tonumber(open or 0), older = tonumber(older or 0), older_at = tonumber(older_at or 0),
-    asked = 0, dirty = false,
+    owners = owners, asked = 0, dirty = false,
   }
 end
 
@@ -141,6 +149,25 @@ local function total_text(total)
     return text
   end
   return text .. string.format(' %.0f %.0f %.0f', total.open, total.older, total.older_at)
+end
+
+local function owned_text(total)
+  local text, listed = total_text(total), {}
+  if total.open > 0 or total.older > 0 then
+    for id, units in pairs(total.owners) do
+      listed[#listed + 1] = id .. ':' .. string.format('%.0f', units)
+    end
+  end
+  if #listed == 0 then
+    return text
+  end
+  return text .. ' @' .. table.concat(listed, ',')
+end
+
+-- So many more units of this gateway's calls are under way.
+local function own_total(total, units)
+  local owned = (total.owners[ARGV[3]] or 0) + units
+  total.owners[ARGV[3]] = owned > 0 and owned or nil
 end
 
 -- What comes between a listing is noted.
@@ -161,6 +188,7 @@ local function close_total(total, units, round)
   local under_way = round == total.round and 'open' or 'older'
   local known = math.min(units, total[under_way])
   total[under_way], total.dirty = total[under_way] - known, true
+  own_total(total, -known)
   if total.older == 0 then
     total.older_at = 0
   end
@@ -184,7 +212,7 @@ end
 -- Begins a round; how many units are under way.
 local function begin_total(total, at)
   if total.older_at > 0 and at - total.older_at > LONGEST then
-    total.older, total.older_at = 0, 0
+    total.older, total.older_at, total.owners = 0, 0, {}
   end
   if total.open > 0 or total.older_at == 0 then
     total.older_at = math.min(at, MOST_OF_TOTAL)
@@ -205,9 +233,13 @@ end
 -- By number, as `Change` says.
 local CHANGE = {
   [0] = function(total, units) add_total(total, units) end,
-  function(total, units)
-    total.used = math.max(total.used - units, 0)
-    note_total(total, -units)
+  function(total, units, a)
+    if a == total.basis then
+      total.used = math.max(total.used - units, 0)
+    else
+      total.approximate = 1
+    end
+    note_total(total, 0)
   end,
   function(total, units, a) give_back_total(total, units, a) end,
   function(total)
@@ -243,6 +275,7 @@ local CHANGE = {
     add_total(total, units)
     local under_way = a == total.round and 'open' or 'older'
     total[under_way] = math.min(total[under_way] + units, MOST_OF_TOTAL)
+    own_total(total, units)
   end,
 }
 
@@ -359,6 +392,7 @@ local function take(charge)
     if cost > 0 then
       add_total(cell, cost)
       cell.open = math.min(cell.open + cost, MOST_OF_TOTAL)
+      own_total(cell, cost)
     end
     return
   end
@@ -471,6 +505,12 @@ local function decide(item)
       reply[#reply + 1] = pack('<I4I4d', high, charge.seen - high * (MOST + 1), charge.cell.checked)
     end
   end
+  for i = 1, count do
+    local charge = charges[i]
+    if charge.cell.kind == TOTAL then
+      reply[#reply + 1] = pack('<I4I4d', charge.cell.basis, 0, 0)
+    end
+  end
   return table.concat(reply)
 end
 
@@ -575,7 +615,7 @@ local function change(item)
     index, how, units, a, b, from = read('<I2BI4dd', item, from)
     local total = open(index, TOTAL, 0)
     CHANGE[how](total, units, a, b)
-    reply[#reply + 1] = total_text(total)
+    reply[#reply + 1] = owned_text(total)
   end
   return 'V' .. table.concat(reply, '\n')
 end
@@ -607,7 +647,7 @@ for index, cell in pairs(cells) do
         and cell.open == 0 and cell.older == 0 then
         redis.call('DEL', key)
       else
-        redis.call('SET', key, total_text(cell))
+        redis.call('SET', key, owned_text(cell))
       end
     elseif cell.kind == SLIDING then
       flush(cell)

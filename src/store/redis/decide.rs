@@ -208,8 +208,8 @@ impl RedisStore {
                 return self.ask_each(plan, now, part, deadline).await;
             }
             time.note(now.mono_us, answer.store_us);
-            // Of totals there are two readings.
-            let asked = plan.charges.len() + 2 * plan.totals.len();
+            // Of totals there are three readings.
+            let asked = plan.charges.len() + 3 * plan.totals.len();
             let (decision, readings) = match answer.verdict {
                 Some(Verdict::Admitted(readings)) if readings.len() == asked => {
                     let decision = reply::admitted(plan, &readings, answer.store_us, slot);

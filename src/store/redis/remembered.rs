@@ -22,6 +22,8 @@ pub(super) struct Reading {
     pub(super) checked_s: u64,
     /// For what is taken without the store, and goes back.
     pub(super) round: u32,
+    /// For what is deleted without it.
+    pub(super) basis: u32,
 }
 
 impl From<Total> for Reading {
@@ -30,6 +32,7 @@ impl From<Total> for Reading {
             count: total.count,
             checked_s: total.checked_s,
             round: total.round(),
+            basis: total.basis(),
         }
     }
 }
@@ -164,13 +167,28 @@ impl Remembered {
             let name = Name::of_total(plan, plan.totals[at].key);
             let charge = &mut plan.totals[at];
             charge.over = charge.figure != u64::MAX && here != Here::Room;
-            let round = both.entry(name, most).map(|entry| entry.reading.round);
-            charge.taken = round.filter(|_| charge.units > 0);
-            if charge.taken.is_some() {
+            let known = both.entry(name, most).map(|entry| entry.reading);
+            charge.taken = match charge.units {
+                0 => known.filter(|_| charge.looks()).map(|known| known.basis),
+                _ => known.map(|known| known.round),
+            };
+            if charge.taken.is_some() && charge.units > 0 {
                 both.took(name, charge.units, most);
             }
         }
         Ok(())
+    }
+
+    /// Totals of which the store has said that there are some, or that they were checked: how many.
+    pub(super) fn all(&self, concerns: impl Fn(&Name) -> bool) -> Vec<(Name, u64)> {
+        let both = self.both.lock();
+        let all = both.old.iter().chain(&both.young);
+        let some = all.filter(|(name, entry)| {
+            let reading = entry.reading;
+            concerns(name) && (reading.count > 0 || reading.checked_s > 0)
+        });
+        some.map(|(name, entry)| (*name, entry.reading.count))
+            .collect()
     }
 
     /// The totals of a plan that would pass for want of a reading that is believed.
@@ -216,11 +234,16 @@ impl Remembered {
 
     /// Notes what this gateway itself has made free.
     pub(super) fn changed(&self, name: Name, change: Change) {
-        let (Change::Lower(units) | Change::GiveBack { units, .. }) = change else {
+        let (Change::Lower { units, .. } | Change::GiveBack { units, .. }) = change else {
             return;
         };
         let mut both = self.both.lock();
-        if let Some(entry) = both.entry(name, self.most) {
+        let entry = both.entry(name, self.most);
+        let is_lowered = |entry: &&mut Entry| match change {
+            Change::Lower { basis, .. } => basis == entry.reading.basis,
+            _ => true,
+        };
+        if let Some(entry) = entry.filter(is_lowered) {
             entry.since = entry.since.saturating_sub(units.into());
         }
     }

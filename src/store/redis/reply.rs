@@ -71,6 +71,24 @@ impl Reading {
     }
 }
 
+/// A total, and the gateways that have units of it under way.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Owned {
+    pub(super) total: Total,
+    pub(super) owners: Vec<Box<str>>,
+}
+
+impl Owned {
+    fn of_text(text: &str) -> Option<Self> {
+        let (total, owners) = text.split_once(" @").unwrap_or((text, ""));
+        let owners = owners.split(',').filter_map(|one| one.split_once(':'));
+        Some(Self {
+            total: Total::of_text(total)?,
+            owners: owners.map(|(gateway, _)| gateway.into()).collect(),
+        })
+    }
+}
+
 /// The script's reply to a decision.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -83,7 +101,7 @@ pub(super) enum Verdict {
     /// A task was finished: whether it held a slot.
     Finished(bool),
     /// Totals after their changes.
-    Totals(Vec<Total>),
+    Totals(Vec<Owned>),
     /// The counters are on two nodes while their slot moves; nothing was done.
     Scattered,
 }
@@ -95,7 +113,7 @@ impl Verdict {
         if *what == b'V' {
             let lines = std::str::from_utf8(rest).ok()?.split('\n');
             return lines
-                .map(Total::of_text)
+                .map(Owned::of_text)
                 .collect::<Option<_>>()
                 .map(Self::Totals);
         }

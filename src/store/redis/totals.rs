@@ -1,10 +1,13 @@
 //! Totals in Redis: keys of an app's that never expire, moved by the script that decides.
 
-use tokio::time::timeout;
+use std::collections::HashSet;
+
+use tokio::time::{sleep, timeout};
 
 use super::name::Name;
 use super::remembered::{self, Asked};
-use super::reply::{Reading, Verdict};
+use super::reply::{Owned, Reading, Verdict};
+use super::watch::BEAT;
 use super::wire::{Item, Part, What};
 use super::{RedisStore, StoreError, link};
 use crate::limit::total::{Change, Total};
@@ -12,6 +15,9 @@ use crate::limit::{CounterKey, Decision, Moment, Plan};
 
 /// Changes that go in one item: a script is not to run for long.
 const AT_ONCE: usize = 200;
+
+/// How often the gateways that are there are looked at: longer than two beats.
+const LOOKS: u32 = 10;
 
 /// How often a total is read again, of which nothing is known when a decision has timed out.
 const READ_AGAIN: usize = 2;
@@ -40,7 +46,7 @@ impl RedisStore {
         app: CounterKey,
         changes: &[(CounterKey, Change)],
         now: Moment,
-    ) -> Result<Vec<Total>, StoreError> {
+    ) -> Result<Vec<Owned>, StoreError> {
         let mut made = Vec::with_capacity(changes.len());
         for some in changes.chunks(AT_ONCE) {
             let item = item(app, some);
@@ -60,7 +66,7 @@ impl RedisStore {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
                     for ((key, _), total) in some.iter().zip(&totals) {
                         let name = Name::plain(app, *key);
-                        self.remembered.note(name, (*total).into(), asked);
+                        self.remembered.note(name, total.total.into(), asked);
                     }
                     made.extend(totals);
                 }
@@ -68,6 +74,48 @@ impl RedisStore {
             }
         }
         Ok(made)
+    }
+
+    /// Marks those of these totals of which a gateway that is gone has units under way: nobody
+    /// will say what came of them.
+    pub(super) async fn doubt_left(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        made: Vec<Owned>,
+        now: Moment,
+    ) -> Result<Vec<Total>, StoreError> {
+        let exact = made.iter().filter(|owned| !owned.total.approximate);
+        let owners: HashSet<&str> = exact.flat_map(|o| o.owners.iter().map(|o| &**o)).collect();
+        let gone = self.gone(owners).await;
+        let mut totals = Vec::with_capacity(made.len());
+        for ((key, _), owned) in changes.iter().zip(&made) {
+            let is_left = owned.owners.iter().any(|owner| gone.contains(&**owner));
+            let doubted = match is_left && !owned.total.approximate {
+                true => self.ask_changes(app, &[(*key, Change::Doubt)], now).await?,
+                false => Vec::new(),
+            };
+            totals.push(doubted.first().unwrap_or(owned).total);
+        }
+        Ok(totals)
+    }
+
+    /// Which of these gateways are gone. One that has just come is known in a beat.
+    async fn gone<'g>(&self, mut gateways: HashSet<&'g str>) -> HashSet<&'g str> {
+        gateways.remove(&*self.terms.gateway);
+        for _ in 0..LOOKS {
+            let known = self.peers.gateways();
+            gateways.retain(|gateway| !known.iter().any(|other| **other == **gateway));
+            if gateways.is_empty() {
+                return gateways;
+            }
+            // Nobody watches over the store, or nobody can.
+            if known.is_empty() || self.is_any_open() {
+                return HashSet::new();
+            }
+            sleep(BEAT / 4).await;
+        }
+        gateways
     }
 
     /// The store is asked of totals now.
@@ -81,12 +129,15 @@ impl RedisStore {
     pub(super) fn note_totals(&self, plan: &Plan, readings: &[Reading], asked: Asked) {
         let first = readings.iter().skip(plan.charges.len());
         let second = first.clone().skip(plan.totals.len());
-        for ((charge, first), second) in plan.totals.iter().zip(first).zip(second) {
+        let third = second.clone().skip(plan.totals.len());
+        let all = plan.totals.iter().zip(first).zip(second).zip(third);
+        for (((charge, first), second), third) in all {
             let taken = charge.taken.map_or(0, |_| charge.units);
             let reading = remembered::Reading {
                 count: second.wide().saturating_add(taken.into()),
                 checked_s: second.wait_us(),
                 round: first.granted,
+                basis: third.used,
             };
             let name = Name::of_total(plan, charge.key);
             self.remembered.note(name, reading, asked);
@@ -115,7 +166,7 @@ impl RedisStore {
         self.remembered.take(plan, share)?;
         let taken = plan.totals.iter().filter_map(|charge| {
             let (units, round) = (charge.units, charge.taken?);
-            Some((charge.key, Change::Take { units, round }))
+            (units > 0).then_some((charge.key, Change::Take { units, round }))
         });
         let added: Vec<_> = taken.collect();
         if let Some(app) = plan.app {
@@ -144,9 +195,13 @@ fn item(app: CounterKey, changes: &[(CounterKey, Change)]) -> Item {
 /// Notes in the plan what an admission took of totals. Their readings come after the charges'.
 pub(super) fn taken(plan: &mut Plan, readings: &[Reading]) {
     let readings = readings.iter().skip(plan.charges.len());
-    for (charge, reading) in plan.totals.iter_mut().zip(readings) {
+    let bases = readings.clone().skip(2 * plan.totals.len());
+    for ((charge, reading), basis) in plan.totals.iter_mut().zip(readings).zip(bases) {
         charge.over = reading.is_over();
-        charge.taken = (charge.units > 0).then_some(reading.granted);
+        charge.taken = match charge.units {
+            0 => charge.looks().then_some(basis.used),
+            _ => Some(reading.granted),
+        };
     }
 }
 

@@ -89,6 +89,8 @@ impl Part {
 
 /// The kind of a total's parts.
 const TOTAL: u8 = 3;
+/// The number of the change that is none.
+const READ: u8 = 9;
 
 impl Part {
     /// Units asked of a total.
@@ -107,7 +109,7 @@ impl Part {
     pub(super) fn change(name: Name, change: Change) -> Self {
         let (how, units, a, b) = match change {
             Change::Add(units) => (0, units, 0, 0),
-            Change::Lower(units) => (1, units, 0, 0),
+            Change::Lower { units, basis } => (1, units, u64::from(basis), 0),
             Change::GiveBack { units, round } => (2, units, u64::from(round), 0),
             Change::Doubt => (3, 0, 0, 0),
             Change::Clear => (4, 0, 0, 0),
@@ -119,7 +121,7 @@ impl Part {
                 listed,
                 now_s,
             } => (8, round, listed, now_s),
-            Change::Read => (9, 0, 0, 0),
+            Change::Read => (READ, 0, 0, 0),
             Change::Keep { units, round } => (10, units, u64::from(round), 0),
             Change::Take { units, round } => (11, units, u64::from(round), 0),
         };
@@ -225,14 +227,20 @@ impl Item {
         items
     }
 
-    /// What marks the totals of this decision, if it takes any: nobody knows whether it has.
+    /// Whether it changes totals.
+    pub(super) fn is_of_totals(&self) -> bool {
+        self.what == What::Change
+    }
+
+    /// What marks the totals that this takes or moves, if any: nobody knows whether it has.
     pub(super) fn doubt(&self) -> Option<Self> {
-        if !matches!(self.what, What::Decide { .. }) {
-            return None;
-        }
-        let taken = self.parts.iter();
-        let taken = taken.filter(|part| part.kind == TOTAL && part.units > 0);
-        let parts: SmallVec<[Part; 6]> = taken
+        let is_moved = |part: &&Part| match self.what {
+            What::Decide { .. } => part.kind == TOTAL && part.units > 0,
+            What::Change => part.kind != READ,
+            _ => false,
+        };
+        let moved = self.parts.iter().filter(is_moved);
+        let parts: SmallVec<[Part; 6]> = moved
             .map(|part| Part::change(part.name, Change::Doubt))
             .collect();
         (!parts.is_empty()).then_some(Self {

@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) gone: BTreeSet<String>,
     /// Users whose own listings fail.
     pub(crate) broken: BTreeSet<String>,
+    /// Whether the first page of users has a cursor alone.
+    pub(crate) hollow: bool,
     /// Whether the list of groups does not tell how many members they have.
     pub(crate) hides_members: bool,
     /// Members of every group by its details, if they tell it.
@@ -167,6 +169,9 @@ impl State {
                 (200, json!({ "data": { "success": true } }))
             }
             ("GET", ["metadata", "user", "capacity"]) => (200, json!({ "data": self.capacity })),
+            ("GET", ["users"]) if self.hollow && !query.contains("cursor=") => {
+                (200, json!({ "entities": [], "cursor": "." }))
+            }
             ("GET", ["users"]) => page(
                 &self.users,
                 query,

@@ -278,6 +278,12 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
     if values.len() == 0 {
         let health = &terms.part_of(&tickets).health;
         health.fail(&Cause::outage("it has lost its counters"));
+        // Nothing was done, and totals are told to the new one.
+        let told = tickets
+            .into_iter()
+            .filter(|t| t.answer.is_none() && !t.is_unheard);
+        let told = told.filter(|ticket| ticket.item.is_of_totals());
+        told.for_each(|ticket| terms.keep(ticket.item));
         return Some(Vec::new());
     }
     let mut undone = Vec::new();

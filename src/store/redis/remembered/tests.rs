@@ -28,6 +28,7 @@ fn reading(count: u64) -> Reading {
         count,
         checked_s: 10,
         round: 3,
+        basis: 3,
     }
 }
 
@@ -71,7 +72,9 @@ fn what_comes_back_may_be_taken_again() {
     assert_eq!(fits(&remembered, 1, 100), 5);
     let back = Change::GiveBack { units: 2, round: 3 };
     remembered.changed(name(1), back);
-    remembered.changed(name(1), Change::Lower(1));
+    remembered.changed(name(1), Change::Lower { units: 1, basis: 3 });
+    // A listing has come since: it lowers nothing.
+    remembered.changed(name(1), Change::Lower { units: 1, basis: 2 });
     remembered.changed(name(1), Change::Doubt);
     assert_eq!(fits(&remembered, 1, 100), 3);
 }

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use redis::{RedisResult, Value};
 
 use super::{Sign, odd};
+use crate::limit::total::Change;
 use crate::store::redis::connect::Connection;
 use crate::store::redis::fault::Fault;
 use crate::store::redis::name::Name;
@@ -50,11 +51,16 @@ impl RedisStore {
         if everything || has_jumped {
             self.tell_tasks(connection, index, sign, census).await?;
         }
-        // A store that has lost all has been told all by now.
-        if !everything {
-            for some in unsent.chunks(TOLD_AT_ONCE) {
-                self.send(connection, sign, some.to_vec()).await?;
-            }
+        if everything && self.terms.parts[index].health.epoch().is_some() {
+            self.tell_lost_totals(connection, index, sign).await?;
+        }
+        // A store that has lost all has been told all by now, but for totals: they are nobody's own.
+        let unsent: Vec<Item> = match everything {
+            true => unsent.into_iter().filter(Item::is_of_totals).collect(),
+            false => unsent,
+        };
+        for some in unsent.chunks(TOLD_AT_ONCE) {
+            self.send(connection, sign, some.to_vec()).await?;
         }
         let running = census.running(index);
         self.renew(connection, sign, running, true).await
@@ -83,6 +89,28 @@ impl RedisStore {
             let items = vec![Item::of(What::Put, &puts), Item::of(What::GiveBack, &backs)];
             self.send(connection, sign, items).await?;
             some.iter().for_each(|due: &Due| self.own.told(due));
+        }
+        Ok(())
+    }
+
+    /// Tells a store that has lost its totals how many there were when they were last read here.
+    /// None of them is checked then, and all are in doubt.
+    async fn tell_lost_totals(
+        &self,
+        connection: &mut Connection,
+        index: usize,
+        sign: &Sign,
+    ) -> RedisResult<()> {
+        let known = self.remembered.all(self.concerns(index));
+        for some in known.chunks(TOLD_AT_ONCE / 2) {
+            let parts: Vec<Part> = some
+                .iter()
+                .flat_map(|(name, count)| {
+                    [Change::AtLeast(*count), Change::Doubt].map(|c| Part::change(*name, c))
+                })
+                .collect();
+            let item = Item::of(What::Change, &parts);
+            self.send(connection, sign, vec![item]).await?;
         }
         Ok(())
     }
