@@ -146,14 +146,17 @@ impl Gateway {
             || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
     }
 
-    /// Whether the call has had its time because its caller has not sent all of it.
-    fn is_callers(&self, error: &Error, ctx: &Context, now: Moment) -> bool {
+    /// Whether nothing comes from upstream because the caller has not sent all of the call: pingora reads
+    /// there only while it has nothing to write.
+    fn is_callers(&self, error: &Error, session: &Session, ctx: &Context) -> bool {
+        let has_expect = session.req_header().headers.contains_key(header::EXPECT);
         let is_whole = ctx.admitted.as_ref().is_none_or(|admitted| admitted.whole);
         *error.esource() == ErrorSource::Upstream
             && *error.etype() == ErrorType::ReadTimedout
             && !is_whole
             && ctx.upstream_status.is_none()
-            && ctx.way.is_over(now)
+            // Who waits to be asked for its body waits for the upstream.
+            && (ctx.way.has_begun || !has_expect)
             && ctx.connection.as_ref().is_some_and(|c| c.is_waited_for())
     }
 
@@ -533,7 +536,7 @@ impl ProxyHttp for Gateway {
         if watch::is_late() {
             // Broken because of that.
             error = upstream::out_of_time();
-        } else if self.is_callers(&error, ctx, now) {
+        } else if self.is_callers(&error, session, ctx) {
             error = body::out_of_time();
         }
         let broken = Broken {

@@ -42,6 +42,14 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    fn sound(self) -> Self {
+        Self {
+            least: self.least.max(1),
+            most: self.most.max(self.least).max(1),
+            ..self
+        }
+    }
+
     /// How many times as long as with little to do.
     fn slack(&self) -> f64 {
         1.0 + f64::from(self.slack_percent) / 100.0
@@ -123,11 +131,7 @@ pub(super) struct Gradient {
 
 impl Gradient {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let bounds = Bounds {
-            least: bounds.least.max(1),
-            most: bounds.most.max(bounds.least).max(1),
-            ..bounds
-        };
+        let bounds = bounds.sound();
         Self {
             bounds,
             limit: f64::from(FIRST.clamp(bounds.least, bounds.most)),
@@ -144,6 +148,17 @@ impl Gradient {
 
     pub(super) fn limit(&self) -> u32 {
         whole(self.limit)
+    }
+
+    /// Goes by these from now on, with what it has learnt.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        let bounds = bounds.sound();
+        if bounds != self.bounds {
+            self.bounds = bounds;
+            self.limit = self
+                .limit
+                .clamp(f64::from(bounds.least), f64::from(bounds.most));
+        }
     }
 
     /// How many calls there may be at the moment: fewer while the latency is measured.

@@ -69,6 +69,11 @@ impl Guard {
         }
     }
 
+    /// Goes by these bounds from now on, with what it has learnt.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.gradient.set_bounds(bounds);
+    }
+
     /// How many calls the upstreams may have.
     #[must_use]
     pub fn limit(&self) -> u32 {

@@ -343,6 +343,31 @@ proptest! {
 }
 
 #[test]
+fn other_bounds_keep_what_was_learnt_and_the_calls_that_run() {
+    let mut guard = Guard::new(bounds());
+    let held: Vec<Place> = (0..3).map(|_| guard.force(Who::App(1), 0)).collect();
+    let learnt = guard.limit();
+    let wider = Bounds {
+        most: bounds().most * 2,
+        ..bounds()
+    };
+    guard.set_bounds(wider);
+    assert_eq!((guard.limit(), guard.in_flight()), (learnt, 3));
+    let tight = Bounds {
+        least: 1,
+        most: 2,
+        ..bounds()
+    };
+    guard.set_bounds(tight);
+    assert_eq!((guard.limit(), guard.in_flight()), (2, 3));
+    assert!(guard.enter(Who::App(1), 1).is_err());
+    for place in held {
+        guard.leave(place, Outcome::Unknown, 2);
+    }
+    assert_eq!(guard.in_flight(), 0);
+}
+
+#[test]
 fn an_upstream_that_thrashes_does_its_work_in_time_behind_a_guard() {
     let run = |guard: Option<Guard>| {
         let mut sim = Sim::new(8, 20_000, flood(300, Who::App(1)), guard);

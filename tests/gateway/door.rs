@@ -347,6 +347,29 @@ fn a_caller_that_does_not_read_is_given_up() {
 }
 
 #[test]
+fn a_caller_that_reads_slowly_and_steadily_is_waited_for() {
+    let gateway = start(&["--send-timeout", "3s"]);
+    let mut slow = TcpStream::connect(gateway.addr).expect("a connection");
+    socket2::SockRef::from(&slow)
+        .set_recv_buffer_size(32 * 1024)
+        .expect("a socket option");
+    let big = format!("{HEAD}x-standin-body: 50000000\r\n\r\n");
+    slow.write_all(big.as_bytes()).expect("sent");
+    // Much less than the kernel takes from the gateway at once.
+    let mut buffer = vec![0; 8 * 1024];
+    for nth in 0..140 {
+        slow.read_exact(&mut buffer)
+            .unwrap_or_else(|error| panic!("read {nth}: {error}"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        gateway.metric("floodgate_requests_in_flight", &[]),
+        1.0,
+        "it goes on"
+    );
+}
+
+#[test]
 fn a_connection_has_so_many_requests_and_then_another_is_opened() {
     let gateway = start(&["--max-requests-per-connection", "3"]);
     let mut connection = gateway.connect();

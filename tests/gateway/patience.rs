@@ -200,6 +200,24 @@ fn a_call_that_pauses_is_no_late_answer() {
 }
 
 #[test]
+fn a_caller_that_stops_in_the_middle_of_its_body_is_what_is_slow() {
+    let waits = upstream(|_| stall());
+    let times = ["--read-timeout", "2s", "--body-timeout", "1s", "--h2c"];
+    let gateway = before(waits, &times);
+    let mut peer = Peer::new(&gateway);
+    let fields = frames::head(&call("POST", "/o/a/t/any", &[]));
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &fields))
+        .expect("sent");
+    peer.send(&frame(DATA, 0, 1, b"x")).expect("sent");
+    assert_eq!(peer.answered(), Some(408));
+    soon("the log says whose it is", || {
+        gateway.log().contains("\"cause\":\"client-slow\"")
+    });
+    let failures = gateway.metric("floodgate_upstream_failures_total", &[]);
+    assert_eq!(failures, 0.0);
+}
+
+#[test]
 fn a_head_that_drips_in_is_given_up() {
     let drips = upstream(|stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx-drip: ");

@@ -410,6 +410,36 @@ fn other_upstreams_are_taken_and_the_old_ones_are_forgotten() {
 }
 
 #[test]
+fn calls_that_run_keep_their_places_when_the_bounds_of_concurrency_change() {
+    let settings = |most: u32| {
+        format!("concurrency = \"adaptive\"\nconcurrency_min = 2\nconcurrency_max = {most}\n")
+    };
+    let folder = Folder::new(&[
+        ("floodgate.toml", &settings(2)),
+        ("routes.toml", &route("any", 1000)),
+    ]);
+    let gateway = folder.start(&[]);
+    let mut held: Vec<Connection> = (0..2).map(|_| gateway.connect()).collect();
+    for connection in &mut held {
+        connection.send_call("GET", "/o/a/t/any", &["x-standin-delay-ms: 600000"], "");
+    }
+    let in_flight = || gateway.metric("floodgate_upstream_concurrency_in_flight", &[]);
+    let limit = || gateway.metric("floodgate_upstream_concurrency_limit", &[]);
+    soon("both have a place", || in_flight() == 2.0);
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 503);
+    folder.write("floodgate.toml", &settings(3));
+    reload(&gateway);
+    assert_eq!(
+        (limit(), in_flight()),
+        (2.0, 2.0),
+        "what was learnt goes on"
+    );
+    assert_eq!(gateway.call("GET", "/o/a/t/any", "").status, 503);
+    drop(held);
+    soon("the places are free", || in_flight() == 0.0);
+}
+
+#[test]
 fn only_addresses_that_are_others_than_before_a_reload_are_news() {
     let standins: Vec<_> = (0..4)
         .map(|_| StandIn::start(StandInOptions::default()).expect("a backend"))

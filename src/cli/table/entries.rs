@@ -962,7 +962,9 @@ pub(in crate::cli) const SETTINGS: &[Setting] = &[
         default: Some("10s"),
         group: TIMES,
         help: "Time in which a request's body must arrive",
-        more: "One that is only forwarded may take longer while it brings 1 KiB/s. Of a call that is \
+        more: "One that is only forwarded may take longer while it brings 1 KiB/s; a caller of HTTP/2 that \
+               stops in the middle of it has `first_byte_timeout`, to an upstream of HTTP/2 at least \
+               `write_timeout`, and so has one over HTTP/1.1 after `Expect: 100-continue`. Of a call that is \
                counted by messages, takes a task slot, or is charged to a day limit of its app or \
                user, the whole body (64 KiB at most) is read before anything is \
                taken.",

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
+use pingora::protocols::l4::ext::get_tcp_info;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -69,7 +70,7 @@ pub(super) struct Connection {
     taken: usize,
     /// Bytes that have been received, in all.
     received: u64,
-    /// Since a write could not go on: until when, and what has gone since.
+    /// Since a write could not go on: until when, and what the caller had by then.
     held_up: Option<(Pin<Box<Sleep>>, u64)>,
     /// Whether something written may not have gone.
     is_gathering: bool,
@@ -222,14 +223,16 @@ impl Connection {
     fn hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let patience = self.live.look().settings.send_timeout;
         self.state.hold_up(true);
-        let (limit, gone) = self
+        let fd = self.fd;
+        let (limit, acked) = self
             .held_up
-            .get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), 0));
+            .get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), acked(fd)));
         ready!(limit.as_mut().poll(cx));
-        if *gone < SLOWEST.saturating_mul(patience.as_secs().max(1)) {
+        let now = self::acked(fd);
+        if now.saturating_sub(*acked) < SLOWEST.saturating_mul(patience.as_secs().max(1)) {
             return Poll::Ready(io::ErrorKind::TimedOut.into());
         }
-        *gone = 0;
+        *acked = now;
         limit.as_mut().reset(Instant::now() + patience);
         match limit.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(io::ErrorKind::TimedOut.into()),
@@ -251,9 +254,6 @@ impl Connection {
                 }
                 if let Some(frames) = &mut self.frames {
                     frames.went(n);
-                }
-                if let Some((_, gone)) = &mut self.held_up {
-                    *gone = gone.saturating_add(n as u64);
                 }
                 Poll::Ready(Ok(n))
             }
@@ -414,6 +414,12 @@ impl Drop for Connection {
             });
         }
     }
+}
+
+/// Bytes that the other side has acknowledged. What the kernel takes from us comes in leaps of a third
+/// of its buffer, megabytes at times.
+fn acked(fd: RawFd) -> u64 {
+    get_tcp_info(fd).map_or(0, |info| info.tcpi_bytes_acked)
 }
 
 impl UniqueID for Connection {

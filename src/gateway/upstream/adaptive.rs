@@ -13,8 +13,9 @@ use crate::settings::Concurrency;
 /// A pool's guard.
 #[derive(Debug)]
 pub(super) struct Adaptive {
-    settings: Concurrency,
-    guard: Mutex<Guard>,
+    bounds: Bounds,
+    /// Shared with those of the pool's earlier settings: what has been learnt, and the calls that run.
+    guard: Arc<Mutex<Guard>>,
     metrics: ConcurrencyMetrics,
 }
 
@@ -33,23 +34,25 @@ impl Shed {
 }
 
 impl Adaptive {
-    /// A guard by these settings; the one before, with what it has learnt, if they were the same.
+    /// A guard by these settings, with what the one before has learnt.
     pub(super) fn of(
         settings: Concurrency,
         previous: Option<&Arc<Self>>,
         metrics: impl FnOnce() -> ConcurrencyMetrics,
     ) -> Arc<Self> {
-        if let Some(same) = previous.filter(|previous| previous.settings == settings) {
+        let bounds = Bounds {
+            least: settings.least,
+            most: settings.most,
+            slack_percent: settings.slack_percent,
+            measure_us: u64::try_from(settings.measure.as_micros()).unwrap_or(u64::MAX),
+        };
+        if let Some(same) = previous.filter(|previous| previous.bounds == bounds) {
             return same.clone();
         }
+        let guard = previous.map(|previous| previous.guard.clone());
         Arc::new(Self {
-            settings,
-            guard: Mutex::new(Guard::new(Bounds {
-                least: settings.least,
-                most: settings.most,
-                slack_percent: settings.slack_percent,
-                measure_us: u64::try_from(settings.measure.as_micros()).unwrap_or(u64::MAX),
-            })),
+            bounds,
+            guard: guard.unwrap_or_else(|| Arc::new(Mutex::new(Guard::new(bounds)))),
             metrics: metrics(),
         })
     }
@@ -94,6 +97,8 @@ impl Held {
     ) -> Result<Self, Shed> {
         let found = {
             let mut guard = adaptive.guard.lock();
+            // Here, and not when they were read: settings that are never used change nothing.
+            guard.set_bounds(adaptive.bounds);
             match is_whole {
                 true => guard.enter(who, now.mono_us).map(Some),
                 false => guard.may_enter(who, now.mono_us).map(|()| None),
