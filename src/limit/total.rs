@@ -217,6 +217,9 @@ pub enum Change {
     Clear,
     /// There are so many at least: the backend says so.
     AtLeast(u64),
+    /// There were so many when it was last read, if it has been lost since: of one that was checked,
+    /// that says nothing. It is marked.
+    Recall(u64),
     /// There are so many, as of then.
     Set {
         /// How many.
@@ -270,7 +273,7 @@ impl Total {
     /// Whether it says no more than one that is not there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        let is_new = self.checked_s == 0 && !self.approximate && self.round == 0;
+        let is_new = self.checked_s == 0 && !self.approximate && !self.is_being_listed();
         is_new && self.count == 0 && self.under_way() == 0
     }
 
@@ -340,6 +343,8 @@ impl Total {
                 self.count = self.count.saturating_add(units.into()).min(MOST);
                 self.note(i64::from(units));
             }
+            // Nobody has counted any.
+            Change::Lower { .. } if self.count == 0 && self.checked_s == 0 => {}
             Change::Lower { units, basis } => {
                 match basis == self.basis {
                     true => self.count = self.count.saturating_sub(units.into()),
@@ -378,6 +383,12 @@ impl Total {
                 self.note(-all);
             }
             Change::AtLeast(count) => self.count = self.count.max(count.min(MOST)),
+            Change::Recall(count) => {
+                if self.checked_s == 0 {
+                    self.count = self.count.max(count.min(MOST));
+                    self.approximate = true;
+                }
+            }
             Change::Set { count, now_s } => {
                 let under_way = self.begin(now_s);
                 self.settle(count.min(MOST).saturating_add(under_way), now_s);

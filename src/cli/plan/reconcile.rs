@@ -223,7 +223,8 @@ fn lister(
     let from_env = env
         .iter()
         .find(|(name, _)| name.to_str() == Some(APP_TOKEN_ENV))
-        .and_then(|(_, value)| value.to_str());
+        .and_then(|(_, value)| value.to_str())
+        .filter(|token| !token.trim().is_empty());
     let token = match (text(matches, "token-file"), from_env) {
         (Some(file), _) => std::fs::read_to_string(file)
             .map_err(|why| PlanError::argument(format!("cannot read {file}: {why}")))?,

@@ -133,10 +133,13 @@ local function open_total(text)
       used, checked, approximate, round, basis, net, moves = nil
     end
   end
+  -- Of one that is not there, a round that none before it had: what was taken of a total that has
+  -- been lost is none of this one's.
+  local first = floor(now / 1000) % 2147483648
   return {
     kind = TOTAL, used = tonumber(used or 0), checked = tonumber(checked or 0),
-    approximate = tonumber(approximate or 0), round = tonumber(round or 0),
-    basis = tonumber(basis or 0), net = tonumber(net or 0), moves = tonumber(moves or 0),
+    approximate = tonumber(approximate or 0), round = tonumber(round or first),
+    basis = tonumber(basis or first), net = tonumber(net or 0), moves = tonumber(moves or 0),
     open = tonumber(open or 0), older = tonumber(older or 0), older_at = tonumber(older_at or 0),
     owners = owners, asked = 0, dirty = false,
   }
@@ -234,6 +237,9 @@ end
 local CHANGE = {
   [0] = function(total, units) add_total(total, units) end,
   function(total, units, a)
+    if total.used == 0 and total.checked == 0 then
+      return -- nobody has counted any
+    end
     if a == total.basis then
       total.used = math.max(total.used - units, 0)
     else
@@ -276,6 +282,12 @@ local CHANGE = {
     local under_way = a == total.round and 'open' or 'older'
     total[under_way] = math.min(total[under_way] + units, MOST_OF_TOTAL)
     own_total(total, units)
+  end,
+  function(total, _, a)
+    if total.checked == 0 then
+      total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), 1
+      total.dirty = true
+    end
   end,
 }
 
@@ -643,7 +655,8 @@ for index, cell in pairs(cells) do
     local key = KEYS[index]
     if cell.kind == TOTAL then
       -- The one kind that never expires.
-      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0 and cell.round == 0
+      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0
+        and cell.round == cell.basis
         and cell.open == 0 and cell.older == 0 then
         redis.call('DEL', key)
       else

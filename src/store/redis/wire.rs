@@ -124,6 +124,7 @@ impl Part {
             Change::Read => (READ, 0, 0, 0),
             Change::Keep { units, round } => (10, units, u64::from(round), 0),
             Change::Take { units, round } => (11, units, u64::from(round), 0),
+            Change::Recall(count) => (12, 0, count, 0),
         };
         Self {
             kind: how,

@@ -94,7 +94,8 @@ impl RedisStore {
     }
 
     /// Tells a store that has lost its totals how many there were when they were last read here.
-    /// None of them is checked then, and all are in doubt.
+    /// Those that nobody has checked since
+    /// are in doubt then.
     async fn tell_lost_totals(
         &self,
         connection: &mut Connection,
@@ -102,13 +103,9 @@ impl RedisStore {
         sign: &Sign,
     ) -> RedisResult<()> {
         let known = self.remembered.all(self.concerns(index));
-        for some in known.chunks(TOLD_AT_ONCE / 2) {
-            let parts: Vec<Part> = some
-                .iter()
-                .flat_map(|(name, count)| {
-                    [Change::AtLeast(*count), Change::Doubt].map(|c| Part::change(*name, c))
-                })
-                .collect();
+        for some in known.chunks(TOLD_AT_ONCE) {
+            let recall = |(name, count): &(Name, u64)| Part::change(*name, Change::Recall(*count));
+            let parts: Vec<Part> = some.iter().map(recall).collect();
             let item = Item::of(What::Change, &parts);
             self.send(connection, sign, vec![item]).await?;
         }
