@@ -152,9 +152,9 @@ fn what_may_have_changed_something_is_sent_again_only_if_retry_on_says_so() {
     assert_eq!(got, (502, 1, 0.0));
 }
 
-/// An upstream that answers the first call of a connection; of the second, this is all. And how many
-/// it has had.
-fn half(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+/// An upstream that answers the first call of a connection, when so many have come in all; of the
+/// second, this is all. And how many it has had.
+fn half(answer: &'static str, together: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = listener.local_addr().expect("an address");
     let calls = Arc::new(AtomicUsize::new(0));
@@ -172,6 +172,9 @@ fn half(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
                         head.extend(byte);
                     }
                     seen.fetch_add(1, SeqCst);
+                    while seen.load(SeqCst) < together {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
                     if stream.write_all(answer.as_bytes()).is_err() {
                         return;
                     }
@@ -188,7 +191,7 @@ fn half(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
 fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
     let early = "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n";
     for begun in ["HTTP/1.1 200", "H", early, "nonsense\r\n\r\n"] {
-        let (upstream, calls) = half(begun);
+        let (upstream, calls) = half(begun, 1);
         let gateway = Start {
             upstream: Some(upstream),
             args: &["--threads", "1"],
@@ -210,38 +213,8 @@ fn a_connection_on_which_an_answer_had_begun_was_not_closed_long_ago() {
 #[test]
 fn where_all_kept_connections_break_a_call_is_sent_once_more_and_not_for_each() {
     const KEPT: usize = 4;
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let upstream = listener.local_addr().expect("an address");
-    let calls = Arc::new(AtomicUsize::new(0));
-    let seen = calls.clone();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let seen = seen.clone();
-            std::thread::spawn(move || {
-                for nth in 0..2 {
-                    let (mut head, mut byte) = (Vec::new(), [0]);
-                    while !head.ends_with(b"\r\n\r\n") {
-                        if !matches!(stream.read(&mut byte), Ok(1)) {
-                            return;
-                        }
-                        head.extend(byte);
-                    }
-                    seen.fetch_add(1, SeqCst);
-                    if nth > 0 {
-                        return;
-                    }
-                    // So that none of them is used twice.
-                    while seen.load(SeqCst) < KEPT {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                    if stream.write_all(ok).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
+    // All at once, so that none of them is used twice.
+    let (upstream, calls) = half("", KEPT);
     let gateway = Start {
         upstream: Some(upstream),
         args: &["--threads", "1"],

@@ -15,11 +15,11 @@ use crate::settings::Upstream;
 /// end it.
 const PING: Duration = Duration::from_secs(10);
 /// Calls that share one HTTP/2 connection.
-const STREAMS: usize = 100;
+const STREAMS: u32 = 100;
 /// What an upstream may send ahead of a caller that does not read, in bytes.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// The same of a whole connection: room for all, so that no caller holds up another.
-const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 
 /// What makes an address, beside where it is.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Endpoint {
         if *http2 {
             // Over TLS, one that cannot may say so; in the clear there is nothing to ask.
             peer.options.set_http_version(2, if tls { 1 } else { 2 });
-            peer.options.max_h2_streams = STREAMS;
+            peer.options.max_h2_streams = STREAMS as usize;
             peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
             peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
             peer.options.h2_ping_interval = Some(PING);
