@@ -375,8 +375,7 @@ impl Store for RedisStore {
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) -> Result<Vec<Total>, StoreError> {
-        let made = self.ask_changes(app, changes, now).await?;
-        self.doubt_left(app, changes, made, now).await
+        self.change_known(app, changes, now).await
     }
 
     fn sweep(&self, now: Moment) {
