@@ -15,6 +15,7 @@ use crate::gateway::upstream;
 use crate::serve;
 use crate::settings::StoreSettings;
 use crate::spec::Ruleset;
+use crate::store::journal::{Journal, JournalError};
 use crate::text::printable;
 
 pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<Ended, CliError> {
@@ -35,6 +36,12 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
                     "warning: plan_file {file} is not used: the store in Redis keeps totals itself; \
                      leave plan_file out"
                 );
+            }
+            if let (StoreSettings::Memory, Some(file)) = (&settings.store, &settings.plan_file)
+                && let Err(error) = Journal::check(file)
+            {
+                let unreadable = matches!(error, JournalError::Read { .. });
+                report.add(&error.to_string(), 1, unreadable);
             }
             let of_all = (settings.edition, settings.auth);
             (settings.routes, settings.apps, Some(of_all), settings.pools)

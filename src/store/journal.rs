@@ -14,6 +14,7 @@
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub struct Journal {
     /// Whether another process may have written it since it was read.
     is_unread: bool,
     lines: usize,
+    /// What has been written into it.
+    bytes: u64,
     /// Whether it is known that it cannot be written.
     failed: bool,
 }
@@ -128,9 +131,9 @@ impl Journal {
             path: shown.clone(),
             source,
         };
-        if std::fs::metadata(&path).is_ok_and(|known| !known.is_file()) {
-            return Err(JournalError::NoFile { path: shown });
-        }
+        must_be_file(&path)?;
+        // What a link names is written anew, not the link.
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
         let lock = beside(&path, "lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -145,11 +148,12 @@ impl Journal {
             is_ours: false,
             is_unread: false,
             lines: 0,
+            bytes: 0,
             failed: false,
         };
         // Before it is read: nobody else is to write in between.
         let is_free = journal.is_free();
-        let read = journal.read()?.unwrap_or_default();
+        let read = read(&journal.path)?.unwrap_or_default();
         store.restore_totals(read.into_totals());
         if is_free {
             journal.write_anew(store).map_err(write)?;
@@ -164,22 +168,13 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What the file says; `None`: there is none.
-    fn read(&self) -> Result<Option<Read>, JournalError> {
-        let shown = self.path.display().to_string();
-        match std::fs::read(&self.path) {
-            Ok(bytes) if bytes.is_empty() => {
-                // It was made so by somebody else: a file of ours is never empty.
-                tracing::warn!(file = %shown, "the file of totals is empty: all totals begin anew");
-                Ok(None)
-            }
-            Ok(bytes) => parse(&bytes, &shown).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::Read {
-                path: shown,
-                source,
-            }),
-        }
+    /// Whether the file can be used, if there is one.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn check(path: &Path) -> Result<(), JournalError> {
+        must_be_file(path)?;
+        read(path).map(|_| ())
     }
 
     /// Writes what changes in this store until it is told to stop.
@@ -212,7 +207,7 @@ impl Journal {
         if self.is_unread {
             return self.note(|journal| journal.take_over(store));
         }
-        if self.file.is_none() || self.lines > SPARE_LINES + 2 * store.count_totals() {
+        if self.is_displaced() || self.lines > SPARE_LINES + 2 * store.count_totals() {
             return self.note(|journal| journal.write_anew(store));
         }
         let changed = store.changed_totals();
@@ -222,9 +217,29 @@ impl Journal {
         }
     }
 
+    /// Whether the file has to be written anew: there is none, or not what was written.
+    fn is_displaced(&mut self) -> bool {
+        let Some(file) = &self.file else {
+            return true;
+        };
+        let which = |known: std::fs::Metadata| (known.dev(), known.ino(), known.len());
+        let ours = file.metadata().map(which);
+        let there = std::fs::metadata(&self.path).map(which);
+        let is_displaced = match (ours, there) {
+            (Ok(ours), Ok(there)) => ours != there || ours.2 != self.bytes,
+            _ => true,
+        };
+        if is_displaced {
+            let file = self.path.display();
+            tracing::warn!(%file, "somebody else has changed the file of totals: it is written anew");
+            self.file = None;
+        }
+        is_displaced
+    }
+
     /// Takes in what another process has written, and writes both.
     fn take_over(&mut self, store: &MemoryStore) -> io::Result<()> {
-        let read = self.read().map_err(io::Error::other)?;
+        let read = read(&self.path).map_err(io::Error::other)?;
         store.merge_totals(read.map(Read::into_totals));
         self.is_unread = false;
         self.write_anew(store)
@@ -260,9 +275,11 @@ impl Journal {
         let Some(file) = &mut self.file else {
             return Err(io::Error::other("the file is not open"));
         };
-        file.write_all(batch(lines).as_bytes())?;
+        let text = batch(lines);
+        file.write_all(text.as_bytes())?;
         file.sync_data()?;
         self.lines += lines.len();
+        self.bytes += text.len() as u64;
         Ok(())
     }
 
@@ -280,7 +297,35 @@ impl Journal {
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
         self.file = Some(file);
         self.lines = lines.len();
+        self.bytes = text.len() as u64;
         Ok(())
+    }
+}
+
+fn must_be_file(path: &Path) -> Result<(), JournalError> {
+    match std::fs::metadata(path).is_ok_and(|known| !known.is_file()) {
+        true => Err(JournalError::NoFile {
+            path: path.display().to_string(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// What the file says; `None`: there is none.
+fn read(path: &Path) -> Result<Option<Read>, JournalError> {
+    let shown = path.display().to_string();
+    match std::fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => {
+            // It was made so by somebody else: a file of ours is never empty.
+            tracing::warn!(file = %shown, "the file of totals is empty: all totals begin anew");
+            Ok(None)
+        }
+        Ok(bytes) => parse(&bytes, &shown).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(JournalError::Read {
+            path: shown,
+            source,
+        }),
     }
 }
 

@@ -343,6 +343,66 @@ fn what_could_not_be_written_is_written_when_it_can() {
 }
 
 #[test]
+fn a_file_that_somebody_removes_empties_or_replaces_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    let (store, mut journal) = opened(&path);
+    add(&store, 1, 3);
+    journal.write(&store);
+    let said = std::fs::read(&path).unwrap();
+    let is_whole = || parse(&std::fs::read(&path).unwrap(), "").map(|read| read.totals.len());
+    std::fs::remove_file(&path).unwrap();
+    journal.write(&store);
+    assert_eq!(is_whole().ok(), Some(1), "removed");
+    std::fs::write(&path, "").unwrap();
+    journal.write(&store);
+    assert_eq!(is_whole().ok(), Some(1), "emptied");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, said).unwrap();
+    add(&store, 2, 4);
+    journal.write(&store);
+    assert_eq!(is_whole().ok(), Some(2), "replaced");
+    end(journal, &store);
+    assert_eq!(count(&opened(&path).0, 2), (4, false));
+}
+
+#[test]
+fn a_link_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, link] = ["totals", "link"].map(|name| dir.path().join(name));
+    drop(opened(&path));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let (store, mut journal) = opened(&link);
+    add(&store, 1, 3);
+    journal.write(&store);
+    drop(journal);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(count(&opened(&path).0, 1).0, 3);
+}
+
+#[test]
+fn what_cannot_be_used_is_known_without_touching_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("totals");
+    Journal::check(&path).unwrap();
+    assert!(!path.exists());
+    assert!(matches!(
+        Journal::check(dir.path()),
+        Err(JournalError::NoFile { .. })
+    ));
+    std::fs::write(&path, "something else\n").unwrap();
+    assert!(matches!(
+        Journal::check(&path),
+        Err(JournalError::Foreign { .. })
+    ));
+    end(
+        Journal::open(dir.path().join("new"), &store()).unwrap(),
+        &store(),
+    );
+    Journal::check(&dir.path().join("new")).unwrap();
+}
+
+#[test]
 fn calls_go_on_while_the_file_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("totals");
