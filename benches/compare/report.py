@@ -48,8 +48,9 @@ def text(medians, memory):
         base = base_of(rows) or passed_on
         store = any("Redis" in name for name in rows)
         parts.append(f"### {case}\n\n{table(rows, base, store)}\n")
-    parts.append("### Memory after all of that\n\n| proxy | resident |\n| --- | --- |\n"
-                 + "\n".join(f"| {name} | {size:.0f} MiB |" for name, size in memory.items()) + "\n")
+    parts.append("### Memory\n\n| proxy | for each of 1,000 idle connections | resident after all of the above |\n| --- | --- | --- |\n"
+                 + "\n".join(f"| {name} | {f'{idle:.1f} KiB' if idle is not None else '–'} | {size:.0f} MiB |"
+                             for name, (size, idle) in memory.items()) + "\n")
     return "\n".join(parts)
 
 
