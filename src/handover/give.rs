@@ -125,7 +125,7 @@ impl Giving {
             .spawn(move || {
                 for stream in listener.incoming() {
                     match stream {
-                        Ok(stream) => serving.clone().hear(stream),
+                        Ok(stream) => serving.hear(stream),
                         Err(error) => {
                             tracing::error!(%error, "the upgrade socket failed");
                             std::thread::sleep(Duration::from_secs(1));
@@ -154,7 +154,7 @@ impl Giving {
     }
 
     /// On a thread of its own: one that says nothing keeps nobody from upgrading.
-    fn hear(self: Arc<Self>, stream: UnixStream) {
+    fn hear(self: &Arc<Self>, stream: UnixStream) {
         if self.heard.fetch_add(1, Ordering::Relaxed) >= MOST_HEARD {
             self.heard.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("too many ask for an upgrade at once");
