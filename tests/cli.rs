@@ -1001,6 +1001,55 @@ fn the_pools_of_the_readme_are_good() {
 }
 
 #[test]
+fn the_edge_of_the_readme_is_good() {
+    let readme = include_str!("../README.md");
+    let mut blocks = readme
+        .split("```toml\n")
+        .filter_map(|text| text.split("```").next());
+    let block = blocks.find(|block| block.contains("tls_cert")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.example", "b.example"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let cert = params.self_signed(&key).unwrap().pem();
+        fs::write(dir.path().join(format!("{name}.crt")), cert).unwrap();
+        fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    let block = block.replace("/etc/floodgate/", "");
+    fs::write(dir.path().join("floodgate.toml"), block).unwrap();
+    let args = ["check", "--config", "floodgate.toml"];
+    let ran = run_with(dir.path(), &[], &args, "");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn numbers_and_switches_need_no_quotes() {
+    let dir = tempfile::tempdir().unwrap();
+    for (line, code) in [
+        ("https_only = true", 0),
+        ("https_only = false", 0),
+        ("https_only = 1", 1),
+        ("https_redirect = 443", 0),
+        ("https_redirect = true", 1),
+        ("max_body = 1000000", 0),
+        ("tls_min = 1.3", 0),
+        ("tls_min = 1.4", 1),
+        ("threads = 2", 0),
+        ("watch = false", 0),
+        ("grace = 30", 1),
+    ] {
+        fs::write(dir.path().join("floodgate.toml"), line).unwrap();
+        let ran = run_with(
+            dir.path(),
+            &[],
+            &["check", "--config", "floodgate.toml"],
+            "",
+        );
+        assert_eq!(ran.code, code, "{line}: {}", ran.err);
+    }
+}
+
+#[test]
 fn what_a_pool_names_must_be_there() {
     let dir = tempfile::tempdir().unwrap();
     let text = "[[pool]]\nname = \"a\"\nroutes = [\"chatfile\"]\napps = [\"O#a\"]\n\

@@ -128,13 +128,15 @@ impl FileReader<'_> {
 
 /// The text of a value; or what it is, where it has none.
 fn scalar(setting: &Setting, value: &DeValue<'_>) -> Result<String, &'static str> {
-    let is_switch = setting.value == "true|false";
-    let is_number = matches!(setting.value, "PERCENT" | "STATUS|reset|off")
-        || setting.value.starts_with(['N', 'B']) && setting.value != "NAME";
+    let has = |such: &dyn Fn(&str) -> bool| setting.value.split('|').any(such);
+    let is_switch = has(&|word| word == "true");
+    let is_number =
+        has(&|word| matches!(word, "N" | "BITS" | "PERCENT" | "PORT" | "SIZE" | "STATUS"));
     match value {
         DeValue::String(text) => Ok(text.clone().into_owned()),
         DeValue::Integer(n) if is_number && n.radix() == 10 => Ok(n.as_str().to_owned()),
         DeValue::Boolean(b) if is_switch => Ok(b.to_string()),
+        DeValue::Float(n) if has(&|word| word == n.as_str()) => Ok(n.as_str().to_owned()),
         other => Err(kind(other)),
     }
 }
