@@ -57,6 +57,60 @@ fn under(gateway: &Gateway, mib: u64, attack: impl FnOnce()) {
 }
 
 #[test]
+fn half_a_head_has_the_time_of_a_head_and_no_more() {
+    let args = ["--h2c", "--header-timeout", "1s", "--keepalive", "600s"];
+    let gateway = start(&args);
+    let whole = ask(3, &call("GET", "/o/a/users/x", &[]));
+    let block = head(&call("GET", "/o/a/users/x", &[]));
+    let open = frame(HEADERS, END_STREAM, 3, &block[..4]);
+    let cases: [(&str, Vec<u8>, bool); 4] = [
+        (
+            "a frame cut in half",
+            whole[..whole.len() / 2].to_vec(),
+            false,
+        ),
+        ("half a frame's head", whole[..5].to_vec(), false),
+        ("a head that does not end", open.clone(), false),
+        ("one that goes on a byte at a time", open, true),
+    ];
+    for (what, half, drips) in cases {
+        // Beside a call that runs, too.
+        for busy in [false, true] {
+            let mut peer = Peer::new(&gateway);
+            if busy {
+                let slow = ("x-standin-delay-ms", "100000");
+                peer.ask(1, &call("GET", "/o/a/users/x", &[slow]));
+            } else {
+                peer.ask(1, &call("GET", "/o/a/users/x", &[]));
+                assert_eq!(peer.answered(), Some(200));
+            }
+            peer.send(&half).unwrap();
+            let before = turned_away(&gateway, "slow-head");
+            let reading = peer.reading();
+            for byte in block[4..].iter().filter(|_| drips) {
+                std::thread::sleep(Duration::from_millis(200));
+                if reading.is_finished() {
+                    break;
+                }
+                let _ = peer.send(&frame(CONTINUATION, 0, 3, &[*byte]));
+            }
+            soon(what, || reading.is_finished());
+            assert_eq!(turned_away(&gateway, "slow-head"), before + 1.0, "{what}");
+        }
+    }
+    // Who is only slow with a body is not in a head.
+    let mut peer = Peer::new(&gateway);
+    let fields = call("POST", "/o/a/t/any", &[("content-length", "4")]);
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &head(&fields)))
+        .unwrap();
+    let body = frame(DATA, END_STREAM, 1, b"body");
+    peer.send(&body[..11]).unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    peer.send(&body[11..]).unwrap();
+    assert_eq!(peer.answered(), Some(200));
+}
+
+#[test]
 fn a_burst_of_resets_ends_the_connection() {
     let gateway = start(&["--h2c"]);
     under(&gateway, 16, || {

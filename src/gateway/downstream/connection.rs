@@ -159,15 +159,17 @@ impl Connection {
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.http2 {
             // After its opening, pingora closes it when it has been idle.
-            return match self.received < OPENING {
-                true => self.wait_for_head(cx),
-                false => Poll::Pending,
+            let awaited = self.frames.as_ref().and_then(Frames::awaited);
+            return match (self.received < OPENING, awaited) {
+                (true, _) => self.wait_for_head(cx, 0),
+                (false, Some(which)) => self.wait_for_head(cx, which),
+                (false, None) => Poll::Pending,
             };
         }
         match self.state.phase() {
             Phase::Busy => Poll::Pending,
             Phase::Idle => self.wait_for_request(cx),
-            Phase::Head => self.wait_for_head(cx),
+            Phase::Head => self.wait_for_head(cx, self.state.head()),
         }
     }
 
@@ -190,8 +192,7 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let which = self.state.head();
+    fn wait_for_head(&mut self, cx: &mut Context<'_>, which: u32) -> Poll<io::Result<()>> {
         if self.head.as_ref().is_none_or(|(head, _)| *head != which) {
             let limit = tokio::time::sleep(self.live.look().settings.header_timeout);
             self.head = Some((which, Box::pin(limit)));

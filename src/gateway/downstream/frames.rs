@@ -15,6 +15,8 @@ const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+/// A flag of those two.
+const END_HEADERS: u8 = 4;
 
 /// How many frames of no use a connection may begin with, and the most it may have saved up.
 const START: u32 = 2_000;
@@ -35,6 +37,12 @@ pub(super) struct Frames {
     head: [u8; HEAD],
     /// Bytes of it that are here.
     have: usize,
+    /// What the frame at hand is.
+    kind: u8,
+    /// Whether a request's head goes on in the next frame.
+    goes_on: bool,
+    /// Counts frames, and heads of requests as one each.
+    begun: u32,
     /// How many frames of no use may come.
     left: u32,
     /// Until when time has been counted.
@@ -49,6 +57,9 @@ impl Frames {
             skip: PREFACE,
             head: [0; HEAD],
             have: 0,
+            kind: DATA,
+            goes_on: false,
+            begun: 0,
             left: START,
             since: Instant::now(),
             sent: 0,
@@ -65,6 +76,9 @@ impl Frames {
                 break;
             }
             let part = (HEAD - self.have).min(bytes.len());
+            if self.have == 0 && part > 0 && !self.goes_on {
+                self.begun = self.begun.wrapping_add(1);
+            }
             let (now, rest) = bytes.split_at(part);
             if let Some(room) = self.head.get_mut(self.have..self.have + part) {
                 room.copy_from_slice(now);
@@ -73,7 +87,11 @@ impl Frames {
             bytes = rest;
             if self.have == HEAD {
                 self.have = 0;
-                let [a, b, c, kind, ..] = self.head;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.kind = kind;
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.goes_on = flags & END_HEADERS == 0;
+                }
                 let length = u32::from_be_bytes([0, a, b, c]);
                 self.skip = usize::try_from(length).unwrap_or(usize::MAX);
                 if !self.may_come(kind, length) {
@@ -82,6 +100,13 @@ impl Frames {
             }
         }
         true
+    }
+
+    /// What has begun and is not whole: the head of a request, or a frame that is no body's. Which one
+    /// it is.
+    pub(super) fn awaited(&self) -> Option<u32> {
+        let is_whole = self.have == 0 && (self.skip == 0 || self.kind == DATA) && !self.goes_on;
+        (!is_whole).then_some(self.begun)
     }
 
     /// Bytes have gone out.
@@ -141,6 +166,34 @@ mod tests {
         let mut frames = Frames::new();
         assert!(frames.came(&[b'x'; PREFACE]));
         frames
+    }
+
+    #[test]
+    fn what_is_awaited_is_told_from_what_came_before() {
+        let mut frames = begun();
+        assert_eq!(frames.awaited(), None);
+        let mut head = frame(HEADERS, 10);
+        assert!(frames.came(&head[..3]));
+        assert_eq!(frames.awaited(), Some(1));
+        assert!(frames.came(&head[3..12]));
+        assert_eq!(frames.awaited(), Some(1));
+        // It goes on in other frames, and is one head all the same.
+        assert!(frames.came(&head[12..]));
+        assert!(frames.came(&frame(CONTINUATION, 3)));
+        assert_eq!(frames.awaited(), Some(1));
+        head = frame(CONTINUATION, 3);
+        head[4] = END_HEADERS;
+        assert!(frames.came(&head));
+        assert_eq!(frames.awaited(), None);
+        // Each frame is another one, however they are cut.
+        let pings = frame(6, 8).repeat(3);
+        assert!(frames.came(&pings[..20]));
+        assert_eq!(frames.awaited(), Some(3));
+        assert!(frames.came(&pings[20..]));
+        assert_eq!(frames.awaited(), None);
+        // A body has times of its own.
+        assert!(frames.came(&frame(DATA, 100)[..50]));
+        assert_eq!(frames.awaited(), None);
     }
 
     #[test]
