@@ -17,11 +17,11 @@ use crate::settings::LogFormat;
 /// When no thread can be started.
 pub fn start(format: LogFormat) -> std::io::Result<Guard> {
     let (queue, guard) = Queue::start(std::io::stdout())?;
-    // pingora reports every broken connection of a caller as an error, and one of HTTP/2 that an
+    // pingora reports every broken connection of a caller as an error (a port scan, too), and one of HTTP/2 that an
     // upstream has closed as critical where its descriptor has been given to another since: it is
     // not used then. redis reports each of its attempts during an outage. Our own line says why.
     let filter = EnvFilter::new(
-        "info,pingora=error,pingora_core=error,pingora_core::protocols=off,pingora_proxy=off,redis=off,hickory_resolver=off,hickory_net=off",
+        "info,pingora=error,pingora_core=error,pingora_core::apps=off,pingora_core::protocols=off,pingora_proxy=off,redis=off,hickory_resolver=off,hickory_net=off",
     );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
