@@ -36,10 +36,12 @@ pub enum PlanError {
         why: String,
     },
     /// Somebody answers something else.
-    #[error("{whom} answered {status}: {why}")]
+    #[error("{whom} answered {status} to {asked}: {why}")]
     Refused {
         /// Who.
         whom: String,
+        /// What was asked for.
+        asked: String,
         /// HTTP status.
         status: u16,
         /// What it says.
@@ -139,15 +141,18 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
         .enable_all()
         .build()
         .map_err(PlanError::Start)?;
-    let (text, is_good) = runtime.block_on(async {
+    let mut text = String::new();
+    let done = runtime.block_on(async {
         match name {
-            "import" => import(matches, &settings).await.map(|text| (text, true)),
-            "reconcile" => reconcile::run(matches, env, &settings).await,
-            _ => shown(matches, &settings).await.map(|text| (text, true)),
+            "import" => text = import(matches, &settings).await?,
+            "reconcile" => return reconcile::run(matches, env, &settings, &mut text).await,
+            _ => text = shown(matches, &settings).await?,
         }
-    })?;
+        Ok(true)
+    });
+    // What has been done is told, whatever came after it.
     print(&text)?;
-    Ok(if is_good { Ended::Good } else { Ended::Bad })
+    Ok(if done? { Ended::Good } else { Ended::Bad })
 }
 
 /// The admin listener of the gateway that the settings name.
@@ -180,7 +185,7 @@ impl Admin {
         let token = self.token.as_deref();
         let answer = self.client.send(method, path, token, body).await?;
         if answer.status != 200 {
-            return Err(self.client.refused(&answer));
+            return Err(self.client.refused(path, &answer));
         }
         answer.json(path)
     }

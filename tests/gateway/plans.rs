@@ -939,6 +939,31 @@ fn json_with_fields_of_a_form_counts_nothing_and_goes_no_further() {
 }
 
 #[test]
+fn what_was_reconciled_is_told_though_something_fails_after_it() {
+    let world = World::new(&[]);
+    world.backend.with(|state| {
+        state.users = ["a".to_owned()].into();
+        state.broken = ["capacity".to_owned()].into();
+    });
+    let output = reconcile(&world, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    for words in [
+        "users: 1 listed, was 0, is 1\n",
+        "answered 404 to /b/basic/metadata/user/capacity: service_resource_not_found",
+    ] {
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_listing_that_has_not_begun_does_not_end() {
+    let world = World::new(&[]);
+    let end = json!({ "app": "b#basic", "total": "groups", "round": 0, "listed": 7 });
+    assert_eq!(world.admin("POST", "/plan/listing/end", &end).status, 409);
+    assert_eq!(world.total("b#basic", "", "groups")["count"], 0);
+}
+
+#[test]
 fn reconciling_without_a_good_token_says_so() {
     let world = World::new(&[]);
     let gateway = format!("http://{}", world.gateway.addr);

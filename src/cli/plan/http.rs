@@ -127,13 +127,14 @@ impl Client {
     }
 
     /// What an answer that is none says.
-    pub(super) fn refused(&self, answer: &Answer) -> PlanError {
+    pub(super) fn refused(&self, asked: &str, answer: &Answer) -> PlanError {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let said = ["error_description", "error"]
             .into_iter()
             .find_map(|key| body[key].as_str());
         PlanError::Refused {
             whom: self.whom.clone(),
+            asked: asked.to_owned(),
             status: answer.status,
             why: said.unwrap_or("nothing that can be read").to_owned(),
         }

@@ -135,7 +135,7 @@ impl Lister {
                     let wait = answer.retry_after.unwrap_or(1).clamp(1, 60);
                     sleep(Duration::from_secs(wait)).await;
                 }
-                _ => return Err(self.client.refused(&answer)),
+                _ => return Err(self.client.refused(&path, &answer)),
             }
         }
     }

@@ -66,11 +66,13 @@ pub(super) fn command(app: Arg) -> Command {
         )
 }
 
+/// What has been corrected is told in `report`, whatever comes after it. Whether all of it was.
 pub(super) async fn run(
     matches: &ArgMatches,
     env: &[(OsString, OsString)],
     settings: &Settings,
-) -> Result<(String, bool), PlanError> {
+    report: &mut String,
+) -> Result<bool, PlanError> {
     let app = text(matches, "app").unwrap_or_default();
     let named: HashSet<Kind> = matches
         .get_many::<String>("total")
@@ -88,7 +90,7 @@ pub(super) async fn run(
         true => !is_by_user(kind) && kept.contains(&kind),
         false => named.contains(&kind),
     };
-    let (mut report, mut is_good) = (String::new(), true);
+    let mut is_good = true;
     let by_user: Vec<Kind> = listed_kinds()
         .filter(|kind| is_by_user(*kind) && is_wanted(*kind))
         .collect();
@@ -176,7 +178,7 @@ pub(super) async fn run(
         report.push_str(&text);
         is_good &= all;
     }
-    Ok((report, is_good))
+    Ok(is_good)
 }
 
 /// The kinds of which totals are kept for this app.

@@ -309,8 +309,8 @@ pub(super) async fn end(State(shared): State<Arc<Shared>>, body: Body) -> Respon
         let key = key(kind, known.app, "");
         let totals = known.change(&[(key, end)]).await?;
         let total = totals.first().copied().unwrap_or_default();
-        if !total.goes_by(asked.round) || total.is_being_listed() {
-            let why = "another listing or an import has come between; nothing was changed";
+        if !total.goes_by(asked.round) || total.is_being_listed() || total.checked_s == 0 {
+            let why = "this listing has not begun, or another or an import has come between; nothing was changed";
             return Err(error(StatusCode::CONFLICT, why));
         }
         tracing::info!(

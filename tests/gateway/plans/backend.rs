@@ -168,6 +168,9 @@ impl State {
                 self.rooms.remove(*room);
                 (200, json!({ "data": { "success": true } }))
             }
+            ("GET", ["metadata", "user", "capacity"]) if self.broken.contains("capacity") => {
+                (404, json!({ "error": "service_resource_not_found" }))
+            }
             ("GET", ["metadata", "user", "capacity"]) => (200, json!({ "data": self.capacity })),
             ("GET", ["users"]) if self.hollow && !query.contains("cursor=") => {
                 (200, json!({ "entities": [], "cursor": "." }))
