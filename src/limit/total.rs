@@ -369,16 +369,11 @@ impl Total {
                 self.note(-i64::from(known));
             }
             Change::Keep { units, round } => {
-                let forgotten = units - self.close(units, round);
-                if forgotten > 0 {
+                let known = self.close(units, round);
+                if known < units {
+                    // What was forgotten was there after all.
+                    self.apply(Change::Add(units - known));
                     self.approximate = true;
-                    if !(self.basis..=self.round).contains(&round) {
-                        // It was there after all, and what was counted since knew nothing of it.
-                        self.apply(Change::Add(forgotten));
-                    } else if round != self.round {
-                        // What is being counted may not know of it.
-                        self.note(forgotten.into());
-                    }
                 }
             }
             Change::Doubt => {

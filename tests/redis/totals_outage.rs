@@ -215,44 +215,6 @@ fn what_a_gateway_that_is_gone_had_under_way_does_not_come_on_top_of_an_import()
 }
 
 #[test]
-fn a_gateway_that_only_seemed_gone_is_counted_once_and_takes_nothing_of_others() {
-    let (server, backend) = (Server::start(), Backend::start());
-    let dir = tempfile::tempdir().unwrap();
-    let pair = [0, 1].map(|_| gateway(&server.url(), dir.path(), &backend));
-    acquainted(&[&pair[0], &pair[1]]);
-    let figures = |users: u32| json!({ "app": "o#a", "totals": { "users": users } });
-    import(&pair[1], &figures(10));
-    let send = |gateway: &Gateway, name: &str| {
-        let mut call = gateway.connect();
-        let body = json!({ "username": name }).to_string();
-        call.send_call("POST", "/o/a/users", &["x-do: wait"], &body);
-        call
-    };
-    let mut late = send(&pair[0], "a");
-    wait_until("it is taken", || count(&pair[1]) == Some(11));
-    pair[0].signal("-STOP");
-    let is_marked = || users(&pair[1]).map(|total| total["approximate"].clone());
-    wait_until("it is forgotten", || is_marked() == Some(json!(true)));
-    // Its answer waits for it.
-    backend.with(|state| state.may_answer = true);
-    std::thread::sleep(Duration::from_secs(2));
-    backend.with(|state| state.may_answer = false);
-    let mut other = send(&pair[1], "b");
-    wait_until("another is taken", || count(&pair[1]) == Some(12));
-    pair[0].signal("-CONT");
-    assert_eq!(late.read_answer("POST").status, 200);
-    acquainted(&[&pair[0], &pair[1]]);
-    assert_eq!(count(&pair[1]), Some(12), "it was there already");
-    // And what the other has under way is under way still.
-    import(&pair[1], &figures(11));
-    assert_eq!(count(&pair[1]), Some(12));
-    assert_eq!(is_marked(), Some(json!(true)));
-    backend.with(|state| state.may_answer = true);
-    assert_eq!(other.read_answer("POST").status, 200);
-    assert_eq!(count(&pair[1]), Some(12));
-}
-
-#[test]
 fn a_store_that_has_lost_its_totals_is_told_what_was_known_of_them() {
     let (mut server, backend) = (Server::start(), Backend::start());
     let dir = tempfile::tempdir().unwrap();

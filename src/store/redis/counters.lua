@@ -186,11 +186,10 @@ local function add_total(total, units)
   note_total(total, units)
 end
 
--- What is under way is under way no more; how many of its units were known. Of a gateway that was
--- thought to be gone, none: what is left is that of others.
+-- What is under way is under way no more; how many of its units were known.
 local function close_total(total, units, round)
   local under_way = round == total.round and 'open' or 'older'
-  local known = math.min(units, total[under_way], total.owners[ARGV[3]] or 0)
+  local known = math.min(units, total[under_way])
   total[under_way], total.dirty = total[under_way] - known, true
   own_total(total, -known)
   if total.older == 0 then
@@ -206,15 +205,10 @@ local function give_back_total(total, units, round)
 end
 
 local function keep_total(total, units, round)
-  local forgotten = units - close_total(total, units, round)
-  if forgotten > 0 then
+  local known = close_total(total, units, round)
+  if known < units then
+    add_total(total, units - known)
     total.approximate = 1
-    if round < total.basis or round > total.round then
-      add_total(total, forgotten) -- it was there after all, and what was counted knew nothing of it
-    elseif round ~= total.round then
-      note_total(total, forgotten) -- what is being counted may not know of it
-    end
-    total.dirty = true
   end
 end
 
@@ -237,10 +231,7 @@ end
 -- Begins a round; how many units are under way.
 local function begin_total(total, at)
   if total.older_at > 0 and at - total.older_at > LONGEST then
-    total.older, total.older_at = 0, 0
-    if total.open == 0 then
-      total.owners = {}
-    end
+    total.older, total.older_at, total.owners = 0, 0, {}
   end
   if total.open > 0 or total.older_at == 0 then
     total.older_at = math.min(at, MOST_OF_TOTAL)
