@@ -213,9 +213,6 @@ pub enum Change {
     },
     /// Nobody knows what came of a call.
     Doubt,
-    /// Nobody will say what comes of the calls that this gateway has under way: it is gone. They
-    /// may have made what they were for, until the next import.
-    Forget(u64),
     /// What held it is gone.
     Clear,
     /// There are so many at least: the backend says so.
@@ -413,8 +410,7 @@ impl Total {
                     self.approximate = is_doubtful;
                 }
             }
-            // What is under way in this process is this process's.
-            Change::Forget(_) | Change::Read => (),
+            Change::Read => (),
         }
     }
 

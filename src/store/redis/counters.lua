@@ -212,22 +212,6 @@ local function keep_total(total, units, round)
   end
 end
 
--- Nobody will say what comes of what a gateway has under way.
-local function forget_total(total, id)
-  local units = total.owners[id]
-  if not units then
-    return
-  end
-  local older = math.min(units, total.older)
-  total.older = total.older - older
-  total.open = math.max(total.open - (units - older), 0)
-  if total.older == 0 then
-    total.older_at = 0
-  end
-  total.owners[id], total.approximate = nil, 1
-  note_total(total, 0)
-end
-
 -- Begins a round; how many units are under way.
 local function begin_total(total, at)
   if total.older_at > 0 and at - total.older_at > LONGEST then
@@ -304,9 +288,6 @@ local CHANGE = {
       total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), 1
       total.dirty = true
     end
-  end,
-  function(total, _, a, b)
-    forget_total(total, string.format('%08x%08x', a, b))
   end,
 }
 

@@ -375,7 +375,8 @@ impl Store for RedisStore {
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) -> Result<Vec<Total>, StoreError> {
-        self.change_known(app, changes, now).await
+        let made = self.ask_changes(app, changes, now).await?;
+        self.doubt_left(app, changes, made, now).await
     }
 
     fn sweep(&self, now: Moment) {

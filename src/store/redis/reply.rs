@@ -75,17 +75,16 @@ impl Reading {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owned {
     pub(super) total: Total,
-    pub(super) owners: Vec<u64>,
+    pub(super) owners: Vec<Box<str>>,
 }
 
 impl Owned {
     fn of_text(text: &str) -> Option<Self> {
         let (total, owners) = text.split_once(" @").unwrap_or((text, ""));
         let owners = owners.split(',').filter_map(|one| one.split_once(':'));
-        let owners = owners.filter_map(|(gateway, _)| u64::from_str_radix(gateway, 16).ok());
         Some(Self {
             total: Total::of_text(total)?,
-            owners: owners.collect(),
+            owners: owners.map(|(gateway, _)| gateway.into()).collect(),
         })
     }
 }

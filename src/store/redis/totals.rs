@@ -76,51 +76,36 @@ impl RedisStore {
         Ok(made)
     }
 
-    /// Makes these changes, to totals that know of no units of a gateway that is gone.
-    pub(super) async fn change_known(
+    /// Marks those of these totals of which a gateway that is gone has units under way: nobody
+    /// will say what came of them.
+    pub(super) async fn doubt_left(
         &self,
         app: CounterKey,
         changes: &[(CounterKey, Change)],
+        made: Vec<Owned>,
         now: Moment,
     ) -> Result<Vec<Total>, StoreError> {
-        // What is under way comes on top of what is counted.
-        let is_counted = |change| matches!(change, Change::Set { .. } | Change::Begin { .. });
-        let counted = changes.iter().filter(|(_, change)| is_counted(*change));
-        let reads: Vec<_> = counted.map(|(key, _)| (*key, Change::Read)).collect();
-        let there = self.ask_changes(app, &reads, now).await?;
-        self.forget_gone(app, &reads, there, now).await?;
-        let made = self.ask_changes(app, changes, now).await?;
-        self.forget_gone(app, changes, made, now).await
-    }
-
-    /// Forgets what gateways that are gone have under way of these totals: nobody will say what
-    /// came of it.
-    async fn forget_gone(
-        &self,
-        app: CounterKey,
-        changes: &[(CounterKey, Change)],
-        mut made: Vec<Owned>,
-        now: Moment,
-    ) -> Result<Vec<Total>, StoreError> {
-        let owners = made.iter().flat_map(|owned| owned.owners.iter().copied());
-        let gone = self.gone(owners.collect()).await;
-        for ((key, _), owned) in changes.iter().zip(&mut made) {
-            let left = owned.owners.iter().filter(|owner| gone.contains(owner));
-            let forget: Vec<_> = left.map(|owner| (*key, Change::Forget(*owner))).collect();
-            let last = self.ask_changes(app, &forget, now).await?.pop();
-            owned.total = last.map_or(owned.total, |last| last.total);
+        let exact = made.iter().filter(|owned| !owned.total.approximate);
+        let owners: HashSet<&str> = exact.flat_map(|o| o.owners.iter().map(|o| &**o)).collect();
+        let gone = self.gone(owners).await;
+        let mut totals = Vec::with_capacity(made.len());
+        for ((key, _), owned) in changes.iter().zip(&made) {
+            let is_left = owned.owners.iter().any(|owner| gone.contains(&**owner));
+            let doubted = match is_left && !owned.total.approximate {
+                true => self.ask_changes(app, &[(*key, Change::Doubt)], now).await?,
+                false => Vec::new(),
+            };
+            totals.push(doubted.first().unwrap_or(owned).total);
         }
-        Ok(made.into_iter().map(|owned| owned.total).collect())
+        Ok(totals)
     }
 
     /// Which of these gateways are gone. One that has just come is known in a beat.
-    async fn gone(&self, mut gateways: HashSet<u64>) -> HashSet<u64> {
-        let number = |gateway: &str| u64::from_str_radix(gateway, 16).ok();
-        gateways.retain(|gateway| Some(*gateway) != number(&self.terms.gateway));
+    async fn gone<'g>(&self, mut gateways: HashSet<&'g str>) -> HashSet<&'g str> {
+        gateways.remove(&*self.terms.gateway);
         for _ in 0..LOOKS {
             let known = self.peers.gateways();
-            let here: HashSet<_> = known.iter().filter_map(|other| number(other)).collect();
-            gateways.retain(|gateway| !here.contains(gateway));
+            gateways.retain(|gateway| !known.iter().any(|other| **other == **gateway));
             if gateways.is_empty() {
                 return gateways;
             }

@@ -125,8 +125,6 @@ impl Part {
             Change::Keep { units, round } => (10, units, u64::from(round), 0),
             Change::Take { units, round } => (11, units, u64::from(round), 0),
             Change::Recall(count) => (12, 0, count, 0),
-            // As doubles can carry it.
-            Change::Forget(gateway) => (13, 0, gateway >> 32, gateway & 0xffff_ffff),
         };
         Self {
             kind: how,
