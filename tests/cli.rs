@@ -611,14 +611,17 @@ fn explain_in_words_says_that_a_body_is_refused_and_how() {
     assert!(line("6000 messages/min").contains("  refused  "));
 }
 
-#[test]
-fn the_task_slots_of_the_readme_hold_in_the_default_edition() {
-    let readme = include_str!("../README.md");
-    let mut blocks = readme
+/// The first block of TOML in the README that has this.
+fn of_the_readme(part: &str) -> &'static str {
+    let mut blocks = include_str!("../README.md")
         .split("```toml\n")
         .filter_map(|text| text.split("```").next());
-    let block = blocks.find(|block| block.contains("{ rate = \"3 tasks\""));
-    let block = block.unwrap();
+    blocks.find(|block| block.contains(part)).unwrap()
+}
+
+#[test]
+fn the_task_slots_of_the_readme_hold_in_the_default_edition() {
+    let block = of_the_readme("{ rate = \"3 tasks\"");
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("mine.toml"), block).unwrap();
     let layers = ["--routes", "shipped", "--routes", "mine.toml"];
@@ -961,21 +964,13 @@ fn explain_says_what_a_call_may_carry_and_what_refuses_it() {
 
 #[test]
 fn the_apps_of_the_readme_are_good() {
-    let readme = include_str!("../README.md");
-    let mut blocks = readme
-        .split("```toml\n")
-        .filter_map(|text| text.split("```").next());
-    let block = blocks.find(|block| block.contains("[[app]]")).unwrap();
+    let block = of_the_readme("[[app]]");
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("apps.toml"), block).unwrap();
     fs::write(dir.path().join("acme.cert"), CERTIFICATE).unwrap();
     let ran = run_with(dir.path(), &[], &["check", "--apps", "apps.toml"], "");
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let block = readme
-        .split("```toml\n")
-        .filter_map(|text| text.split("```").next())
-        .find(|block| block.starts_with("[history]"))
-        .unwrap();
+    let block = of_the_readme("[history]");
     fs::write(dir.path().join("mine.toml"), block).unwrap();
     let args = ["check", "--routes", "shipped", "--routes", "mine.toml"];
     let ran = run_with(dir.path(), &[], &args, "");
@@ -984,11 +979,7 @@ fn the_apps_of_the_readme_are_good() {
 
 #[test]
 fn the_pools_of_the_readme_are_good() {
-    let readme = include_str!("../README.md");
-    let mut blocks = readme
-        .split("```toml\n")
-        .filter_map(|text| text.split("```").next());
-    let block = blocks.find(|block| block.contains("[[pool]]")).unwrap();
+    let block = of_the_readme("[[pool]]");
     let dir = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -1002,11 +993,7 @@ fn the_pools_of_the_readme_are_good() {
 
 #[test]
 fn the_edge_of_the_readme_is_good() {
-    let readme = include_str!("../README.md");
-    let mut blocks = readme
-        .split("```toml\n")
-        .filter_map(|text| text.split("```").next());
-    let block = blocks.find(|block| block.contains("tls_cert")).unwrap();
+    let block = of_the_readme("tls_cert");
     let dir = tempfile::tempdir().unwrap();
     for name in ["a.example", "b.example"] {
         let key = rcgen::KeyPair::generate().unwrap();
