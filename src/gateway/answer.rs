@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header;
+use http::header::{self, HeaderName, HeaderValue};
 use http::response::Parts;
 use pingora::Error;
 use pingora::http::ResponseHeader;
@@ -130,7 +129,9 @@ impl Gateway {
         let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
         let body = reply.body(form, now.unix_us / 1000, took_ms);
         let mut parts = reply.head(form, body.len())?;
-        self.common_fields(ctx, &mut parts.headers)?;
+        self.common_fields(ctx, |name, value| {
+            parts.headers.insert(name, value);
+        })?;
         Ok((parts, body))
     }
 
@@ -139,10 +140,11 @@ impl Gateway {
         &self,
         ctx: &Context,
         reply: &Reply,
+        now: Moment,
         head_only: bool,
         kept: bool,
     ) -> pingora::Result<Vec<u8>> {
-        let (parts, body) = self.parts(ctx, reply, ctx.verdict)?;
+        let (parts, body) = self.parts(ctx, reply, now)?;
         let mut wire = Vec::with_capacity(1024);
         wire.extend_from_slice(b"HTTP/1.1 ");
         wire.extend_from_slice(parts.status.as_str().as_bytes());
@@ -228,11 +230,11 @@ impl Gateway {
     pub(super) fn common_fields(
         &self,
         ctx: &Context,
-        fields: &mut HeaderMap,
+        mut put: impl FnMut(HeaderName, HeaderValue),
     ) -> pingora::Result<()> {
-        fields.insert(headers::X_REQUEST_ID, ctx.id.clone());
+        put(headers::X_REQUEST_ID, ctx.id.clone());
         if let Some(hsts) = ctx.shared.hsts().filter(|_| ctx.https) {
-            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+            put(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
         let Some(nearest) = ctx.nearest else {
             return Ok(());
@@ -241,15 +243,15 @@ impl Gateway {
         match ctx.shared.settings.ratelimit_headers {
             RateLimitHeaders::Draft11 => {
                 let (policy, name) = ctx.shared.limit_fields(nearest.limit);
-                fields.insert(headers::RATELIMIT_POLICY, policy.clone());
+                put(headers::RATELIMIT_POLICY, policy.clone());
                 let value = reply::limit_field(name, nearest.left, nearest.resets_in)?;
-                fields.insert(headers::RATELIMIT, value);
+                put(headers::RATELIMIT, value);
             }
             RateLimitHeaders::XRateLimit => {
-                fields.insert(headers::X_RATELIMIT_LIMIT, limit.quota.get().into());
-                fields.insert(headers::X_RATELIMIT_REMAINING, nearest.left.into());
+                put(headers::X_RATELIMIT_LIMIT, limit.quota.get().into());
+                put(headers::X_RATELIMIT_REMAINING, nearest.left.into());
                 let reset = reply::whole_seconds(nearest.resets_in);
-                fields.insert(headers::X_RATELIMIT_RESET, reset.into());
+                put(headers::X_RATELIMIT_RESET, reset.into());
             }
             RateLimitHeaders::Off => {}
         }

@@ -195,6 +195,18 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// Whether the body of an answer is framed in a way that is known here.
+pub(super) fn is_framed_plainly(fields: &HeaderMap) -> bool {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let is_known = |coding: &HeaderValue| {
+        let coding = coding.as_bytes().trim_ascii();
+        [&b"chunked"[..], b"identity"]
+            .iter()
+            .any(|known| coding.eq_ignore_ascii_case(known))
+    };
+    codings.next().is_none_or(is_known) && codings.next().is_none()
+}
+
 /// Takes the upstream hop's own fields out of an answer. `Connection` itself is pingora's.
 pub(super) fn remove_hop_by_hop(fields: &mut HeaderMap) {
     for name in named_by_connection(fields) {
@@ -367,7 +379,7 @@ fn push_element(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 /// Whether a field is for both ends, so that no hop may drop it, whatever `Connection` says.
-fn is_end_to_end(name: &HeaderName) -> bool {
+pub(super) fn is_end_to_end(name: &HeaderName) -> bool {
     ["accept", "content-", "if-"]
         .iter()
         .any(|start| name.as_str().starts_with(start))

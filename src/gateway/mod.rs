@@ -18,9 +18,11 @@ mod leaver;
 mod live;
 mod load;
 mod payload;
+mod plain;
 pub mod reply;
 mod shared;
 mod shield;
+mod steps;
 mod strict;
 mod task;
 mod totals;
@@ -44,12 +46,11 @@ use self::body::Pace;
 pub use self::context::Context;
 use self::downstream::state::State;
 pub use self::live::Live;
-use self::reply::Reply;
 pub use self::shared::{Lasting, Shared, SharedError};
+use self::steps::{Failure, Heard};
 use self::upstream::Broken;
-use crate::limit::{Hold, Limit, Moment, Unit};
+use crate::limit::Moment;
 use crate::observe::metrics::Verb;
-use crate::observe::tokens::TokenResult;
 
 /// The adapter.
 #[derive(Debug)]
@@ -86,34 +87,18 @@ impl Gateway {
 
     /// The upstream gets the end of the request, and nothing more.
     fn all_sent(&self, session: &mut Session, ctx: &mut Context) {
-        if ctx.upstream_status.is_none() {
-            ctx.waits();
-            let now = ctx.shared.clock.since(ctx.started);
-            ctx.way.sent(now);
+        let now = ctx.shared.clock.since(ctx.started);
+        let is_unanswered = ctx.upstream_status.is_none();
+        let is_awaited = self.is_sent(ctx, now);
+        if is_unanswered {
             let (most, left) = (ctx.way.head_timeout(), ctx.way.time_left(now));
             match ctx.way.is_watched() {
                 true => watch::awaits_body(Some(most), left, None),
                 false => watch::awaits_head(most, left),
             }
         }
-        if let Some(admitted) = &mut ctx.admitted {
-            admitted.whole = true;
-            if ctx.upstream_status.is_none() && self.is_awaited(ctx) {
-                leaver::wait_without_caller(session);
-            }
-        }
-    }
-
-    /// Charges the call's address for a token that is none, or for leaving the call incomplete.
-    async fn charge_unauthorized(&self, ctx: &Context) {
-        let Some(call) = &ctx.call else { return };
-        let (admission, now) = (&ctx.shared.admission, ctx.shared.clock.now());
-        let charging = admission.charge_unauthorized(&ctx.shared.rules, call, now);
-        match Box::pin(charging).await {
-            Ok(charged) => charged
-                .into_iter()
-                .for_each(|limit| ctx.shared.counts.charge(limit, 1)),
-            Err(error) => tracing::warn!(%error, "a refusal was not charged to its address"),
+        if is_awaited {
+            leaver::wait_without_caller(session);
         }
     }
 
@@ -136,16 +121,6 @@ impl Gateway {
         }
     }
 
-    /// Whether the backend's status matters though the caller has gone: it may be a 401, or its
-    /// task may run on. Any other call has cost what it has cost, and is given up.
-    fn is_awaited(&self, ctx: &Context) -> bool {
-        let is_unknown = ctx.token.is_some_and(|token| !token.is_good());
-        // What it has made counts, whoever is there to hear of it.
-        is_unknown
-            || ctx.totals.is_there()
-            || self.has_taken(ctx, |limit| limit.unit == Unit::Tasks)
-    }
-
     /// Whether nothing comes from upstream because the caller has not sent all of the call: pingora reads
     /// there only while it has nothing to write.
     fn is_callers(&self, error: &Error, session: &Session, ctx: &Context) -> bool {
@@ -158,23 +133,6 @@ impl Gateway {
             // Who waits to be asked for its body waits for the upstream.
             && (ctx.way.has_begun || !has_expect)
             && ctx.connection.as_ref().is_some_and(|c| c.is_waited_for())
-    }
-
-    /// Whether a slot of this call is held past its response.
-    fn holds_task(&self, ctx: &Context) -> bool {
-        self.has_taken(ctx, |limit| {
-            limit.unit == Unit::Tasks && limit.hold == Hold::Task
-        })
-    }
-
-    /// Whether the call has taken something of such a limit.
-    fn has_taken(&self, ctx: &Context, such: impl Fn(&Limit) -> bool) -> bool {
-        ctx.admitted.as_ref().is_some_and(|admitted| {
-            let charges = admitted.plan.charges.iter();
-            charges
-                .filter(|charge| charge.taken.is_some())
-                .any(|charge| such(ctx.shared.rules.limit(charge.limit)))
-        })
     }
 }
 
@@ -299,11 +257,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<()> {
-        if let Some(admitted) = &mut ctx.admitted {
-            admitted.forwarded = true;
-            admitted.whole = false;
-        }
-        ctx.way.goes_out(request.version == http::Version::HTTP_2);
+        ctx.goes_out(request.version == http::Version::HTTP_2);
         if ctx.way.is_stream {
             watch::lets_go();
         }
@@ -415,6 +369,10 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return ctx.way.interim();
         }
+        if !headers::is_framed_plainly(&response.headers) {
+            let why = "a transfer coding that is not known here";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         leaver::end_with_caller(session);
         let now = ctx.shared.clock.since(ctx.started);
         let is_kept = !session.as_ref().retry_buffer_truncated();
@@ -442,30 +400,16 @@ impl ProxyHttp for Gateway {
             return self.pace(session, ctx, 0);
         }
         let status = response.status.as_u16();
-        ctx.upstream_status = Some(status);
-        ctx.waits_no_more();
         let now = ctx.shared.clock.since(ctx.started);
-        ctx.way.place_answered(status, now);
         Self::watch_body(session, ctx, now);
-        if let Some(token) = ctx.token {
-            let now = ctx.shared.clock.since(ctx.started);
-            let bad = ctx.shared.settings.bad_token_memory;
-            ctx.shared.tokens.answered(token, status, bad, now);
-            if status == 401 {
-                let tokens = &ctx.shared.metrics.tokens;
-                tokens.count(TokenResult::RefusedUpstream);
-            }
-        }
-        if status == 401 {
-            self.charge_unauthorized(ctx).await;
-            // Nothing waits for the rest of its body, or for its caller to read.
-            ctx.settle(None, ctx.shared.clock.now());
-        }
-        ctx.let_go();
-        ctx.totals.begin(response);
-        if self.holds_task(ctx) {
-            ctx.answer = Some(Vec::new());
-        }
+        let is =
+            |name, is: fn(&http::HeaderValue) -> bool| response.headers.get(name).is_some_and(is);
+        let heard = Heard {
+            status,
+            is_coded: is(header::CONTENT_ENCODING, |coding| coding != "identity"),
+            is_empty: is(header::CONTENT_LENGTH, |length| length == "0"),
+        };
+        self.hears(ctx, heard, now).await;
         let mut taken = headers::response_taken_apart(response);
         let fields = &mut taken.0.headers;
         headers::remove_hop_by_hop(fields);
@@ -479,7 +423,9 @@ impl ProxyHttp for Gateway {
             }
         }
         fields.reserve(4);
-        self.common_fields(ctx, fields)?;
+        self.common_fields(ctx, |name, value| {
+            fields.insert(name, value);
+        })?;
         headers::put_together(response, taken)
     }
 
@@ -490,18 +436,13 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
-        ctx.totals.note(body.as_ref(), end_of_stream);
         match end_of_stream {
             true => watch::ends(),
             false => watch::step(),
         }
-        if let (Some(answer), Some(chunk)) = (&mut ctx.answer, body) {
-            let room = task::MAX_ANSWER.saturating_sub(answer.len());
-            answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        }
-        if ctx.way.has_limit() && ctx.way.is_over(ctx.shared.clock.since(ctx.started)) {
-            return Err(upstream::out_of_time());
-        }
+        let piece = body.as_deref().unwrap_or_default();
+        self.hears_more(ctx, piece, end_of_stream);
+        ctx.has_time()?;
         Ok(None)
     }
 
@@ -512,14 +453,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        // Of an earlier attempt the units may have bought something.
-        if let Some(admitted) = &mut ctx.admitted
-            && !ctx.way.was_sent()
-        {
-            admitted.forwarded = false;
-        }
-        let now = ctx.shared.clock.since(ctx.started);
-        error.set_retry(ctx.way.not_connected(now));
+        error.set_retry(self.not_connected(ctx));
         error
     }
 
@@ -532,7 +466,6 @@ impl ProxyHttp for Gateway {
         is_reused: bool,
     ) -> Box<Error> {
         watch::lets_go();
-        let now = ctx.shared.clock.since(ctx.started);
         if watch::is_late() {
             // Broken because of that.
             error = upstream::out_of_time();
@@ -546,13 +479,7 @@ impl ProxyHttp for Gateway {
             is_answered: ctx.upstream_status.is_some(),
             is_reused,
         };
-        error.set_retry(ctx.way.broke(&error, broken, now));
-        // What no upstream has begun has bought nothing.
-        if let Some(admitted) = &mut ctx.admitted
-            && !ctx.way.was_sent()
-        {
-            admitted.forwarded = false;
-        }
+        error.set_retry(self.broke(ctx, &error, broken));
         error
     }
 
@@ -563,48 +490,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
         watch::ends();
-        let timed_out = matches!(
-            error.etype(),
-            ErrorType::ConnectTimedout
-                | ErrorType::ReadTimedout
-                | ErrorType::WriteTimedout
-                | ErrorType::TLSHandshakeTimedout
-        );
-        let reply = match error.esource() {
-            ErrorSource::Upstream if timed_out => Reply::gateway_timeout(),
-            ErrorSource::Upstream if ctx.admitted.as_ref().is_some_and(|a| a.forwarded) => {
-                Reply::broken_off()
-            }
-            ErrorSource::Upstream => Reply::bad_gateway(),
-            _ if ctx.payload.is_cut_off() => ctx.payload.reply(),
-            ErrorSource::Downstream if body::is_too_large(error) => Reply::file_too_large(),
-            ErrorSource::Downstream if timed_out => Reply::body_timeout(),
-            ErrorSource::Downstream => Reply::bad_request(),
-            ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
-                ErrorType::HTTPStatus(400..=499) => Reply::bad_request(),
-                _ => Reply::internal(),
-            },
-        };
-        ctx.failed(error);
-        ctx.waits_no_more();
-        ctx.way
-            .place_failed(error, ctx.shared.clock.since(ctx.started));
-        if *error.esource() == ErrorSource::Upstream {
-            ctx.let_go();
-            ctx.shared.metrics.upstream_error();
-        }
-        let gone = *error.esource() == ErrorSource::Downstream
-            && matches!(
-                error.etype(),
-                ErrorType::WriteError
-                    | ErrorType::ReadError
-                    | ErrorType::ConnectionClosed
-                    | ErrorType::H2Error
-            );
+        let Failure { reply, is_gone } = self.failure(ctx, error);
         let started = session
             .response_written()
             .is_some_and(|response| !response.status.is_informational());
-        if gone || started {
+        if is_gone || started {
             return FailToProxy {
                 error_code: 0,
                 can_reuse_downstream: false,
@@ -623,21 +513,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
-        let task = ctx.answer.take().and_then(|answer| {
-            // Half an answer names no task, and one may run all the same.
-            task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
-        });
-        if let (Some(error), None) = (error, ctx.cause) {
-            ctx.failed(error);
-        }
-        // Who sends without a good token what is refused keeps the backend busy all the same.
-        let is_refused = ctx.payload.is_cut_off() && ctx.token.is_none_or(|t| !t.is_good());
-        if (ctx.is_incomplete() && !ctx.is_upstream_late(error)) || is_refused {
-            self.charge_unauthorized(ctx).await;
-        }
         let status = session.response_written();
         let status = status.map_or(0, |response| response.status.as_u16());
-        ctx.note_end(status, task.as_deref());
+        self.is_over(ctx, error, status).await;
     }
 
     fn suppress_proxy_warn_log(

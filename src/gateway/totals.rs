@@ -1,12 +1,12 @@
 //! The part of a call in its app's totals: asked with its rates, settled by its answer, whose body
 //! is kept up to a bound while it goes by.
 
-use bytes::Bytes;
 use http::header;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 
 use super::context::Context;
 use super::reply::Reply;
+use super::steps::Heard;
 use super::{Gateway, Shared, body};
 use crate::admission::totals::{self, Asked, Full, Told};
 use crate::admission::{Call, Reject};
@@ -45,23 +45,21 @@ impl Followed {
     }
 
     /// The answer begins.
-    pub(super) fn begin(&mut self, response: &ResponseHeader) {
-        let coding = response.headers.get(header::CONTENT_ENCODING);
-        self.unreadable = coding.is_some_and(|coding| coding != "identity");
+    pub(super) fn begin(&mut self, heard: Heard) {
+        self.unreadable = heard.is_coded;
         self.answer.clear();
         // Of an answer without a body nothing comes by.
-        let length = response.headers.get(header::CONTENT_LENGTH);
-        self.whole = response.status.as_u16() == 204 || length.is_some_and(|length| length == "0");
+        self.whole = heard.status == 204 || heard.is_empty;
     }
 
     /// More of the answer.
-    pub(super) fn note(&mut self, chunk: Option<&Bytes>, is_end: bool) {
+    pub(super) fn note(&mut self, piece: &[u8], is_end: bool) {
         if !self.is_there() {
             return;
         }
-        if let Some(chunk) = chunk.filter(|_| !self.unreadable) {
-            match self.answer.len() + chunk.len() <= MAX_ANSWER {
-                true => self.answer.extend_from_slice(chunk),
+        if !self.unreadable {
+            match self.answer.len() + piece.len() <= MAX_ANSWER {
+                true => self.answer.extend_from_slice(piece),
                 false => {
                     self.unreadable = true;
                     self.answer = Vec::new();

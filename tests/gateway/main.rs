@@ -26,6 +26,7 @@ mod life;
 mod limits;
 mod load;
 mod overload;
+mod passing;
 mod patience;
 mod payload;
 mod plans;

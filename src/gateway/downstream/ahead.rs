@@ -1,9 +1,14 @@
-//! A caller that was refused and goes on is answered without pingora, for as long as it is
-//! refused: most of what a flood of refused calls costs is pingora's. The verdict is the same,
-//! by the same steps; a call that is admitted after all is handed to pingora with it.
+//! Calls that are answered without pingora's proxy, by the same steps: those that are refused, and
+//! those that can be [carried plainly](super::super::plain). Any other is handed to pingora, with
+//! its verdict if it has one.
 //!
-//! Only requests that can be read in one way are looked at here: one that is whole, of HTTP/1.1,
-//! with a plain length or without a body. Any other is pingora's to read.
+//! Only requests that can be read in one way are looked at here: one that is whole at once, of
+//! HTTP/1.1, with a plain length or without a body. Any other is pingora's to read.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::{Context as Task, Poll};
 
 use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
@@ -18,15 +23,17 @@ use super::worker::Door;
 use crate::gateway::context::Context;
 use crate::gateway::judge::Stop;
 use crate::gateway::kind;
+use crate::gateway::plain::{Alarm, Carried, Carrier};
 
 /// The largest request that is looked at, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
 /// The most fields.
 const MAX_FIELDS: usize = 64;
+/// How long a body is waited for here, µs.
+const SOON_US: u64 = 20_000;
 
 impl Door {
-    /// Goes on with a connection whose last request was refused. `None`: it is over. Otherwise,
-    /// pingora reads what comes next.
+    /// Goes on with a connection. `None`: it is over. Otherwise, pingora reads what comes next.
     pub(super) async fn answer_ahead(&self, stream: Stream) -> Option<Stream> {
         let mut connection = match stream.into_any().downcast::<Connection>() {
             Ok(connection) => connection,
@@ -39,6 +46,7 @@ impl Door {
         let state = connection.state();
         let mut shutdown = self.shutdown.clone();
         let mut bytes = BytesMut::new();
+        let mut alarm = Alarm::new(self.live.look().clock.now());
         loop {
             bytes.clear();
             bytes.reserve(4096);
@@ -51,10 +59,22 @@ impl Door {
             if !came.is_ok_and(|n| n > 0) {
                 return None;
             }
-            let Some(request) = Whole::read(&bytes) else {
+            let Some(mut request) = Plain::read(&bytes) else {
                 connection.unread(bytes.freeze());
                 return Some(connection);
             };
+            if request.length() > bytes.len() {
+                // Its body may be on its way; pingora has all the patience that it needs.
+                let due_us = self.live.look().clock.now().mono_us + SOON_US;
+                let filled = fill(&mut connection, &mut bytes, request.length(), |cx| {
+                    alarm.poll(cx, due_us)
+                });
+                filled.await.ok()?;
+            }
+            if request.length() != bytes.len() {
+                connection.unread(bytes.freeze());
+                return Some(connection);
+            }
             state.busy();
             let mut ctx = Box::new(Context::new(self.live.now()));
             let verdict = {
@@ -66,19 +86,48 @@ impl Door {
             };
             ctx.verdict = ctx.shared.clock.since(ctx.started);
             ctx.shared.metrics.own(ctx.own_us());
+            let most = ctx.shared.settings.max_requests_per_connection;
+            let is_kept = !state.has_had(most) && !ctx.shared.is_draining();
             let Some(Stop { reply, is_last }) = verdict else {
-                let bytes = bytes.freeze();
-                state.admit(ctx, bytes.clone(), request.head);
-                connection.unread(bytes);
-                return Some(connection);
+                let carried = match ctx.way.is_plain(ctx.call.as_ref()) {
+                    false => Carried::Again,
+                    true => {
+                        let mut carrier = Carrier {
+                            gateway: &self.gateway,
+                            idle: &self.idle,
+                            alarm: &mut alarm,
+                            caller: &mut *connection,
+                        };
+                        let body = bytes.get(request.head..).unwrap_or_default();
+                        carrier
+                            .carry(&mut request.header, body, &mut ctx, is_kept)
+                            .await
+                    }
+                };
+                match carried {
+                    Carried::Over { is_kept } => {
+                        state.reads(Some(bytes.len() as u64));
+                        drop(ctx);
+                        if is_kept {
+                            continue;
+                        }
+                        Shutdown::shutdown(&mut *connection).await;
+                        return None;
+                    }
+                    Carried::Again => {
+                        let bytes = bytes.freeze();
+                        state.admit(ctx, bytes.clone(), request.head);
+                        connection.unread(bytes);
+                        return Some(connection);
+                    }
+                }
             };
             state.reads(Some(bytes.len() as u64));
-            let most = ctx.shared.settings.max_requests_per_connection;
-            let kept = !is_last && !state.has_had(most) && !ctx.shared.is_draining();
+            let kept = is_kept && !is_last;
             let head_only = request.header.method == Method::HEAD;
             let wire = self
                 .gateway
-                .on_the_wire(&ctx, &reply, head_only, kept)
+                .on_the_wire(&ctx, &reply, ctx.verdict, head_only, kept)
                 .ok()?;
             let sent = match connection.write_all(&wire).await {
                 Ok(()) => connection.flush().await,
@@ -95,19 +144,43 @@ impl Door {
     }
 }
 
-/// A request that is here as a whole, and nothing after it.
-struct Whole {
-    header: RequestHeader,
-    /// Bytes of its head; the rest is its body.
-    head: usize,
+/// Reads until there is so much, or until it is late.
+async fn fill(
+    connection: &mut Connection,
+    bytes: &mut BytesMut,
+    length: usize,
+    mut late: impl FnMut(&mut Task<'_>) -> Poll<()>,
+) -> io::Result<()> {
+    while bytes.len() < length {
+        bytes.reserve(length - bytes.len());
+        let mut reading = pin!(connection.read_buf(bytes));
+        let came = poll_fn(|cx| match reading.as_mut().poll(cx) {
+            Poll::Pending => late(cx).map(|()| Ok(0)),
+            came => came,
+        });
+        if came.await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
-impl Whole {
+/// A request whose head is here, with its body or the beginning of it, and nothing after it.
+struct Plain {
+    header: RequestHeader,
+    /// Bytes of its head.
+    head: usize,
+    /// Bytes of its body.
+    body: usize,
+}
+
+impl Plain {
+    fn length(&self) -> usize {
+        self.head + self.body
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() > MAX_REQUEST {
-            return None;
-        }
-        let head = bytes.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+        let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         match request.parse(bytes) {
@@ -138,16 +211,19 @@ impl Whole {
             let value = HeaderValue::from_bytes(field.value).ok()?;
             parts.headers.append(name, value);
         }
-        is_plain(&parts.headers, bytes.len() - head).then(|| Self {
+        let body = plain_length(&parts.headers)?;
+        let length = head.checked_add(body)?;
+        (bytes.len() <= length && length <= MAX_REQUEST).then(|| Self {
             header: RequestHeader::from(parts),
             head,
+            body,
         })
     }
 }
 
-/// Whether these fields frame a body of this length, ask for nothing else of the connection, and
-/// name one host.
-fn is_plain(fields: &HeaderMap, length: usize) -> bool {
+/// The length of the body that these fields frame, if they ask for nothing else of the connection,
+/// and name one host.
+fn plain_length(fields: &HeaderMap) -> Option<usize> {
     const OTHERS: [HeaderName; 6] = [
         header::TRANSFER_ENCODING,
         header::CONTENT_ENCODING,
@@ -170,32 +246,37 @@ fn is_plain(fields: &HeaderMap, length: usize) -> bool {
     };
     let announced = match one(header::CONTENT_LENGTH) {
         Some(None) => Some(0),
-        Some(Some(value)) => std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()),
-        None => None,
+        Some(Some(value)) if value.iter().all(u8::is_ascii_digit) => {
+            std::str::from_utf8(value).ok().and_then(|v| v.parse().ok())
+        }
+        Some(Some(_)) | None => None,
     };
-    is_kept
-        && announced == Some(length)
+    let is_plain = is_kept
         && matches!(one(header::HOST), Some(Some(_)))
         && !OTHERS.iter().any(|name| fields.contains_key(name))
         && !kind::has_other_characters(fields)
-        && !kind::is_form(fields)
+        && !kind::is_form(fields);
+    announced.filter(|_| is_plain)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Whole;
+    use super::Plain;
 
     const PLAIN: &str = "GET /o/a/users?x=1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n";
 
     #[test]
     fn a_plain_request_is_read() {
-        let read = Whole::read(PLAIN.as_bytes()).unwrap();
+        let read = Plain::read(PLAIN.as_bytes()).unwrap();
         assert_eq!(read.head, PLAIN.len());
         assert_eq!(read.header.raw_path(), b"/o/a/users?x=1");
         assert_eq!(read.header.headers.len(), 2);
         let with_body = "POST /a HTTP/1.1\r\nhost: h\r\nContent-Length: 2\r\n\r\n{}";
-        let read = Whole::read(with_body.as_bytes()).unwrap();
+        let read = Plain::read(with_body.as_bytes()).unwrap();
         assert_eq!(&with_body[read.head..], "{}");
+        assert_eq!(read.length(), with_body.len());
+        let begun = Plain::read(&with_body.as_bytes()[..with_body.len() - 1]);
+        assert_eq!(begun.unwrap().length(), with_body.len());
     }
 
     #[test]
@@ -216,7 +297,11 @@ mod tests {
             plain("Host: h", "Host: h\r\nConnection: close"),
             plain("Host: h", "Host: h\r\nConnection: keep-alive, x"),
             plain("Host: h", "Host: h\r\nTransfer-Encoding: chunked"),
-            plain("Host: h", "Host: h\r\nContent-Length: 1"),
+            plain("Host: h", "Host: h\r\nContent-Length: +0"),
+            plain("Host: h", "Host: h\r\nContent-Length: "),
+            plain("Host: h", "Host: h\r\nContent-Length: 18446744073709551615"),
+            plain("Host: h", "Host: h\r\nContent-Length: 20000"),
+            plain("Host: h", "Host: h\r\nContent-Length: 1") + "xy",
             plain(
                 "Host: h",
                 "Host: h\r\nContent-Length: 0\r\nContent-Length: 0",
@@ -232,8 +317,8 @@ mod tests {
             plain("Host: h", "Host: h\r\nx: \u{0}"),
             String::new(),
         ] {
-            assert!(Whole::read(text.as_bytes()).is_none(), "{text:?}");
+            assert!(Plain::read(text.as_bytes()).is_none(), "{text:?}");
         }
-        assert!(Whole::read(plain("x=1", &"x".repeat(20_000)).as_bytes()).is_none());
+        assert!(Plain::read(plain("x=1", &"x".repeat(20_000)).as_bytes()).is_none());
     }
 }

@@ -28,6 +28,7 @@ use super::frames::Frames;
 use super::refusal;
 use super::state::{Phase, State};
 use crate::gateway::Live;
+use crate::gateway::plain::Caller;
 use crate::gateway::reply::Reply;
 use crate::gateway::unseen::Unseen;
 use crate::observe::metrics::Turned;
@@ -153,6 +154,12 @@ impl Connection {
             false => [&bytes[..], &self.ahead[..]].concat().into(),
         });
         self.state.idle();
+    }
+
+    /// What has come behind a request that is not over is read after it.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.received -= bytes.len() as u64;
+        self.ahead = Unseen([&self.ahead[..], bytes].concat().into());
     }
 
     /// Nothing has come: for how long may that go on?
@@ -330,6 +337,24 @@ impl AsyncRead for Connection {
             }
         }
         polled
+    }
+}
+
+impl Caller for Connection {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ahead.is_empty() {
+            // Of who has sent more it is seen when that is read.
+            return Poll::Pending;
+        }
+        let mut some = [0; 512];
+        let mut some = ReadBuf::new(&mut some);
+        match ready!(Pin::new(&mut *self).poll_read(cx, &mut some)) {
+            Ok(()) if !some.filled().is_empty() => {
+                self.keep(some.filled());
+                Poll::Pending
+            }
+            Ok(()) | Err(_) => Poll::Ready(()),
+        }
     }
 }
 

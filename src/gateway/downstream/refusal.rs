@@ -44,7 +44,7 @@ pub(super) fn of(
         false => gateway.shield(&shared, &mut ctx),
     };
     let reply = shielded.as_ref().unwrap_or(reply);
-    let wire = gateway.on_the_wire(&ctx, reply, false, false);
+    let wire = gateway.on_the_wire(&ctx, reply, ctx.verdict, false, false);
     ctx.note_end(reply.status, None);
     // An answer without a status there is not.
     wire.unwrap_or_default().into()
@@ -53,7 +53,7 @@ pub(super) fn of(
 /// The same for a call that has been counted and logged.
 pub(super) fn of_noted(live: &Live, state: &State, reply: &Reply) -> Bytes {
     let ctx = Context::refused(live.now(), state.peer.ip(), state.tls, "");
-    let wire = Gateway::new(live.clone()).on_the_wire(&ctx, reply, false, false);
+    let wire = Gateway::new(live.clone()).on_the_wire(&ctx, reply, ctx.verdict, false, false);
     wire.unwrap_or_default().into()
 }
 

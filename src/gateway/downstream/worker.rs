@@ -28,6 +28,7 @@ use super::state::State;
 use super::wire::Wire;
 use crate::gateway::cut::Server;
 use crate::gateway::drain::{Stage, Unheard};
+use crate::gateway::plain::Idle;
 use crate::gateway::reply::Reply;
 use crate::gateway::{Gateway, Live, headers, watch};
 use crate::identity::address::prefix;
@@ -83,6 +84,8 @@ impl Worker {
 impl BackgroundService for Worker {
     async fn start(&self, shutdown: ShutdownWatch) {
         let proxy = self.proxy();
+        let idle = Arc::new(Idle::default());
+        let sweeping = tokio::spawn(idle.clone().sweep());
         let listening = std::mem::take(&mut *self.listening.lock());
         let mut accepting = Vec::new();
         for Listening { socket, how } in listening {
@@ -96,6 +99,7 @@ impl BackgroundService for Worker {
             let door = Door {
                 live: self.live.clone(),
                 gateway: Gateway::new(self.live.clone()),
+                idle: idle.clone(),
                 proxy: proxy.clone(),
                 how,
                 shutdown: shutdown.clone(),
@@ -114,6 +118,7 @@ impl BackgroundService for Worker {
         tokio::time::sleep(NOTICE).await;
         // Connections that are idle now are closed.
         proxy.http_cleanup().await;
+        sweeping.abort();
         lasting.drain.worker_closed();
     }
 }
@@ -123,6 +128,8 @@ pub(super) struct Door {
     pub(super) live: Live,
     /// The same adapter as pingora's.
     pub(super) gateway: Gateway,
+    /// Its connections to upstreams.
+    pub(super) idle: Arc<Idle>,
     proxy: Arc<Proxy>,
     how: Listen,
     pub(super) shutdown: ShutdownWatch,
@@ -292,11 +299,18 @@ impl Door {
     }
 
     async fn serve_http1(&self, stream: Stream, state: &State) {
+        let mut timer = None;
+        let server = Server::new(&self.live.look().serving);
+        let mut stream = stream;
+        if self.live.look().upstreams.has_plain() {
+            match server.serve(self.answer_ahead(stream)).await.flatten() {
+                Some(back) => stream = back,
+                None => return,
+            }
+        }
         let mut session = ServerSession::new_http1(stream);
         // No limit of pingora's: an idle connection and a slow head have ours.
         session.set_keepalive((!*self.shutdown.borrow()).then_some(0));
-        let mut timer = None;
-        let server = Server::new(&self.live.look().serving);
         loop {
             state.idle();
             let next = self.proxy.process_new_http(session, &self.shutdown);
@@ -306,8 +320,8 @@ impl Door {
             let Some((mut stream, kept)) = next.map(|next| next.consume()) else {
                 return;
             };
-            if state.take_refused() {
-                match self.answer_ahead(stream).await {
+            if state.take_refused() || self.live.look().upstreams.has_plain() {
+                match server.serve(self.answer_ahead(stream)).await.flatten() {
                     Some(back) => stream = back,
                     None => return,
                 }

@@ -23,7 +23,7 @@ use pingora::protocols::tls::CaType;
 
 use self::pool::Pool;
 use self::users::Users;
-pub(super) use self::way::{Broken, NOWHERE, Way};
+pub(super) use self::way::{Broken, Hop, NOWHERE, Way};
 use crate::admission::Call;
 use crate::clock::Clock;
 use crate::observe::upstreams::UpstreamMetrics;
@@ -215,6 +215,11 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// Whether calls of any pool go the plain way.
+    pub(super) fn has_plain(&self) -> bool {
+        self.pools.iter().any(|pool| pool.is_plain)
     }
 
     /// The pool of a call.

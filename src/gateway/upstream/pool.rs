@@ -25,6 +25,8 @@ const SPAN_US: u64 = 10_000_000;
 pub(super) struct Pool {
     pub(super) name: Arc<str>,
     pub(super) balance: Balance,
+    /// Whether all its addresses speak HTTP/1.1 in the clear.
+    pub(super) is_plain: bool,
     pub(super) times: Times,
     pub(super) check: Check,
     pub(super) checking: Checking,
@@ -81,6 +83,7 @@ impl Pool {
         let pool = Self {
             name: name.clone(),
             balance: settings.balance,
+            is_plain: settings.upstreams.iter().all(|u| !u.tls && !u.http2),
             times: settings.times,
             check: settings.check.clone(),
             checking: Checking::new(&settings.check, tending),

@@ -33,6 +33,16 @@ const FRESH: u64 = 0x8000_0000_0000_0000;
 /// Interim answers to one attempt; an upstream could go on with them for ever.
 const MAX_INTERIM: u32 = 32;
 
+/// One attempt: where it goes, and how long each of its waits may take.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct Hop {
+    pub(in crate::gateway) addr: SocketAddr,
+    pub(in crate::gateway) connect: Duration,
+    /// From all of the call to the head of its answer, if the call has that long.
+    pub(in crate::gateway) head: Duration,
+    pub(in crate::gateway) write: Duration,
+}
+
 /// What is known of a call's way.
 #[derive(Debug)]
 pub(in crate::gateway) struct Way {
@@ -223,8 +233,8 @@ impl Way {
         self.ends_us.is_some_and(|ends| now.mono_us >= ends)
     }
 
-    /// The next attempt. The first one looks for the pool. `pause`: how long the rest of the call's
-    /// body may keep the upstream waiting, if there is a rest.
+    /// The next attempt. `pause`: how long the rest of the call's body may keep the upstream
+    /// waiting, if there is a rest.
     pub(in crate::gateway) fn begin(
         &mut self,
         call: Option<&Call>,
@@ -232,6 +242,63 @@ impl Way {
         pause: Option<Duration>,
         now: Moment,
     ) -> pingora::Result<Box<HttpPeer>> {
+        let Hop {
+            connect,
+            head,
+            write,
+            ..
+        } = self.next(call, started, now)?;
+        let endpoint = self.at.as_ref().ok_or_else(nowhere)?;
+        let mut peer = endpoint.peer();
+        peer.options.connection_timeout = Some(connect);
+        peer.options.total_connection_timeout = Some(connect);
+        // Of a stream, pingora's would begin with the body, however long that takes to come.
+        self.is_watched = endpoint.http2 && pause.is_some();
+        // Of a connection, it begins with each piece of the body.
+        let pause = pause.unwrap_or_default();
+        self.is_patient = pause > head;
+        let read = head.max(pause).min(self.left(now));
+        peer.options.read_timeout = (!self.is_watched).then_some(read);
+        peer.options.write_timeout = Some(write);
+        if self.stale >= MAX_STALE {
+            // In no pool, and not kept either.
+            peer.group_key ^= FRESH;
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
+        Ok(Box::new(peer))
+    }
+
+    /// The first attempt of a call whose pool [is plain](Self::is_plain).
+    pub(in crate::gateway) fn begin_plain(
+        &mut self,
+        call: Option<&Call>,
+        started: Moment,
+        now: Moment,
+    ) -> pingora::Result<Hop> {
+        self.next(call, started, now)
+    }
+
+    /// Whether all addresses of a call's pool speak HTTP/1.1 in the clear.
+    pub(in crate::gateway) fn is_plain(&self, call: Option<&Call>) -> bool {
+        let index = self.upstreams.pool_of(call);
+        let pool = self.upstreams.pools.get(index);
+        pool.is_some_and(|pool| pool.is_plain)
+    }
+
+    /// When a wait of this length is over, or the call as a whole, monotonic microseconds.
+    pub(in crate::gateway) fn due_us(&self, now: Moment, most: Duration) -> u64 {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        let due = now.mono_us.saturating_add(most);
+        self.ends_us.map_or(due, |ends| ends.min(due))
+    }
+
+    /// The longest wait for the next piece of an answer.
+    pub(in crate::gateway) fn between(&self) -> Duration {
+        self.pool().map_or(Duration::ZERO, |pool| pool.times.read)
+    }
+
+    /// Where the next attempt goes. The first one looks for the pool.
+    fn next(&mut self, call: Option<&Call>, started: Moment, now: Moment) -> pingora::Result<Hop> {
         self.leave();
         // One that found no connection goes nowhere twice.
         let again = std::mem::take(&mut self.repeat);
@@ -266,32 +333,22 @@ impl Way {
         let left = *self.connect_left.get_or_insert(pool.times.connect);
         let is_last = self.attempts >= set.endpoints.len().min(MAX_ATTEMPTS);
         let patience = if is_last { left } else { left / 2 };
-        // An attempt that got out has not used its time up by connecting.
-        let patience = patience.min(self.left(now));
+        let of_call = self.left(now);
         self.connecting = now;
         self.asked_us = now.mono_us;
         self.interims = 0;
         self.sent_us = None;
-        let mut peer = endpoint.peer();
-        peer.options.connection_timeout = Some(patience);
-        peer.options.total_connection_timeout = Some(patience);
-        // Of a stream, pingora's would begin with the body, however long that takes to come.
-        self.is_watched = endpoint.http2 && pause.is_some();
-        // Of a connection, it begins with each piece of the body.
-        let head = pool.times.head();
-        let pause = pause.unwrap_or_default();
-        self.is_patient = pause > head;
-        peer.options.read_timeout = (!self.is_watched).then(|| head.max(pause).min(self.left(now)));
-        peer.options.write_timeout = Some(pool.times.write.min(self.left(now)));
-        if self.stale >= MAX_STALE {
-            // In no pool, and not kept either.
-            peer.group_key ^= FRESH;
-            peer.options.idle_timeout = Some(Duration::ZERO);
-        }
+        let hop = Hop {
+            addr: endpoint.addr,
+            // An attempt that got out has not used its time up by connecting.
+            connect: patience.min(of_call),
+            head: pool.times.head(),
+            write: pool.times.write.min(of_call),
+        };
         endpoint.standing.enter();
         self.tried.push(endpoint.addr);
         self.at = Some(endpoint.clone());
-        Ok(Box::new(peer))
+        Ok(hop)
     }
 
     /// No connection: nothing has been sent, so that another address may be tried, whatever the

@@ -125,7 +125,8 @@ impl Way {
         if let Some(endpoint) = &self.at
             && !is_callers
             && !is_stale
-            && (!self.is_over(now) || (is_late && how.is_whole && self.has_waited_long(now)))
+            && (!self.is_over(now)
+                || (is_late && how.is_whole && !how.is_answered && self.has_waited_long(now)))
         {
             let why = if is_late {
                 Failure::Timeout

@@ -1,0 +1,521 @@
+//! Plain calls, carried upstream and back without pingora's proxy, at half its price: HTTP/1.1 on
+//! both sides, in the clear to the upstream, the request here as a whole. The steps are the same
+//! ([`steps`](super::steps)); what fails before an answer and may be tried again is pingora's.
+
+mod alarm;
+mod framing;
+mod head;
+mod idle;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use http::{Method, header};
+use pingora::http::RequestHeader;
+use pingora::{Error, ErrorType};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+pub(super) use self::alarm::Alarm;
+use self::framing::{Framing, Piece};
+use self::head::{Head, Own};
+pub(super) use self::idle::Idle;
+use super::context::Context;
+use super::steps::{Failure, Heard};
+use super::upstream::Hop;
+use super::{Gateway, headers};
+use crate::limit::Moment;
+
+/// Room for what an upstream says, in bytes: at first, and where it has more.
+const LITTLE: usize = 4 * 1024;
+const MUCH: usize = 64 * 1024;
+/// Pieces up to this leave together.
+const TOGETHER: usize = 16 * 1024;
+/// What is read of an answer that nobody hears and that says what was made, in bytes.
+const MAX_UNHEARD: usize = 1024 * 1024;
+
+/// Who called.
+pub(super) trait Caller: AsyncWrite + Unpin {
+    /// Until the caller has gone. What else comes is kept for later.
+    fn poll_left(&mut self, cx: &mut Task<'_>) -> Poll<()>;
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It has its answer. Whether its connection has room for another.
+    Over {
+        /// Whether it has.
+        is_kept: bool,
+    },
+    /// It may be tried again, by pingora.
+    Again,
+}
+
+/// What carries the calls of one connection.
+pub(super) struct Carrier<'a, C> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) idle: &'a Idle,
+    pub(super) alarm: &'a mut Alarm,
+    pub(super) caller: &'a mut C,
+}
+
+impl<C: Caller> Carrier<'_, C> {
+    /// Carries an admitted call, to its end. `is_kept`: whether its connection may be kept.
+    pub(super) async fn carry(
+        &mut self,
+        request: &mut RequestHeader,
+        body: &[u8],
+        ctx: &mut Context,
+        is_kept: bool,
+    ) -> Carried {
+        let gateway = self.gateway;
+        let method = request.method.clone();
+        let mut call = Call {
+            carrier: self,
+            ctx,
+            method: &method,
+            is_kept,
+            status: 0,
+            is_gone: false,
+            is_again: false,
+        };
+        let ended = call.run(request, body).await;
+        let Call {
+            carrier: Carrier { caller, .. },
+            ctx,
+            mut status,
+            is_gone,
+            is_again,
+            ..
+        } = call;
+        let Err(error) = ended else {
+            gateway.is_over(ctx, None, status).await;
+            let is_kept = is_kept && !is_gone;
+            return Carried::Over { is_kept };
+        };
+        if is_again {
+            return Carried::Again;
+        }
+        let Failure { reply, is_gone } = gateway.failure(ctx, &error);
+        if !is_gone && status == 0 {
+            let now = ctx.shared.clock.since(ctx.started);
+            let head_only = method == Method::HEAD;
+            let wire = gateway.on_the_wire(ctx, &reply, now, head_only, false);
+            if let Ok(wire) = wire
+                && caller.write_all(&wire).await.is_ok()
+                && caller.flush().await.is_ok()
+            {
+                status = reply.status;
+            }
+        }
+        gateway.is_over(ctx, Some(&error), status).await;
+        Carried::Over { is_kept: false }
+    }
+}
+
+/// One call.
+struct Call<'a, 'c, C> {
+    carrier: &'a mut Carrier<'c, C>,
+    ctx: &'a mut Context,
+    method: &'a Method,
+    is_kept: bool,
+    /// Of the answer, once the caller has had any of it.
+    status: u16,
+    /// Whether the caller has gone.
+    is_gone: bool,
+    /// Whether the call may be tried again.
+    is_again: bool,
+}
+
+/// What has come of a wait.
+enum Came {
+    Bytes(usize),
+    Failed(io::Error),
+    /// The caller has gone.
+    Gone,
+    Late,
+}
+
+impl<C: Caller> Call<'_, '_, C> {
+    fn now(&self) -> Moment {
+        self.ctx.shared.clock.since(self.ctx.started)
+    }
+
+    async fn run(&mut self, request: &mut RequestHeader, body: &[u8]) -> pingora::Result<()> {
+        let ctx = &mut *self.ctx;
+        let hop = ctx
+            .way
+            .begin_plain(ctx.call.as_ref(), ctx.started, ctx.verdict)?;
+        let (tcp, is_reused) = match self.carrier.idle.take(hop.addr) {
+            Some(tcp) => (tcp, true),
+            None => (self.connect(hop).await?, false),
+        };
+        let wire = self.request(request, body)?;
+        self.ctx.goes_out(false);
+        let ended = self.exchange(tcp, hop, &wire).await;
+        if let Err(error) = &ended {
+            let broken = self.ctx.broken(self.method, is_reused);
+            self.is_again = self.carrier.gateway.broke(self.ctx, error, broken);
+        }
+        ended
+    }
+
+    async fn connect(&mut self, hop: Hop) -> pingora::Result<TcpStream> {
+        let connecting = timeout(hop.connect, connect(hop.addr)).await;
+        let late = || Error::explain(ErrorType::ConnectTimedout, "the time to connect is over");
+        let connected = connecting.unwrap_or_else(|_| Err(late()));
+        match connected {
+            Ok(tcp) => {
+                let now = self.now();
+                self.ctx.way.connected(now);
+                Ok(tcp)
+            }
+            Err(error) => {
+                self.is_again = self.carrier.gateway.not_connected(self.ctx);
+                Err(error.into_up())
+            }
+        }
+    }
+
+    /// The request as it goes upstream.
+    fn request(&mut self, request: &mut RequestHeader, body: &[u8]) -> pingora::Result<Vec<u8>> {
+        let ctx = &mut *self.ctx;
+        let raw = request.raw_path();
+        let target = match ctx.rewrite {
+            false => raw.to_vec(),
+            true => {
+                let query = raw.iter().position(|b| *b == b'?');
+                let query = query.and_then(|at| raw.get(at..)).unwrap_or_default();
+                [ctx.path.as_bytes(), query].concat()
+            }
+        };
+        headers::prepare_upstream(
+            request,
+            &ctx.shared.settings,
+            ctx.peer,
+            ctx.ip,
+            ctx.https,
+            &ctx.id,
+        )?;
+        if self.carrier.gateway.holds_task(ctx) {
+            // The task's ID is read from the answer.
+            request.remove_header(&header::ACCEPT_ENCODING);
+        }
+        ctx.totals.prepare(request);
+        let mut wire = Vec::with_capacity(1024 + body.len());
+        head::request(request, &target, &mut wire);
+        wire.extend_from_slice(body);
+        Ok(wire)
+    }
+
+    async fn exchange(&mut self, mut tcp: TcpStream, hop: Hop, wire: &[u8]) -> pingora::Result<()> {
+        match timeout_of(&mut tcp, wire, hop.write).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let why = "the upstream does not take the request";
+                return Err(Error::explain(ErrorType::WriteTimedout, why).into_up());
+            }
+            Err(error) => {
+                let why = "while writing the request";
+                return Err(Error::because(ErrorType::WriteError, why, error).into_up());
+            }
+        }
+        let now = self.now();
+        let is_awaited = self.carrier.gateway.is_sent(self.ctx, now);
+        let mut own = Own::new();
+        let put = |name, value| own.push((name, value));
+        self.carrier.gateway.common_fields(self.ctx, put)?;
+        let mut came = BytesMut::with_capacity(LITTLE);
+        let due_us = self.ctx.way.due_us(now, hop.head);
+        let head = self.head(&mut tcp, &mut came, &own, due_us, is_awaited);
+        let head = head.await?;
+        let is_kept = head.is_kept;
+        let is_whole = self.answer(&mut tcp, &mut came, head, &own).await?;
+        if is_kept && is_whole && came.is_empty() {
+            self.carrier.idle.put(hop.addr, tcp);
+        }
+        if self.is_gone {
+            let why = "the caller has gone";
+            return Err(Error::explain(ErrorType::ConnectionClosed, why).into_down());
+        }
+        self.flush().await
+    }
+
+    /// Waits for the head of the answer. Interim ones go on.
+    async fn head(
+        &mut self,
+        tcp: &mut TcpStream,
+        came: &mut BytesMut,
+        own: &Own,
+        due_us: u64,
+        is_awaited: bool,
+    ) -> pingora::Result<Head> {
+        loop {
+            while let Some(mut head) = Head::read(came, self.method, own)? {
+                came.advance(head.length);
+                match head.status {
+                    101 => {
+                        // `Upgrade` does not go upstream.
+                        let why = "101, for which nobody has asked";
+                        return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+                    }
+                    100..200 => {
+                        self.ctx.way.interim()?;
+                        head.wire.extend_from_slice(b"\r\n");
+                        self.write(&head.wire, is_awaited).await?;
+                        if !self.is_gone {
+                            self.flush().await?;
+                        }
+                    }
+                    _ => return Ok(head),
+                }
+            }
+            let before = came.len();
+            match self.wait(tcp, came, due_us).await {
+                Came::Bytes(n) if n > 0 => {}
+                Came::Bytes(_) => {
+                    let why = format!("bytes already read: {before}");
+                    return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
+                }
+                Came::Failed(error) => {
+                    let why = format!("bytes already read: {before}");
+                    return Err(Error::because(ErrorType::ReadError, why, error).into_up());
+                }
+                Came::Gone => self.leaves(is_awaited)?,
+                Came::Late => return Err(late("the head of the answer")),
+            }
+        }
+    }
+
+    /// Sends the answer on. Whether its end can be told from what comes after it.
+    async fn answer(
+        &mut self,
+        tcp: &mut TcpStream,
+        came: &mut BytesMut,
+        mut head: Head,
+        own: &Own,
+    ) -> pingora::Result<bool> {
+        let gateway = self.carrier.gateway;
+        let now = self.now();
+        let status = head.status;
+        self.ctx.way.answered(status, self.method, true, now)?;
+        let heard = Heard {
+            status,
+            is_coded: head.is_coded,
+            is_empty: head.is_empty,
+        };
+        gateway.hears(self.ctx, heard, now).await;
+        let is_read = self.ctx.totals.is_there() || self.ctx.answer.is_some();
+        if self.is_gone {
+            // Only its status was waited for.
+            self.leaves(is_read)?;
+        }
+        head.finish(own, self.is_kept);
+        let is_chunked = !matches!(head.framing, Framing::Length(_));
+        let mut out = head.wire;
+        let mut framing = head.framing;
+        let mut room = MAX_UNHEARD;
+        let mut last = now;
+        loop {
+            let pieces = self.pieces(&mut framing, came, &mut out, is_chunked, is_read);
+            let is_over = pieces.await;
+            if matches!(is_over, Ok(true)) {
+                break;
+            }
+            // It has begun, whatever came after that.
+            self.write(&out, is_read).await?;
+            out.clear();
+            is_over?;
+            if !self.is_gone {
+                self.flush_for(is_read).await?;
+            }
+            let due_us = self.ctx.way.due_us(last, self.ctx.way.between());
+            match self.wait(tcp, came, due_us).await {
+                Came::Bytes(0) if framing == Framing::UntilClose => break,
+                Came::Bytes(0) => {
+                    let why = "in the middle of an answer";
+                    return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
+                }
+                Came::Bytes(n) => {
+                    if self.is_gone {
+                        room = room.saturating_sub(n);
+                        self.leaves(room > 0)?;
+                    }
+                }
+                Came::Failed(error) => {
+                    let why = "in the middle of an answer";
+                    return Err(Error::because(ErrorType::ReadError, why, error).into_up());
+                }
+                Came::Gone => self.leaves(is_read)?,
+                Came::Late => return Err(late("more of the answer")),
+            }
+            last = self.now();
+        }
+        gateway.hears_more(self.ctx, &[], true);
+        if is_chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.write(&out, is_read).await?;
+        Ok(framing != Framing::UntilClose)
+    }
+
+    /// Takes the body in what has come. Whether that was all.
+    async fn pieces(
+        &mut self,
+        framing: &mut Framing,
+        came: &mut BytesMut,
+        out: &mut Vec<u8>,
+        is_chunked: bool,
+        is_read: bool,
+    ) -> pingora::Result<bool> {
+        while !framing.is_done() {
+            let Ok(Piece { skip, length }) = framing.next(came) else {
+                let why = "not the chunks of an answer";
+                return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+            };
+            came.advance(skip);
+            if skip + length == 0 {
+                return Ok(false);
+            }
+            if length == 0 {
+                continue;
+            }
+            self.ctx.has_time()?;
+            let piece = came.get(..length).unwrap_or_default();
+            self.carrier.gateway.hears_more(self.ctx, piece, false);
+            if is_chunked {
+                out.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+            }
+            if out.len() + length > TOGETHER {
+                self.write(out, is_read).await?;
+                out.clear();
+                let piece = came.get(..length).unwrap_or_default();
+                self.write(piece, is_read).await?;
+            } else {
+                out.extend_from_slice(piece);
+            }
+            if is_chunked {
+                out.extend_from_slice(b"\r\n");
+            }
+            came.advance(length);
+        }
+        Ok(true)
+    }
+
+    /// Waits for more from upstream, and for the caller to leave.
+    async fn wait(&mut self, tcp: &mut TcpStream, came: &mut BytesMut, due_us: u64) -> Came {
+        // What has filled its room has more behind it.
+        let is_full = came.capacity() == came.len();
+        came.reserve(if is_full { MUCH } else { LITTLE });
+        let is_watched = !self.is_gone;
+        let Carrier { caller, alarm, .. } = &mut *self.carrier;
+        let mut reading = pin!(tcp.read_buf(came));
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = reading.as_mut().poll(cx) {
+                return Poll::Ready(match read {
+                    Ok(n) => Came::Bytes(n),
+                    Err(error) => Came::Failed(error),
+                });
+            }
+            if is_watched && caller.poll_left(cx).is_ready() {
+                return Poll::Ready(Came::Gone);
+            }
+            alarm.poll(cx, due_us).map(|()| Came::Late)
+        })
+        .await
+    }
+
+    /// The caller has gone. An error, unless the call goes on all the same.
+    fn leaves(&mut self, goes_on: bool) -> pingora::Result<()> {
+        self.is_gone = true;
+        match goes_on {
+            true => Ok(()),
+            false => {
+                let why = "the caller has gone";
+                Err(Error::explain(ErrorType::ConnectionClosed, why).into_down())
+            }
+        }
+    }
+
+    /// Writes to the caller, if it is there. `goes_on`: whether the call does without it.
+    async fn write(&mut self, bytes: &[u8], goes_on: bool) -> pingora::Result<()> {
+        if self.is_gone || bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.carrier.caller.write_all(bytes).await;
+        if let (Some(status), 0) = (self.ctx.upstream_status, self.status) {
+            self.status = status;
+        }
+        self.is_written(written, goes_on)
+    }
+
+    async fn flush_for(&mut self, goes_on: bool) -> pingora::Result<()> {
+        let flushed = self.carrier.caller.flush().await;
+        self.is_written(flushed, goes_on)
+    }
+
+    async fn flush(&mut self) -> pingora::Result<()> {
+        self.flush_for(false).await
+    }
+
+    fn is_written(&mut self, written: io::Result<()>, goes_on: bool) -> pingora::Result<()> {
+        let Err(error) = written else {
+            return Ok(());
+        };
+        self.is_gone = true;
+        match goes_on {
+            true => Ok(()),
+            false => {
+                let why = "while writing the answer";
+                Err(Error::because(ErrorType::WriteError, why, error).into_down())
+            }
+        }
+    }
+}
+
+fn late(what: &str) -> Box<Error> {
+    let why = format!("{what} did not come in time");
+    Error::explain(ErrorType::ReadTimedout, why).into_up()
+}
+
+/// Writes all, within this time.
+async fn timeout_of(tcp: &mut TcpStream, wire: &[u8], most: Duration) -> io::Result<()> {
+    // Nearly always there is room for it: then no timer is set.
+    let n = match tcp.try_write(wire) {
+        Ok(n) => n,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    match wire.get(n..).unwrap_or_default() {
+        [] => Ok(()),
+        rest => match timeout(most, tcp.write_all(rest)).await {
+            Ok(written) => written,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        },
+    }
+}
+
+async fn connect(addr: SocketAddr) -> pingora::Result<TcpStream> {
+    use io::ErrorKind as K;
+    let connected = async {
+        let tcp = TcpStream::connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        Ok::<_, io::Error>(tcp)
+    };
+    connected.await.map_err(|error| {
+        let etype = match error.kind() {
+            K::ConnectionRefused => ErrorType::ConnectRefused,
+            K::TimedOut => ErrorType::ConnectTimedout,
+            K::HostUnreachable | K::NetworkUnreachable => ErrorType::ConnectNoRoute,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(etype, format!("cannot connect to {addr}"), error)
+    })
+}
