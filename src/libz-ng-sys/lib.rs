@@ -1,0 +1,3 @@
+//! libz-ng-sys, over the zlib of libz-sys; `Cargo.toml` says why.
+
+pub use libz_sys::*;
