@@ -5,8 +5,8 @@ mod behind;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr as _};
 
@@ -228,17 +228,23 @@ fn found(headers: &HeaderMap, which: impl Fn(&str) -> bool) -> Vec<HeaderName> {
         .collect()
 }
 
+/// Who has called, as the head that goes upstream says it.
+pub(super) struct Origin<'a> {
+    pub(super) peer: IpAddr,
+    /// The address that is charged.
+    pub(super) ip: IpAddr,
+    pub(super) https: bool,
+    /// The request's.
+    pub(super) id: &'a HeaderValue,
+}
+
 /// Makes the head that goes upstream: hop-by-hop fields removed, the forwarding fields set.
 pub(super) fn prepare_upstream(
     request: &mut RequestHeader,
     settings: &Settings,
-    peer: IpAddr,
-    ip: IpAddr,
-    https: bool,
-    id: &HeaderValue,
+    origin: &Origin<'_>,
 ) -> pingora::Result<()> {
-    let peer = peer.to_canonical();
-    let trusted = is_trusted(settings, peer);
+    let trusted = is_trusted(settings, origin.peer);
     let mut parts = taken_apart(request);
     let fields = &mut parts.headers;
     for name in named_by_connection(fields) {
@@ -247,77 +253,174 @@ pub(super) fn prepare_upstream(
     for name in found(fields, |name| stays_behind(name, trusted)) {
         fields.remove(&name);
     }
-
-    join_crumbs(fields)?;
-
-    let proto = if https { "https" } else { "http" };
-
-    let mut forwarded_for = Vec::with_capacity(40);
-    let mut forwarded = Vec::with_capacity(128);
-    if trusted {
-        // Of the header that is not read, only what the other one says.
-        let naming = settings.client_ip_header;
-        let (read, other) = match naming {
-            Naming::XForwardedFor => (&mut forwarded_for, &mut forwarded),
-            Naming::Forwarded => (&mut forwarded, &mut forwarded_for),
-        };
-        push_said(read, fields, name_of(naming));
-        // What comes behind a quote that does not end is part of it, to who reads quotes.
-        if read.iter().filter(|b| **b == b'"').count() % 2 == 1 {
-            read.clear();
-            if ip != peer {
-                push_element(read, ip);
-                read.extend_from_slice(b", ");
-            }
-        }
-        if ip != peer {
-            match naming {
-                Naming::XForwardedFor => push_element(other, ip),
-                Naming::Forwarded => push_ip(other, ip),
-            }
-            other.extend_from_slice(b", ");
-        }
+    if let Some(crumbs) = crumbs(fields) {
+        fields.insert(header::COOKIE, value(crumbs)?);
     }
-    push_ip(&mut forwarded_for, peer);
-    push_element(&mut forwarded, peer);
-    for part in [b";proto=", proto.as_bytes()] {
-        forwarded.extend_from_slice(part);
-    }
-    let host = fields.get(header::HOST).map(HeaderValue::as_bytes);
-    // To an upstream of HTTP/2 goes what a caller of HTTP/2 has said.
-    let authority = || parts.uri.authority().map(|said| said.as_str().as_bytes());
-    if let Some(host) = host.or_else(authority).filter(|h| {
-        h.iter()
-            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b))
-    }) {
-        for part in [&b";host=\""[..], host, b"\""] {
-            forwarded.extend_from_slice(part);
-        }
-    }
-    let mut real_ip = Vec::with_capacity(40);
-    push_ip(&mut real_ip, ip);
+    let chain = Chain::new(fields, &parts.uri, settings, origin);
+    let (mut forwarded_for, mut forwarded, mut real_ip) = (Vec::new(), Vec::new(), Vec::new());
+    chain.push_forwarded_for(&mut forwarded_for);
+    chain.push_forwarded(&mut forwarded);
+    push_ip(&mut real_ip, origin.ip);
     fields.reserve(5);
     fields.insert(X_FORWARDED_FOR, value(forwarded_for)?);
     fields.insert(X_REAL_IP, value(real_ip)?);
     fields.insert(FORWARDED, value(forwarded)?);
-    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    fields.insert(X_REQUEST_ID, id.clone());
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.proto()));
+    fields.insert(X_REQUEST_ID, origin.id.clone());
     *request = RequestHeader::from(parts);
     Ok(())
 }
 
-/// Puts the crumbs into which HTTP/2 may cut cookies together: of several lines, one server reads
+/// Writes the same fields as HTTP/1.1 has them, but for `without`.
+pub(super) fn write_upstream(
+    request: &RequestHeader,
+    settings: &Settings,
+    origin: &Origin<'_>,
+    without: impl Fn(&HeaderName) -> bool,
+    wire: &mut Vec<u8>,
+) {
+    const OURS: [HeaderName; 5] = [
+        X_FORWARDED_FOR,
+        X_REAL_IP,
+        FORWARDED,
+        X_FORWARDED_PROTO,
+        X_REQUEST_ID,
+    ];
+    let trusted = is_trusted(settings, origin.peer);
+    let fields = &request.headers;
+    let named = named_by_connection(fields);
+    let mut crumbs = crumbs(fields);
+    for (name, value) in fields {
+        let is_other = OURS.contains(name) || named.contains(name) || without(name);
+        if is_other || stays_behind(name.as_str(), trusted) {
+            continue;
+        }
+        let mut line = |value: &[u8]| {
+            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+                wire.extend_from_slice(part);
+            }
+        };
+        match &mut crumbs {
+            Some(joined) if *name == header::COOKIE => {
+                if !joined.is_empty() {
+                    line(&std::mem::take(joined));
+                }
+            }
+            _ => line(value.as_bytes()),
+        }
+    }
+    let chain = Chain::new(fields, &request.uri, settings, origin);
+    wire.extend_from_slice(b"x-forwarded-for: ");
+    chain.push_forwarded_for(wire);
+    wire.extend_from_slice(b"\r\nx-real-ip: ");
+    push_ip(wire, origin.ip);
+    wire.extend_from_slice(b"\r\nforwarded: ");
+    chain.push_forwarded(wire);
+    for (name, value) in [
+        (&b"\r\nx-forwarded-proto: "[..], origin.proto().as_bytes()),
+        (b"\r\nx-request-id: ", origin.id.as_bytes()),
+        (b"\r\n", b""),
+    ] {
+        wire.extend_from_slice(name);
+        wire.extend_from_slice(value);
+    }
+}
+
+impl Origin<'_> {
+    fn proto(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+}
+
+/// The proxies that a call came through.
+struct Chain<'a> {
+    origin: &'a Origin<'a>,
+    peer: IpAddr,
+    host: Option<&'a [u8]>,
+    /// What trusted ones have said, in the header that is read.
+    said: Option<(Naming, Vec<u8>)>,
+}
+
+impl<'a> Chain<'a> {
+    fn new(
+        fields: &'a HeaderMap,
+        uri: &'a Uri,
+        settings: &Settings,
+        origin: &'a Origin<'a>,
+    ) -> Self {
+        let peer = origin.peer.to_canonical();
+        let said = is_trusted(settings, peer).then(|| {
+            let naming = settings.client_ip_header;
+            let mut said = Vec::new();
+            push_said(&mut said, fields, name_of(naming));
+            // What comes behind a quote that does not end is part of it, to who reads quotes.
+            if said.iter().filter(|b| **b == b'"').count() % 2 == 1 {
+                said.clear();
+                if origin.ip != peer {
+                    push_as(naming, &mut said, origin.ip);
+                    said.extend_from_slice(b", ");
+                }
+            }
+            (naming, said)
+        });
+        let host = fields.get(header::HOST).map(HeaderValue::as_bytes);
+        // To an upstream of HTTP/2 goes what a caller of HTTP/2 has said.
+        let authority = || uri.authority().map(|said| said.as_str().as_bytes());
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b".-:[]".contains(b);
+        let host = host.or_else(authority);
+        Self {
+            origin,
+            peer,
+            host: host.filter(|host| host.iter().all(is_plain)),
+            said,
+        }
+    }
+
+    fn push_forwarded_for(&self, out: &mut Vec<u8>) {
+        self.push(Naming::XForwardedFor, out);
+    }
+
+    fn push_forwarded(&self, out: &mut Vec<u8>) {
+        self.push(Naming::Forwarded, out);
+        out.extend_from_slice(b";proto=");
+        out.extend_from_slice(self.origin.proto().as_bytes());
+        if let Some(host) = self.host {
+            for part in [&b";host=\""[..], host, b"\""] {
+                out.extend_from_slice(part);
+            }
+        }
+    }
+
+    /// Of the header that is not read, only what the other one says.
+    fn push(&self, header: Naming, out: &mut Vec<u8>) {
+        match &self.said {
+            Some((read, said)) if *read == header => out.extend_from_slice(said),
+            Some(_) if self.origin.ip != self.peer => {
+                push_as(header, out, self.origin.ip);
+                out.extend_from_slice(b", ");
+            }
+            _ => {}
+        }
+        push_as(header, out, self.peer);
+    }
+}
+
+/// An address as this header has it.
+fn push_as(header: Naming, out: &mut Vec<u8>, ip: IpAddr) {
+    match header {
+        Naming::XForwardedFor => push_ip(out, ip),
+        Naming::Forwarded => push_element(out, ip),
+    }
+}
+
+/// The crumbs into which HTTP/2 may cut cookies, put together: of several lines, one server reads
 /// the first and another the last (RFC 9113, 8.2.3). They are no longer than the bounds of a head
 /// let them come in.
-fn join_crumbs(fields: &mut HeaderMap) -> pingora::Result<()> {
+fn crumbs(fields: &HeaderMap) -> Option<Vec<u8>> {
     let crumbs = fields.get_all(header::COOKIE);
-    if crumbs.iter().nth(1).is_none() {
-        return Ok(());
-    }
+    crumbs.iter().nth(1)?;
     let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
-    let joined = crumbs.join(&b"; "[..]);
-    fields.insert(header::COOKIE, value(joined)?);
-    Ok(())
+    Some(crumbs.join(&b"; "[..]))
 }
 
 /// Without the copy: the text is the value's own.

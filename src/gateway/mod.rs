@@ -265,14 +265,7 @@ impl ProxyHttp for Gateway {
             let now = ctx.shared.clock.since(ctx.started);
             watch::awaits_head(most, ctx.way.time_left(now));
         }
-        headers::prepare_upstream(
-            request,
-            &ctx.shared.settings,
-            ctx.peer,
-            ctx.ip,
-            ctx.https,
-            &ctx.id,
-        )?;
+        headers::prepare_upstream(request, &ctx.shared.settings, &ctx.origin())?;
         if ctx.rewrite || !session.req_header().raw_path_is_utf8() {
             let raw = session.req_header().raw_path();
             let query = raw

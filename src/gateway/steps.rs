@@ -5,6 +5,7 @@ use http::Method;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::context::Context;
+use super::headers::Origin;
 use super::reply::Reply;
 use super::upstream::Broken;
 use super::{Gateway, body, task, upstream};
@@ -205,6 +206,16 @@ impl Context {
             admitted.whole = false;
         }
         self.way.goes_out(is_stream);
+    }
+
+    /// Who has called.
+    pub(super) fn origin(&self) -> Origin<'_> {
+        Origin {
+            peer: self.peer,
+            ip: self.ip,
+            https: self.https,
+            id: &self.id,
+        }
     }
 
     /// What no upstream has begun has bought nothing; of an earlier attempt the units may have.

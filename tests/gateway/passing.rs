@@ -163,6 +163,70 @@ fn both_carriers_give_the_same_answers() {
 }
 
 #[test]
+fn both_carriers_ask_the_same() {
+    let lines = [
+        "Cookie: a=b",
+        "Accept: x/y",
+        "Cookie: c=d",
+        "Connection: keep-alive",
+        "Keep-Alive: 5",
+        "X-Forwarded-For: 192.0.2.1, 192.0.2.2",
+        "Forwarded: for=192.0.2.9;host=\"quoted\"",
+        "X-Real-IP: 192.0.2.3",
+        "X-Original-URL: /other",
+        "X-Forwarded-Proto: https",
+        "X-Request-Id: theirs",
+        "Accept-Encoding: gzip",
+        "X-Two: 1",
+        "X-Two: 2",
+    ];
+    let quote = [
+        &lines[..],
+        &["X-Forwarded-For: \"", "Forwarded: for=\"not ended"],
+    ]
+    .concat();
+    for args in [
+        &[][..],
+        &["--trusted-proxy", "127.0.0.0/8"],
+        &[
+            "--trusted-proxy",
+            "127.0.0.0/8",
+            "--client-ip-header",
+            "forwarded",
+        ],
+    ] {
+        let gateway = Start {
+            routes: ROUTES,
+            args,
+            ..Start::default()
+        }
+        .start();
+        let mut connection = gateway.connect();
+        for lines in [&lines[..], &quote] {
+            for target in ["/o/a/p/any?x=%7e", "/o/a/p/%61ny/?y", "/o/a/p/any"] {
+                let mut seen = |more: &[&str]| {
+                    let lines = [lines, more].concat();
+                    assert_eq!(connection.call("GET", target, &lines, "").status, 200);
+                    let seen = gateway.backend().requests().pop().expect("a call");
+                    let mut fields = seen.headers;
+                    let is_own = |name: &str| name == "x-request-id" && args.is_empty();
+                    fields.retain(|(name, _)| !is_own(name));
+                    fields.sort();
+                    (seen.method, seen.target, fields)
+                };
+                let plain = seen(&[]);
+                assert!(
+                    plain
+                        .2
+                        .contains(&("cookie".to_owned(), "a=b; c=d".to_owned()))
+                );
+                assert_eq!(plain, seen(&[PINGORAS]), "{args:?} {target}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_connection_to_an_upstream_has_one_call_after_the_other() {
     let answers = [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",

@@ -59,7 +59,7 @@ impl Door {
             if !came.is_ok_and(|n| n > 0) {
                 return None;
             }
-            let Some(mut request) = Plain::read(&bytes) else {
+            let Some(request) = Plain::read(&bytes) else {
                 connection.unread(bytes.freeze());
                 return Some(connection);
             };
@@ -100,7 +100,7 @@ impl Door {
                         };
                         let body = bytes.get(request.head..).unwrap_or_default();
                         carrier
-                            .carry(&mut request.header, body, &mut ctx, is_kept)
+                            .carry(&request.header, body, &mut ctx, is_kept)
                             .await
                     }
                 };

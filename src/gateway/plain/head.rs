@@ -1,9 +1,8 @@
-//! The heads of requests and answers, as HTTP/1.1 has them on the wire.
+//! The heads of answers, as HTTP/1.1 has them on the wire.
 
 use std::mem::MaybeUninit;
 
 use http::{HeaderName, HeaderValue, Method};
-use pingora::http::RequestHeader;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
@@ -33,18 +32,6 @@ pub(super) struct Head {
     pub(super) is_coded: bool,
     /// Whether it announces a body of no bytes.
     pub(super) is_empty: bool,
-}
-
-/// Writes the head of a request.
-pub(super) fn request(request: &RequestHeader, target: &[u8], wire: &mut Vec<u8>) {
-    for part in [request.method.as_str().as_bytes(), b" ", target] {
-        wire.extend_from_slice(part);
-    }
-    wire.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &request.headers {
-        field(wire, name.as_str().as_bytes(), value.as_bytes());
-    }
-    wire.extend_from_slice(b"\r\n");
 }
 
 fn field(wire: &mut Vec<u8>, name: &[u8], value: &[u8]) {

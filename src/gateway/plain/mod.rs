@@ -15,7 +15,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::{Method, header};
+use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -70,7 +70,7 @@ impl<C: Caller> Carrier<'_, C> {
     /// Carries an admitted call, to its end. `is_kept`: whether its connection may be kept.
     pub(super) async fn carry(
         &mut self,
-        request: &mut RequestHeader,
+        request: &RequestHeader,
         body: &[u8],
         ctx: &mut Context,
         is_kept: bool,
@@ -148,7 +148,7 @@ impl<C: Caller> Call<'_, '_, C> {
         self.ctx.shared.clock.since(self.ctx.started)
     }
 
-    async fn run(&mut self, request: &mut RequestHeader, body: &[u8]) -> pingora::Result<()> {
+    async fn run(&mut self, request: &RequestHeader, body: &[u8]) -> pingora::Result<()> {
         let ctx = &mut *self.ctx;
         let hop = ctx
             .way
@@ -157,7 +157,7 @@ impl<C: Caller> Call<'_, '_, C> {
             Some(tcp) => (tcp, true),
             None => (self.connect(hop).await?, false),
         };
-        let wire = self.request(request, body)?;
+        let wire = self.request(request, body);
         self.ctx.goes_out(false);
         let ended = self.exchange(tcp, hop, &wire).await;
         if let Err(error) = &ended {
@@ -185,34 +185,28 @@ impl<C: Caller> Call<'_, '_, C> {
     }
 
     /// The request as it goes upstream.
-    fn request(&mut self, request: &mut RequestHeader, body: &[u8]) -> pingora::Result<Vec<u8>> {
-        let ctx = &mut *self.ctx;
+    fn request(&self, request: &RequestHeader, body: &[u8]) -> Vec<u8> {
+        let ctx = &*self.ctx;
         let raw = request.raw_path();
+        let query = raw.iter().position(|b| *b == b'?');
+        let query = query.and_then(|at| raw.get(at..)).unwrap_or_default();
         let target = match ctx.rewrite {
-            false => raw.to_vec(),
-            true => {
-                let query = raw.iter().position(|b| *b == b'?');
-                let query = query.and_then(|at| raw.get(at..)).unwrap_or_default();
-                [ctx.path.as_bytes(), query].concat()
-            }
+            false => [raw, b""],
+            true => [ctx.path.as_bytes(), query],
         };
-        headers::prepare_upstream(
-            request,
-            &ctx.shared.settings,
-            ctx.peer,
-            ctx.ip,
-            ctx.https,
-            &ctx.id,
-        )?;
-        if self.carrier.gateway.holds_task(ctx) {
-            // The task's ID is read from the answer.
-            request.remove_header(&header::ACCEPT_ENCODING);
-        }
-        ctx.totals.prepare(request);
         let mut wire = Vec::with_capacity(1024 + body.len());
-        head::request(request, &target, &mut wire);
+        let method = request.method.as_str().as_bytes();
+        for part in [method, b" ", target[0], target[1], b" HTTP/1.1\r\n"] {
+            wire.extend_from_slice(part);
+        }
+        // What an answer says must be read.
+        let is_read = self.carrier.gateway.holds_task(ctx) || ctx.totals.is_there();
+        let without = |name: &HeaderName| is_read && *name == header::ACCEPT_ENCODING;
+        let settings = &ctx.shared.settings;
+        headers::write_upstream(request, settings, &ctx.origin(), without, &mut wire);
+        wire.extend_from_slice(b"\r\n");
         wire.extend_from_slice(body);
-        Ok(wire)
+        wire
     }
 
     async fn exchange(&mut self, mut tcp: TcpStream, hop: Hop, wire: &[u8]) -> pingora::Result<()> {
