@@ -65,11 +65,6 @@ impl Shield {
         }
     }
 
-    /// Whether requests are counted, each once.
-    pub(super) fn counts_requests(&self) -> bool {
-        self.requests.is_some()
-    }
-
     /// Whether this address may ask at all.
     pub(super) fn admits(&self, ip: IpAddr, now: Moment) -> bool {
         let within = self

@@ -40,7 +40,7 @@ impl Door {
             Err(_) => return None,
         };
         // Otherwise pingora has received of the next request already.
-        if self.live.look().shield.counts_requests() || !connection.is_at_a_beginning() {
+        if !connection.is_at_a_beginning() {
             return Some(connection);
         }
         let state = connection.state();
