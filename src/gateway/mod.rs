@@ -506,9 +506,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
-        let status = session.response_written();
-        let status = status.map_or(0, |response| response.status.as_u16());
-        self.is_over(ctx, error, status).await;
+        let sent = session.response_written();
+        let sent = sent.filter(|response| !response.status.is_informational());
+        let status = sent.map_or(0, |response| response.status.as_u16());
+        let has_all = session.as_downstream_mut().is_body_empty();
+        self.is_over(ctx, error, status, has_all).await;
     }
 
     fn suppress_proxy_warn_log(

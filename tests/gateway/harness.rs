@@ -1,7 +1,7 @@
 //! A real gateway process before a real stand-in backend, and a client on raw sockets.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -366,6 +366,11 @@ impl Connection {
             }
         }
         body
+    }
+
+    /// Closes its own half.
+    pub(crate) fn say_no_more(&self) {
+        self.tcp.shutdown(Shutdown::Write).expect("shut down");
     }
 
     /// Closes with a reset: to close without reading what has come would do the same.

@@ -329,3 +329,110 @@ fn what_a_caller_sends_while_it_waits_is_its_next_call() {
     assert_eq!(connection.read_answer("GET").text(), "slow");
     assert_eq!(connection.read_answer("GET").text(), "fast");
 }
+
+/// An upstream that does this with each connection, once it has a call.
+fn upstream(act: impl Fn(&mut TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let act = act.clone();
+            std::thread::spawn(move || {
+                if stream.read(&mut [0; 4096]).is_ok() {
+                    act(&mut stream);
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_call_has_its_time_though_its_caller_does_not_read() {
+    let endless = upstream(|stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while stream.write_all(&[b'x'; 65536]).is_ok() {}
+    });
+    let gateway = Start {
+        upstream: Some(endless),
+        routes: ROUTES,
+        args: &["--request-timeout", "1s", "--send-timeout", "3600s"],
+        ..Start::default()
+    }
+    .start();
+    let mut connections = [gateway.connect(), gateway.connect()];
+    connections[0].send_call("GET", "/o/a/p/any", &[], "");
+    connections[1].send_call("GET", "/o/a/p/any", &[PINGORAS], "");
+    soon("both have had their time", || {
+        let log = gateway.log();
+        let over = log.lines().filter(|line| line.contains("request-timeout"));
+        over.count() == 2 && gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+    });
+}
+
+#[test]
+fn a_head_that_drips_has_a_second_more_than_its_pieces() {
+    let drips = upstream(|stream| {
+        for piece in ["HTTP/1.1 200 OK\r\nContent-", "Length: 2\r\n\r\nok"] {
+            std::thread::sleep(Duration::from_millis(1500));
+            let _ = stream.write_all(piece.as_bytes());
+        }
+    });
+    let gateway = Start {
+        upstream: Some(drips),
+        routes: ROUTES,
+        args: &["--read-timeout", "2s", "--first-byte-timeout", "2s"],
+        ..Start::default()
+    }
+    .start();
+    for headers in [&[][..], &[PINGORAS]] {
+        let answer = gateway.connect().call("GET", "/o/a/p/any", headers, "");
+        // The second piece may come too late on a slow machine, but not for one carrier alone.
+        assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+    }
+}
+
+#[test]
+fn who_says_no_more_has_its_answer_where_that_is_waited_for() {
+    let slow = upstream(|stream| {
+        std::thread::sleep(Duration::from_millis(300));
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let gateway = Start {
+        upstream: Some(slow),
+        routes: ROUTES,
+        ..Start::default()
+    }
+    .start();
+    for headers in [&[][..], &[PINGORAS]] {
+        let token = format!("Authorization: Bearer new{}", headers.len());
+        let headers = [headers, &[&*token]].concat();
+        let mut connection = gateway.connect();
+        connection.send_call("GET", "/o/a/p/any", &headers, "");
+        connection.say_no_more();
+        let answer = connection.read_answer("GET");
+        assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+    }
+}
+
+#[test]
+fn a_body_in_packets_is_no_part_of_its_head() {
+    let gateway = Start {
+        routes: crate::ROUTES,
+        args: &["--max-header-bytes", "1024"],
+        ..Start::default()
+    }
+    .start();
+    let mut connection = gateway.connect();
+    let body = "x".repeat(3000);
+    let head = format!(
+        "POST /o/a/p/any HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer YWMtgood\r\n\
+         Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for piece in [&*head, &body[..1500], &body[1500..]] {
+        connection.send(piece.as_bytes());
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    assert_eq!(connection.read_answer("POST").status, 200);
+}

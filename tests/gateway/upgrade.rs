@@ -596,7 +596,7 @@ fn a_slot_is_held_across_an_upgrade_until_its_call_ends() {
     // A token that is seen good may hold all slots.
     old.call("GET", PATH, "");
     // A call that ends, and one that does not.
-    let mut ends = slot(&old, "x-standin-delay-ms: 12000");
+    let mut ends = slot(&old, "x-standin-delay-ms: 20000");
     let _never = slot(&old, "x-standin-delay-ms: 600000");
     soon("both run", || slots(&old) == 2.0);
     let new = site.upgrade(&[]);
@@ -610,7 +610,7 @@ fn a_slot_is_held_across_an_upgrade_until_its_call_ends() {
     assert_eq!(ends.read_answer("POST").status, 200);
     soon("its slot is free", || slots(&new) == 1.0);
     assert_eq!(new.call("POST", "/o/a/t/slot", "").status, 200);
-    let mut other = slot(&new, "x-standin-delay-ms: 12000");
+    let mut other = slot(&new, "x-standin-delay-ms: 20000");
     soon("it runs", || slots(&new) == 2.0);
     denied();
     // While the old one's calls are decided by the new one, nobody follows that.

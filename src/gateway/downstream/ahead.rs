@@ -65,6 +65,7 @@ impl Door {
             };
             if request.length() > bytes.len() {
                 // Its body may be on its way; pingora has all the patience that it needs.
+                state.busy();
                 let due_us = self.live.look().clock.now().mono_us + SOON_US;
                 let filled = fill(&mut connection, &mut bytes, request.length(), |cx| {
                     alarm.poll(cx, due_us)

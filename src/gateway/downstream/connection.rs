@@ -341,7 +341,7 @@ impl AsyncRead for Connection {
 }
 
 impl Caller for Connection {
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             // Of who has sent more it is seen when that is read.
             return Poll::Pending;
@@ -353,7 +353,7 @@ impl Caller for Connection {
                 self.keep(some.filled());
                 Poll::Pending
             }
-            Ok(()) | Err(_) => Poll::Ready(()),
+            left => Poll::Ready(left),
         }
     }
 }

@@ -68,9 +68,9 @@ impl Head {
         config.allow_obsolete_multiline_headers_in_responses(true);
         let parsed = config.parse_response_with_uninit_headers(&mut answer, bytes, &mut fields);
         let length = match parsed {
-            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
             Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => return Ok(None),
-            Ok(httparse::Status::Partial) => {
+            Ok(_) => {
                 return Err(bad("Response header larger than 1048575"));
             }
             Err(error) => {
@@ -116,7 +116,7 @@ impl Head {
             } else {
                 framing
             },
-            is_kept: is_kept && (has_none || framing != Framing::UntilClose),
+            is_kept: is_kept && may_follow(framing, has_none, status),
             is_coded: hop.is_coded,
             is_empty: framing == Framing::Length(0),
         };
@@ -152,6 +152,16 @@ impl Head {
         let connection: &[u8] = if is_kept { b"keep-alive" } else { b"close" };
         field(&mut self.wire, b"connection", connection);
         self.wire.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether another answer can be told from what follows this one.
+fn may_follow(framing: Framing, has_none: bool, status: u16) -> bool {
+    match framing {
+        // Who announces the body of an answer that has none may send it, too.
+        Framing::Length(1..) | Framing::Chunked(_) => status != 204,
+        Framing::Length(0) => true,
+        Framing::UntilClose => has_none,
     }
 }
 
@@ -210,7 +220,13 @@ impl<'a> Hop<'a> {
                 }
             }
             16 if is("content-encoding") => self.is_coded = value != b"identity",
-            17 if is("transfer-encoding") => self.codings.extend(tokens(value)),
+            17 if is("transfer-encoding") => {
+                let before = self.codings.len();
+                self.codings.extend(tokens(value));
+                if self.codings.len() == before {
+                    return Err(bad("an empty Transfer-Encoding"));
+                }
+            }
             _ => {}
         }
         Ok(())

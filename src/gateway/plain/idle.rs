@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -28,14 +29,15 @@ struct Waiting {
 }
 
 impl Idle {
-    /// One to this address that the upstream has not closed, as far as one can see.
-    pub(super) fn take(&self, addr: SocketAddr) -> Option<TcpStream> {
+    /// One to this address that the upstream has not closed, as far as one can see: with a
+    /// question to the system, where that `matters`.
+    pub(super) fn take(&self, addr: SocketAddr, matters: bool) -> Option<TcpStream> {
         let mut waiting = self.0.lock();
         let Waiting { count, by_address } = &mut *waiting;
         let some = by_address.get_mut(&addr)?;
         while let Some((tcp, _)) = some.pop() {
             *count -= 1;
-            if is_open(&tcp) {
+            if is_open(&tcp) && !(matters && has_more(&tcp)) {
                 return Some(tcp);
             }
         }
@@ -71,6 +73,12 @@ impl Idle {
             !some.is_empty()
         });
     }
+}
+
+/// Whether something has come of which the runtime has not heard yet.
+fn has_more(tcp: &TcpStream) -> bool {
+    let came = SockRef::from(tcp).peek(&mut [std::mem::MaybeUninit::uninit()]);
+    !came.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// Whether nothing has come: neither an end, nor what nobody has asked for.
@@ -111,9 +119,26 @@ mod tests {
         for tcp in [first, second, third] {
             idle.put(addr, tcp);
         }
-        assert_eq!(idle.take(addr).unwrap().local_addr().unwrap(), port);
-        assert!(idle.take(addr).is_none());
+        assert_eq!(idle.take(addr, false).unwrap().local_addr().unwrap(), port);
+        assert!(idle.take(addr, false).is_none());
         assert_eq!(idle.0.lock().count, 0);
+    }
+
+    #[tokio::test]
+    async fn where_it_matters_the_system_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let idle = Idle::default();
+        let (open, _theirs) = pair(&listener).await;
+        let (closed, theirs) = pair(&listener).await;
+        let port = open.local_addr().unwrap();
+        assert!(is_open(&open) && is_open(&closed));
+        idle.put(addr, open);
+        idle.put(addr, closed);
+        drop(theirs);
+        // The runtime has had no turn to hear of that.
+        assert_eq!(idle.take(addr, true).unwrap().local_addr().unwrap(), port);
+        assert!(idle.take(addr, true).is_none());
     }
 
     #[tokio::test]
@@ -142,6 +167,6 @@ mod tests {
         let (one, _theirs) = pair(&listener).await;
         let addr = listener.local_addr().unwrap();
         idle.put(addr, one);
-        assert!(idle.take(addr).is_none());
+        assert!(idle.take(addr, false).is_none());
     }
 }

@@ -29,7 +29,8 @@ pub(super) use self::idle::Idle;
 use super::context::Context;
 use super::steps::{Failure, Heard};
 use super::upstream::Hop;
-use super::{Gateway, headers};
+use super::watch::LATER;
+use super::{Gateway, headers, upstream};
 use crate::limit::Moment;
 
 /// Room for what an upstream says, in bytes: at first, and where it has more.
@@ -42,8 +43,9 @@ const MAX_UNHEARD: usize = 1024 * 1024;
 
 /// Who called.
 pub(super) trait Caller: AsyncWrite + Unpin {
-    /// Until the caller has gone. What else comes is kept for later.
-    fn poll_left(&mut self, cx: &mut Task<'_>) -> Poll<()>;
+    /// Until nothing more comes from the caller: it has gone, or says no more and waits for its
+    /// answer (`Ok`). What comes before that is kept for later.
+    fn poll_left(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>>;
 }
 
 /// How a call ended.
@@ -83,7 +85,9 @@ impl<C: Caller> Carrier<'_, C> {
             method: &method,
             is_kept,
             status: 0,
+            is_watched: true,
             is_gone: false,
+            unheard_us: None,
             is_again: false,
         };
         let ended = call.run(request, body).await;
@@ -96,7 +100,7 @@ impl<C: Caller> Carrier<'_, C> {
             ..
         } = call;
         let Err(error) = ended else {
-            gateway.is_over(ctx, None, status).await;
+            gateway.is_over(ctx, None, status, true).await;
             let is_kept = is_kept && !is_gone;
             return Carried::Over { is_kept };
         };
@@ -115,7 +119,7 @@ impl<C: Caller> Carrier<'_, C> {
                 status = reply.status;
             }
         }
-        gateway.is_over(ctx, Some(&error), status).await;
+        gateway.is_over(ctx, Some(&error), status, true).await;
         Carried::Over { is_kept: false }
     }
 }
@@ -128,8 +132,12 @@ struct Call<'a, 'c, C> {
     is_kept: bool,
     /// Of the answer, once the caller has had any of it.
     status: u16,
+    /// Whether anything may come from the caller.
+    is_watched: bool,
     /// Whether the caller has gone.
     is_gone: bool,
+    /// Until when the call goes on without it.
+    unheard_us: Option<u64>,
     /// Whether the call may be tried again.
     is_again: bool,
 }
@@ -138,8 +146,8 @@ struct Call<'a, 'c, C> {
 enum Came {
     Bytes(usize),
     Failed(io::Error),
-    /// The caller has gone.
-    Gone,
+    /// The caller says no more, or has gone.
+    Left(io::Result<()>),
     Late,
 }
 
@@ -153,7 +161,9 @@ impl<C: Caller> Call<'_, '_, C> {
         let hop = ctx
             .way
             .begin_plain(ctx.call.as_ref(), ctx.started, ctx.verdict)?;
-        let (tcp, is_reused) = match self.carrier.idle.take(hop.addr) {
+        // What may have changed something is not sent again.
+        let matters = !self.method.is_safe();
+        let (tcp, is_reused) = match self.carrier.idle.take(hop.addr, matters) {
             Some(tcp) => (tcp, true),
             None => (self.connect(hop).await?, false),
         };
@@ -227,8 +237,7 @@ impl<C: Caller> Call<'_, '_, C> {
         let put = |name, value| own.push((name, value));
         self.carrier.gateway.common_fields(self.ctx, put)?;
         let mut came = BytesMut::with_capacity(LITTLE);
-        let due_us = self.ctx.way.due_us(now, hop.head);
-        let head = self.head(&mut tcp, &mut came, &own, due_us, is_awaited);
+        let head = self.head(&mut tcp, &mut came, &own, (now, hop.head), is_awaited);
         let head = head.await?;
         let is_kept = head.is_kept;
         let is_whole = self.answer(&mut tcp, &mut came, head, &own).await?;
@@ -236,21 +245,24 @@ impl<C: Caller> Call<'_, '_, C> {
             self.carrier.idle.put(hop.addr, tcp);
         }
         if self.is_gone {
-            let why = "the caller has gone";
-            return Err(Error::explain(ErrorType::ConnectionClosed, why).into_down());
+            return Err(gone());
         }
         self.flush().await
     }
 
-    /// Waits for the head of the answer. Interim ones go on.
+    /// Waits for the head of the answer: so long for each piece of it, and a second more as a whole.
+    /// Interim ones go on.
     async fn head(
         &mut self,
         tcp: &mut TcpStream,
         came: &mut BytesMut,
         own: &Own,
-        due_us: u64,
+        (sent, most): (Moment, Duration),
         is_awaited: bool,
     ) -> pingora::Result<Head> {
+        let whole_us = self.ctx.way.due_us(sent, most.saturating_add(LATER));
+        let mut due_us = self.ctx.way.due_us(sent, most);
+        let mut is_new = false;
         loop {
             while let Some(mut head) = Head::read(came, self.method, own)? {
                 came.advance(head.length);
@@ -271,9 +283,13 @@ impl<C: Caller> Call<'_, '_, C> {
                     _ => return Ok(head),
                 }
             }
+            if std::mem::take(&mut is_new) {
+                let now = self.now();
+                due_us = self.ctx.way.due_us(now, most).min(whole_us);
+            }
             let before = came.len();
             match self.wait(tcp, came, due_us).await {
-                Came::Bytes(n) if n > 0 => {}
+                Came::Bytes(n) if n > 0 => is_new = true,
                 Came::Bytes(_) => {
                     let why = format!("bytes already read: {before}");
                     return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
@@ -282,7 +298,7 @@ impl<C: Caller> Call<'_, '_, C> {
                     let why = format!("bytes already read: {before}");
                     return Err(Error::because(ErrorType::ReadError, why, error).into_up());
                 }
-                Came::Gone => self.leaves(is_awaited)?,
+                Came::Left(how) => self.leaves(how, is_awaited)?,
                 Came::Late => return Err(late("the head of the answer")),
             }
         }
@@ -307,9 +323,9 @@ impl<C: Caller> Call<'_, '_, C> {
         };
         gateway.hears(self.ctx, heard, now).await;
         let is_read = self.ctx.totals.is_there() || self.ctx.answer.is_some();
-        if self.is_gone {
+        if self.is_gone && !is_read {
             // Only its status was waited for.
-            self.leaves(is_read)?;
+            return Err(gone());
         }
         head.finish(own, self.is_kept);
         let is_chunked = !matches!(head.framing, Framing::Length(_));
@@ -331,6 +347,7 @@ impl<C: Caller> Call<'_, '_, C> {
                 self.flush_for(is_read).await?;
             }
             let due_us = self.ctx.way.due_us(last, self.ctx.way.between());
+            let due_us = due_us.min(self.unheard_us.unwrap_or(u64::MAX));
             match self.wait(tcp, came, due_us).await {
                 Came::Bytes(0) if framing == Framing::UntilClose => break,
                 Came::Bytes(0) => {
@@ -340,14 +357,17 @@ impl<C: Caller> Call<'_, '_, C> {
                 Came::Bytes(n) => {
                     if self.is_gone {
                         room = room.saturating_sub(n);
-                        self.leaves(room > 0)?;
+                        if room == 0 {
+                            return Err(gone());
+                        }
                     }
                 }
                 Came::Failed(error) => {
                     let why = "in the middle of an answer";
                     return Err(Error::because(ErrorType::ReadError, why, error).into_up());
                 }
-                Came::Gone => self.leaves(is_read)?,
+                Came::Left(how) => self.leaves(how, is_read)?,
+                Came::Late if self.unheard_us.is_some() => return Err(gone()),
                 Came::Late => return Err(late("more of the answer")),
             }
             last = self.now();
@@ -372,7 +392,7 @@ impl<C: Caller> Call<'_, '_, C> {
         while !framing.is_done() {
             let Ok(Piece { skip, length }) = framing.next(came) else {
                 let why = "not the chunks of an answer";
-                return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+                return Err(Error::explain(ErrorType::Custom("InvalidChunk"), why).into_up());
             };
             came.advance(skip);
             if skip + length == 0 {
@@ -408,7 +428,7 @@ impl<C: Caller> Call<'_, '_, C> {
         // What has filled its room has more behind it.
         let is_full = came.capacity() == came.len();
         came.reserve(if is_full { MUCH } else { LITTLE });
-        let is_watched = !self.is_gone;
+        let is_watched = self.is_watched;
         let Carrier { caller, alarm, .. } = &mut *self.carrier;
         let mut reading = pin!(tcp.read_buf(came));
         poll_fn(|cx| {
@@ -418,23 +438,22 @@ impl<C: Caller> Call<'_, '_, C> {
                     Err(error) => Came::Failed(error),
                 });
             }
-            if is_watched && caller.poll_left(cx).is_ready() {
-                return Poll::Ready(Came::Gone);
+            if is_watched && let Poll::Ready(how) = caller.poll_left(cx) {
+                return Poll::Ready(Came::Left(how));
             }
             alarm.poll(cx, due_us).map(|()| Came::Late)
         })
         .await
     }
 
-    /// The caller has gone. An error, unless the call goes on all the same.
-    fn leaves(&mut self, goes_on: bool) -> pingora::Result<()> {
-        self.is_gone = true;
-        match goes_on {
-            true => Ok(()),
-            false => {
-                let why = "the caller has gone";
-                Err(Error::explain(ErrorType::ConnectionClosed, why).into_down())
-            }
+    /// Nothing more comes from the caller. An error, unless the call goes on all the same: then one
+    /// that is still there has its answer.
+    fn leaves(&mut self, how: io::Result<()>, goes_on: bool) -> pingora::Result<()> {
+        self.is_watched = false;
+        match (how, goes_on) {
+            (_, false) => Err(gone()),
+            (Ok(()), true) => Ok(()),
+            (Err(error), true) => self.is_written(Err(error), true),
         }
     }
 
@@ -443,15 +462,22 @@ impl<C: Caller> Call<'_, '_, C> {
         if self.is_gone || bytes.is_empty() {
             return Ok(());
         }
-        let written = self.carrier.caller.write_all(bytes).await;
         if let (Some(status), 0) = (self.ctx.upstream_status, self.status) {
             self.status = status;
         }
+        let ends_us = self.ctx.way.ends_us();
+        let Carrier { caller, alarm, .. } = &mut *self.carrier;
+        let written = in_time(caller.write_all(bytes), alarm, ends_us).await?;
         self.is_written(written, goes_on)
     }
 
     async fn flush_for(&mut self, goes_on: bool) -> pingora::Result<()> {
-        let flushed = self.carrier.caller.flush().await;
+        if self.is_gone {
+            return Ok(());
+        }
+        let ends_us = self.ctx.way.ends_us();
+        let Carrier { caller, alarm, .. } = &mut *self.carrier;
+        let flushed = in_time(caller.flush(), alarm, ends_us).await?;
         self.is_written(flushed, goes_on)
     }
 
@@ -463,15 +489,35 @@ impl<C: Caller> Call<'_, '_, C> {
         let Err(error) = written else {
             return Ok(());
         };
-        self.is_gone = true;
-        match goes_on {
-            true => Ok(()),
-            false => {
-                let why = "while writing the answer";
-                Err(Error::because(ErrorType::WriteError, why, error).into_down())
-            }
+        (self.is_gone, self.is_watched) = (true, false);
+        if !goes_on {
+            let why = "while writing the answer";
+            return Err(Error::because(ErrorType::WriteError, why, error).into_down());
         }
+        let now = self.now();
+        let until = self.ctx.way.due_us(now, self.ctx.way.between());
+        self.unheard_us.get_or_insert(until);
+        Ok(())
     }
+}
+
+fn gone() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, "the caller has gone").into_down()
+}
+
+/// What is done for a caller, unless the call has had its time first.
+async fn in_time(
+    doing: impl Future<Output = io::Result<()>>,
+    alarm: &mut Alarm,
+    ends_us: Option<u64>,
+) -> pingora::Result<io::Result<()>> {
+    let mut doing = pin!(doing);
+    poll_fn(|cx| match (doing.as_mut().poll(cx), ends_us) {
+        (Poll::Ready(done), _) => Poll::Ready(Ok(done)),
+        (Poll::Pending, Some(ends)) => alarm.poll(cx, ends).map(|()| Err(upstream::out_of_time())),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
 }
 
 fn late(what: &str) -> Box<Error> {

@@ -292,6 +292,11 @@ impl Way {
         self.ends_us.map_or(due, |ends| ends.min(due))
     }
 
+    /// When the call must be over, if it must, monotonic microseconds.
+    pub(in crate::gateway) fn ends_us(&self) -> Option<u64> {
+        self.ends_us
+    }
+
     /// The longest wait for the next piece of an answer.
     pub(in crate::gateway) fn between(&self) -> Duration {
         self.pool().map_or(Duration::ZERO, |pool| pool.times.read)

@@ -156,11 +156,9 @@ impl Way {
                 self.stale = self.stale.saturating_add(1);
                 self.tried.pop();
             }
-            _ => {
-                self.repeats += 1;
-                self.repeat = true;
-            }
+            _ => self.repeats += 1,
         }
+        self.repeat = true;
         true
     }
 
