@@ -168,8 +168,12 @@ async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
 }
 
 fn doubt(terms: &Terms, tickets: &[Ticket]) {
-    let doubted = tickets.iter().filter_map(|ticket| ticket.item.doubt());
-    doubted.for_each(|item| terms.keep(item));
+    for ticket in tickets {
+        terms.lost(&ticket.item);
+        if let Some(item) = ticket.item.doubt() {
+            terms.keep(item);
+        }
+    }
 }
 
 /// Runs the script on a batch.

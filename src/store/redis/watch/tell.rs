@@ -104,10 +104,36 @@ impl RedisStore {
     ) -> RedisResult<()> {
         let known = self.remembered.all(self.concerns(index));
         for some in known.chunks(TOLD_AT_ONCE) {
-            let recall = |(name, count): &(Name, u64)| Part::change(*name, Change::Recall(*count));
+            let recall =
+                |(name, count): &(Name, u64)| Part::change(*name, Change::Recall(*count), 0);
             let parts: Vec<Part> = some.iter().map(recall).collect();
             let item = Item::of(What::Change, &parts);
             self.send(connection, sign, vec![item]).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of eras of totals that they are over. What was to be said of them has been told.
+    pub(super) async fn tell_eras(
+        &self,
+        connection: &mut Connection,
+        index: usize,
+        sign: &Sign,
+    ) -> RedisResult<()> {
+        let under_way = &self.terms.under_way;
+        if !under_way.doubts() || self.terms.is_unsent() {
+            return Ok(());
+        }
+        // By then a question has been answered, or does nothing.
+        let over = under_way.over(2 * self.terms.timeout, self.concerns(index));
+        for some in over.chunks(TOLD_AT_ONCE) {
+            let parts: Vec<Part> = some
+                .iter()
+                .map(|(name, era)| Part::over(*name, *era))
+                .collect();
+            let item = Item::of(What::Change, &parts);
+            self.send(connection, sign, vec![item]).await?;
+            under_way.told(some);
         }
         Ok(())
     }
