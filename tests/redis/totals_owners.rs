@@ -23,6 +23,7 @@ enum Word {
     End { round: u32, listed: u64 },
     Read,
     Keep { units: u32, round: u32, era: u32 },
+    Take { units: u32, round: u32, era: u32 },
     Gone(usize),
     Over { era: u32 },
 }
@@ -102,6 +103,7 @@ impl Store {
             Word::End { round, listed } => (8, round, listed, now_s),
             Word::Read => (9, 0, 0, 0),
             Word::Keep { units, round, era } => (10, units, round.into(), era.into()),
+            Word::Take { units, round, era } => (11, units, round.into(), era.into()),
             Word::Gone(gone) => (13, 0, 0xfeed_0000, 1 + gone as u64),
             Word::Over { era } => (14, 0, era.into(), 0),
         };
@@ -145,6 +147,8 @@ struct Gateway {
     is_dead: bool,
     era: u32,
     calls: Vec<Call>,
+    /// The round that it last knew of.
+    round: u32,
     doubted: Vec<u32>,
 }
 
@@ -159,6 +163,12 @@ enum Step {
         gateway: usize,
         units: u32,
         ran: bool,
+    },
+    /// Without the store, which is told of it; the word is lost perhaps, and said again.
+    TakeAlone {
+        gateway: usize,
+        units: u32,
+        lost: Option<bool>,
     },
     /// The backend makes so many hundredths of what a call asks.
     Make {
@@ -203,6 +213,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (gateway.clone(), units.clone()).prop_map(|(gateway, units)| Step::Take { gateway, units }),
         1 => (gateway.clone(), units, prop::bool::ANY)
             .prop_map(|(gateway, units, ran)| Step::LoseTake { gateway, units, ran }),
+        2 => (gateway.clone(), 1_u32..9, prop::option::of(prop::bool::ANY))
+            .prop_map(|(gateway, units, lost)| Step::TakeAlone { gateway, units, lost }),
         5 => (gateway.clone(), 0_usize..8, 0_u32..101)
             .prop_map(|(gateway, nth, part)| Step::Make { gateway, nth, part }),
         5 => (gateway.clone(), 0_usize..8)
@@ -284,6 +296,34 @@ impl World {
         }
     }
 
+    async fn take_alone(&mut self, gateway: usize, units: u32, lost: Option<bool>) {
+        let one = &mut self.gateways[gateway];
+        // Each time an era of its own, and the next for what is asked after it.
+        let (era, round) = (one.era + 1, one.round);
+        one.era += 2;
+        let mut call = Call {
+            era,
+            round,
+            units,
+            made: None,
+        };
+        if lost != Some(false) {
+            self.store
+                .say(gateway, Word::Take { units, round, era })
+                .await;
+        }
+        if lost.is_some() {
+            self.doubt(gateway, era).await;
+            let one = &mut self.gateways[gateway];
+            (call.era, one.era) = (one.era + 1, one.era + 2);
+            let era = call.era;
+            self.store
+                .say(gateway, Word::Take { units, round, era })
+                .await;
+        }
+        self.gateways[gateway].calls.push(call);
+    }
+
     async fn step(&mut self, step: Step) {
         match step {
             Step::Take { gateway, units } => {
@@ -296,8 +336,14 @@ impl World {
                         made: None,
                     };
                     self.gateways[gateway].calls.push(call);
+                    self.gateways[gateway].round = round;
                 }
             }
+            Step::TakeAlone {
+                gateway,
+                units,
+                lost,
+            } => self.take_alone(gateway, units, lost).await,
             Step::LoseTake {
                 gateway,
                 units,
@@ -349,6 +395,7 @@ impl World {
         match step {
             Step::Take { gateway, .. }
             | Step::LoseTake { gateway, .. }
+            | Step::TakeAlone { gateway, .. }
             | Step::Make { gateway, .. }
             | Step::Answer { gateway, .. }
             | Step::Over { gateway }

@@ -112,8 +112,10 @@ fn what_a_gateway_that_is_gone_had_under_way_does_not_come_on_top_of_an_import()
     assert_eq!(count(&last), Some(17), "its own call is under way still");
     scene.may_answer(true);
     assert_eq!(calls.pop().unwrap().read_answer("POST").status, 200);
-    set(&last, 17);
-    assert_eq!(count(&last), Some(17));
+    wait_until("what came of it is heard", || {
+        set(&last, 17);
+        count(&last) == Some(17)
+    });
 }
 
 /// Takes what there is room for, at both, until nothing is left; the total is never too low
@@ -263,4 +265,24 @@ fn a_decision_whose_reply_was_lost_has_nothing_under_way_for_long() {
         shown() == Some((json!(there), json!(false)))
     });
     assert!(imports < 60, "{imports}");
+}
+
+#[test]
+fn a_call_under_way_when_the_store_lost_its_totals_counts_once() {
+    let mut scene = Scene::new();
+    let gateway = scene.gateway();
+    acquainted(&[&gateway]);
+    set(&gateway, 10);
+    let mut calls = send(&gateway, "a", 2);
+    wait_until("they are taken", || count(&gateway) == Some(12));
+    scene.server.kill();
+    scene.server.restart_empty();
+    wait_until("it is told", || count(&gateway) == Some(12));
+    assert!(scene.has_units_under_way());
+    scene.may_answer(true);
+    for call in &mut calls {
+        assert_eq!(call.read_answer("POST").status, 200);
+    }
+    wait_until("they are heard", || !scene.has_units_under_way());
+    assert_eq!(count(&gateway), Some(12));
 }

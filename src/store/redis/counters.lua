@@ -371,6 +371,20 @@ local CHANGE = {
       total.owners[owner], total.dirty = nil, true
     end
   end,
+  -- This gateway has so many under way of a total that was lost. What was recalled of it has them,
+  -- and what somebody has counted since does not.
+  function(total, units, a)
+    local own = own_of(total, a)
+    local more = math.max(units - own.open - own.older, 0)
+    own.older = own.older + more
+    if more > 0 and total.checked > 0 then
+      add_total(total, more)
+    else
+      note_total(total, more)
+      total.used = math.max(total.used, own.older)
+    end
+    total.approximate = more > 0 and 1 or total.approximate
+  end,
 }
 
 local cells = {}

@@ -160,8 +160,18 @@ impl Terms {
         }
     }
 
-    /// Nobody knows what became of an item.
-    pub(super) fn lost(&self, item: &Item) {
+    /// Nobody knows what became of an item: the totals that it moves are marked, and what was
+    /// taken without the store is told again.
+    pub(super) fn doubt(&self, item: &Item) {
+        self.lost(item);
+        let again = item
+            .again(|name, era, round, units| self.under_way.take_again(name, era, round, units));
+        for item in item.doubt().into_iter().chain(again) {
+            self.keep(item);
+        }
+    }
+
+    fn lost(&self, item: &Item) {
         for (name, era) in item.eras() {
             self.under_way.doubt(name, era);
         }

@@ -87,7 +87,8 @@ impl Owned {
             let is_any = units.by_ref().take(2).any(|units| units != "0");
             let is_new = !units.next().is_some_and(|rest| rest.ends_with('!'));
             let (gateway, _) = owner.split_once('.').unwrap_or((owner, ""));
-            (is_any && is_new).then(|| gateway.into())
+            // What is nobody's, nobody can be asked about.
+            (is_any && is_new && gateway != "-").then(|| gateway.into())
         });
         Some(Self {
             total: Total::of_text(total)?,

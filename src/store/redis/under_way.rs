@@ -41,6 +41,8 @@ struct Taken {
     era: u32,
     round: u32,
     units: u32,
+    /// Without the store, which may not have been told yet.
+    alone: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,14 +77,26 @@ impl UnderWay {
 
     /// Units were taken.
     pub(super) fn took(&self, name: Name, era: u32, round: u32, units: u32) {
-        self.state.lock().took(name, Taken { era, round, units });
+        let taken = Taken {
+            era,
+            round,
+            units,
+            alone: false,
+        };
+        self.state.lock().took(name, taken);
     }
 
     /// Units were taken without the store, which had had so many outages; their era.
     pub(super) fn took_alone(&self, name: Name, round: u32, units: u32, outages: u64) -> u32 {
         let mut state = self.state.lock();
         let era = state.era(Some(outages));
-        state.took(name, Taken { era, round, units });
+        let taken = Taken {
+            era,
+            round,
+            units,
+            alone: true,
+        };
+        state.took(name, taken);
         era
     }
 
@@ -126,6 +140,50 @@ impl UnderWay {
             };
             state.doubted.insert((name, era), doubt);
         }
+    }
+
+    /// The word was lost by which the store was told of units that were taken without it: it is to
+    /// be told again of those that are under way still, as of an era of their own.
+    pub(super) fn take_again(
+        &self,
+        name: Name,
+        era: u32,
+        round: u32,
+        units: u32,
+    ) -> Option<(u32, u32)> {
+        let mut state = self.state.lock();
+        let mut all = state.taken.get_mut(&name)?.iter_mut();
+        let taken = all.find(|taken| (taken.era, taken.round) == (era, round))?;
+        let units = taken.units.min(units);
+        taken.units -= units;
+        let again = state.era.wrapping_add(1);
+        state.era = again.wrapping_add(1);
+        let all = state.taken.get_mut(&name)?;
+        all.retain(|taken| taken.units > 0);
+        all.push(Taken {
+            era: again,
+            round,
+            units,
+            alone: true,
+        });
+        Some((again, units))
+    }
+
+    /// All that the store was asked for and that is under way: so many of each era.
+    pub(super) fn all(&self, concerns: impl Fn(&Name) -> bool) -> Vec<(Name, u32, u32)> {
+        let state = self.state.lock();
+        let mut found: Vec<(Name, u32, u32)> = Vec::new();
+        for (name, all) in state.taken.iter().filter(|(name, _)| concerns(name)) {
+            let first = found.len();
+            for taken in all.iter().filter(|taken| !taken.alone) {
+                let mut same = found[first..].iter_mut();
+                match same.find(|(_, era, _)| *era == taken.era) {
+                    Some((_, _, units)) => *units = units.saturating_add(taken.units),
+                    None => found.push((*name, taken.era, taken.units)),
+                }
+            }
+        }
+        found
     }
 
     /// Whether anything is in doubt.
@@ -232,6 +290,29 @@ mod tests {
         let mut all = vec![first, alone, later, asked];
         all.dedup();
         assert_eq!(all.len(), 4, "{all:?}");
+    }
+
+    #[test]
+    fn a_store_that_has_lost_all_is_told_what_it_was_asked_for_and_is_under_way() {
+        let under_way = UnderWay::default();
+        let era = under_way.asked();
+        under_way.took(name(), era, 5, 3);
+        under_way.took(name(), era, 6, 1);
+        under_way.took_alone(name(), 6, 1, 1);
+        assert_eq!(under_way.all(|_| true), [(name(), era, 4)]);
+        assert_eq!(under_way.all(|_| false), []);
+    }
+
+    #[test]
+    fn what_was_taken_without_the_store_is_told_again_if_the_word_was_lost() {
+        let under_way = UnderWay::default();
+        let alone = under_way.took_alone(name(), 5, 3, 1);
+        assert_eq!(under_way.close(&name(), 5, 1)[..], [(alone, 1)]);
+        let (again, units) = under_way.take_again(name(), alone, 5, 3).unwrap();
+        assert!(again != alone && again != under_way.asked());
+        assert_eq!(units, 2, "one is under way no more");
+        assert_eq!(under_way.close(&name(), 5, 2)[..], [(again, 2)]);
+        assert_eq!(under_way.take_again(name(), again, 5, 2), None);
     }
 
     #[tokio::test(start_paused = true)]

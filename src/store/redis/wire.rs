@@ -95,7 +95,9 @@ const GIVE_BACK: u8 = 2;
 const READ: u8 = 9;
 const KEEP: u8 = 10;
 const TAKE: u8 = 11;
+const GONE: u8 = 13;
 const OVER: u8 = 14;
+const HELD: u8 = 15;
 
 impl Part {
     /// Units asked of a total.
@@ -141,12 +143,17 @@ impl Part {
         let id = u64::from_str_radix(gateway, 16).ok()?;
         // As doubles can carry it.
         let halves = (id >> 32, id & 0xffff_ffff);
-        (gateway.len() == 16).then(|| Self::of_total(name, 13, 0, halves))
+        (gateway.len() == 16).then(|| Self::of_total(name, GONE, 0, halves))
     }
 
     /// Nothing of this gateway's era is under way.
     pub(super) fn over(name: Name, era: u32) -> Self {
         Self::of_total(name, OVER, 0, (era.into(), 0))
+    }
+
+    /// This gateway has so many under way of a total that was lost.
+    pub(super) fn held(name: Name, era: u32, units: u32) -> Self {
+        Self::of_total(name, HELD, units, (era.into(), 0))
     }
 
     pub(super) fn name(&self) -> Name {
@@ -296,6 +303,24 @@ impl Item {
                 _ => None,
             };
             era.map(|era| (part.name, era))
+        })
+    }
+
+    /// The units that this says were taken without the store, as far as they are to be told again.
+    pub(super) fn again(
+        &self,
+        again: impl Fn(Name, u32, u32, u32) -> Option<(u32, u32)>,
+    ) -> Option<Self> {
+        let is_take = |part: &&Part| self.what == What::Change && part.kind == TAKE;
+        let taken = self.parts.iter().filter(is_take).filter_map(|part| {
+            let round = u32::try_from(part.a).ok()?;
+            let (era, units) = again(part.name, part.era()?, round, part.units)?;
+            Some(Part::change(part.name, Change::Take { units, round }, era))
+        });
+        let parts: SmallVec<[Part; 6]> = taken.collect();
+        (!parts.is_empty()).then_some(Self {
+            what: What::Change,
+            parts,
         })
     }
 

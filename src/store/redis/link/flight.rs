@@ -168,12 +168,7 @@ async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
 }
 
 fn doubt(terms: &Terms, tickets: &[Ticket]) {
-    for ticket in tickets {
-        terms.lost(&ticket.item);
-        if let Some(item) = ticket.item.doubt() {
-            terms.keep(item);
-        }
-    }
+    tickets.iter().for_each(|ticket| terms.doubt(&ticket.item));
 }
 
 /// Runs the script on a batch.
