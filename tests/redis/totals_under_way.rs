@@ -156,7 +156,7 @@ fn a_gateway_that_was_stopped_and_goes_on_closes_nothing_of_what_is_under_way_si
     }
     let mut others = send(&pair[1], "b", 5);
     wait_until("more are taken", || count(&pair[1]) == Some(75));
-    // Half of the answers come at once when it goes on; the rest later, when it has new calls.
+    // The answers come when it has new calls.
     pair[0].signal("-CONT");
     acquainted(&[&pair[0], &pair[1]]);
     calls.extend(send(&pair[0], "c", 5));
