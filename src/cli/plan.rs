@@ -12,6 +12,7 @@ mod tally;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
@@ -155,6 +156,9 @@ pub(super) fn run(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<
     Ok(if done? { Ended::Good } else { Ended::Bad })
 }
 
+/// How often the admin listener is asked again that has no store for a while.
+const TRIES: u32 = 5;
+
 /// The admin listener of the gateway that the settings name.
 struct Admin {
     client: Client,
@@ -183,11 +187,20 @@ impl Admin {
     ) -> Result<Value, PlanError> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let token = self.token.as_deref();
-        let answer = self.client.send(method, path, token, body).await?;
-        if answer.status != 200 {
-            return Err(self.client.refused(path, &answer));
+        // All that is asked here may be asked twice.
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = self.client.send(method, path, token, body.clone()).await?;
+            match answer.status {
+                200 => return answer.json(path),
+                503 if tries < TRIES => {
+                    let wait = answer.retry_after.unwrap_or(1).min(10);
+                    tokio::time::sleep(Duration::from_secs(wait)).await;
+                }
+                _ => return Err(self.client.refused(path, &answer)),
+            }
         }
-        answer.json(path)
     }
 }
 
@@ -328,4 +341,49 @@ fn listed_kinds() -> impl Iterator<Item = Kind> {
 /// Whether a kind is told user by user.
 fn is_by_user(kind: Kind) -> bool {
     kind.holder() == Holder::User
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// An admin listener that gives these answers, one after the other.
+    pub(super) fn admin(answers: &[u16]) -> Admin {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let answers = answers.to_vec();
+        thread::spawn(move || {
+            for (status, stream) in answers.into_iter().zip(listener.incoming()) {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                lines.find(String::is_empty);
+                let head = "Retry-After: 0\r\nContent-Length: 2\r\nConnection: close";
+                write!(stream, "HTTP/1.1 {status} X\r\n{head}\r\n\r\n{{}}").unwrap();
+            }
+        });
+        Admin {
+            client: Client::new(Target::plain(addr), "the admin listener"),
+            token: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_admin_listener_without_its_store_is_asked_again_but_not_for_ever() {
+        let ask = async |answers: &[u16]| admin(answers).ask("GET", "/plan", None).await;
+        assert!(ask(&[503, 503, 200]).await.is_ok());
+        let refused = ask(&[503, 503, 503, 503, 503, 200]).await;
+        assert!(
+            matches!(refused, Err(PlanError::Refused { status: 503, .. })),
+            "{refused:?}"
+        );
+        let refused = ask(&[400, 200]).await;
+        assert!(matches!(
+            refused,
+            Err(PlanError::Refused { status: 400, .. })
+        ));
+    }
 }

@@ -22,8 +22,9 @@
 //! a listing, or an import, has what calls under way make: their units are counted on top of it and
 //! the total is marked, so that it is never too low. For that it knows how many units are under way;
 //! each call gives back ([`Change::GiveBack`]) or keeps ([`Change::Keep`]) what it took, by the round
-//! in which it took it. A gateway that is gone answers for none: what has been under way for
-//! `LONGEST_S` counts no more at the next round.
+//! in which it took it. What has been under way for `LONGEST_S` counts no more at the next round.
+//! A store that gateways share knows whose units these are: of one that is gone they are on top of
+//! no listing or import, and mark it for so long, since it may not be gone.
 //!
 //! Nobody knows either whether a listing has seen what a deletion under way has deleted. So a
 //! deletion lowers the count of the listing that was there when it began ([`Change::Lower`]), and

@@ -34,3 +34,5 @@ mod slots;
 mod stores;
 mod totals;
 mod totals_outage;
+mod totals_owners;
+mod totals_under_way;

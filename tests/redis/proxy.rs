@@ -13,6 +13,8 @@ struct State {
     delay_ms: AtomicU64,
     /// Bytes are kept back, connections stay: as behind a cable that was pulled.
     is_cut: AtomicBool,
+    /// What the server says is lost.
+    is_deaf: AtomicBool,
     is_over: AtomicBool,
     /// With the number of its connection.
     streams: Mutex<Vec<(usize, TcpStream)>>,
@@ -41,12 +43,12 @@ impl Proxy {
                 };
                 let both = [&client, &server].map(|s| (number, s.try_clone().unwrap()));
                 shared.streams.lock().extend(both);
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
                     to.set_nodelay(true).unwrap();
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = shared.clone();
                     std::thread::spawn(move || {
-                        pass(from, to, &shared);
+                        pass(from, to, is_reply, &shared);
                         shared.streams.lock().retain(|(n, _)| *n != number);
                     });
                 }
@@ -69,6 +71,11 @@ impl Proxy {
         self.state.is_cut.store(true, Ordering::Relaxed);
     }
 
+    /// What is asked arrives, and no reply does.
+    pub(crate) fn deafen(&self) {
+        self.state.is_deaf.store(true, Ordering::Relaxed);
+    }
+
     /// Ends all connections; new ones may come.
     pub(crate) fn break_all(&self) {
         for (_, stream) in self.state.streams.lock().drain(..) {
@@ -79,16 +86,20 @@ impl Proxy {
     pub(crate) fn heal(&self) {
         self.slow(Duration::ZERO);
         self.state.is_cut.store(false, Ordering::Relaxed);
+        self.state.is_deaf.store(false, Ordering::Relaxed);
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
+fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, state: &State) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         let delay_ms = state.delay_ms.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(delay_ms));
         while state.is_cut.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if is_reply && state.is_deaf.load(Ordering::Relaxed) {
+            continue;
         }
         if to.write_all(&bytes[..count]).is_err() {
             break;

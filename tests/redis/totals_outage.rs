@@ -12,7 +12,7 @@ use crate::server::{Server, wait_until};
 
 const TOKEN: &str = "an-admin-token-of-tests";
 
-fn gateway(url: &str, dir: &std::path::Path, backend: &Backend) -> Gateway {
+pub(crate) fn gateway(url: &str, dir: &std::path::Path, backend: &Backend) -> Gateway {
     gateway_with(url, dir, backend, "500ms")
 }
 
@@ -31,17 +31,17 @@ fn gateway_with(url: &str, dir: &std::path::Path, backend: &Backend, timeout: &s
 }
 
 /// The totals of the app, if the store can say them.
-fn users(gateway: &Gateway) -> Option<Value> {
+pub(crate) fn users(gateway: &Gateway) -> Option<Value> {
     let token = format!("Authorization: Bearer {TOKEN}");
     let answer = Connection::to(gateway.admin).call("GET", "/plan?app=o%23a", &[&token], "");
     (answer.status == 200).then(|| answer.json()["totals"][0].clone())
 }
 
-fn count(gateway: &Gateway) -> Option<u64> {
+pub(crate) fn count(gateway: &Gateway) -> Option<u64> {
     users(gateway).and_then(|total| total["count"].as_u64())
 }
 
-fn import(gateway: &Gateway, figures: &Value) {
+pub(crate) fn import(gateway: &Gateway, figures: &Value) {
     let token = format!("Authorization: Bearer {TOKEN}");
     let body = figures.to_string();
     let mut admin = Connection::to(gateway.admin);
@@ -51,7 +51,7 @@ fn import(gateway: &Gateway, figures: &Value) {
 }
 
 /// The statuses of so many registrations.
-fn register(gateway: &Gateway, names: &str, times: usize) -> Vec<u16> {
+pub(crate) fn register(gateway: &Gateway, names: &str, times: usize) -> Vec<u16> {
     let mut connection = gateway.connect();
     let calls = (0..times).map(|n| {
         let body = json!({ "username": format!("{names}{n}") }).to_string();

@@ -132,12 +132,12 @@ pub(super) async fn run(
                     Ok(members) => (Map::from_iter([(total, json!(members))]), None),
                     Err(failure) => (Map::new(), Some(failure)),
                 };
-                tally.add(&id, totals, failure).await?;
+                tally.add(&id, totals, failure).await;
                 if tally.is_over() {
                     break;
                 }
             }
-            let (text, all) = tally.end(&[Kind::GroupMembers.as_str()]).await?;
+            let (text, all) = tally.end(&[Kind::GroupMembers.as_str()]).await;
             report.push_str(&text);
             is_good &= all;
         }
@@ -168,13 +168,13 @@ pub(super) async fn run(
                     }
                 }
             }
-            tally.add(name, totals, failure).await?;
+            tally.add(name, totals, failure).await;
             if tally.is_over() {
                 break;
             }
         }
         let totals: Vec<&str> = by_user.iter().map(|kind| kind.as_str()).collect();
-        let (text, all) = tally.end(&totals).await?;
+        let (text, all) = tally.end(&totals).await;
         report.push_str(&text);
         is_good &= all;
     }

@@ -57,7 +57,7 @@ impl<'a> Tally<'a> {
         name: &str,
         totals: Map<String, Value>,
         failure: Option<PlanError>,
-    ) -> Result<(), PlanError> {
+    ) {
         match failure {
             None => self.in_a_row = 0,
             // It was there when it was listed.
@@ -70,9 +70,8 @@ impl<'a> Tally<'a> {
         if !totals.is_empty() {
             self.ready.insert(name.to_owned(), Value::Object(totals));
         }
-        match self.ready.len() < self.at_once {
-            true => Ok(()),
-            false => self.import().await,
+        if self.ready.len() >= self.at_once {
+            self.import().await;
         }
     }
 
@@ -92,21 +91,27 @@ impl<'a> Tally<'a> {
         self.is_over
     }
 
-    async fn import(&mut self) -> Result<(), PlanError> {
+    /// What fails here has been listed in vain; what was imported before holds.
+    async fn import(&mut self) {
         let some = std::mem::take(&mut self.ready);
         if some.is_empty() {
-            return Ok(());
+            return;
         }
         let count = some.len();
         let body = json!({ "app": self.app, self.holders: some });
-        self.admin.ask("POST", "/plan/import", Some(&body)).await?;
-        self.imported += count;
-        Ok(())
+        match self.admin.ask("POST", "/plan/import", Some(&body)).await {
+            Ok(_) => self.imported += count,
+            Err(failure) => {
+                self.fail("the import", &failure);
+                self.failed += count - 1;
+                self.is_over |= matches!(failure, PlanError::Refused { status: 503, .. });
+            }
+        }
     }
 
     /// Imports the rest; what there is to say of these totals, and whether all went well.
-    pub(super) async fn end(mut self, totals: &[&str]) -> Result<(String, bool), PlanError> {
-        self.import().await?;
+    pub(super) async fn end(mut self, totals: &[&str]) -> (String, bool) {
+        self.import().await;
         let Self { holders, .. } = self;
         let mut text = String::new();
         for total in totals {
@@ -129,6 +134,28 @@ impl<'a> Tally<'a> {
                 self.failed
             ));
         }
-        Ok((text, self.why.is_none()))
+        (text, self.why.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::plan::tests::admin;
+
+    #[tokio::test]
+    async fn what_was_imported_is_told_though_an_import_fails_after_it() {
+        let admin = admin(&[200, 200, 503, 503, 503, 503, 503]);
+        let mut tally = Tally::new(&admin, "o#a", "users", 2);
+        for name in ["a", "b", "c", "d", "e"] {
+            let totals = Map::from_iter([("friends".to_owned(), json!(1))]);
+            tally.add(name, totals, None).await;
+        }
+        let (text, is_good) = tally.end(&["friends"]).await;
+        assert!(
+            text.starts_with("friends: of 4 users\nusers failed: 1, the first"),
+            "{text}"
+        );
+        assert!(text.contains("503") && !is_good, "{text}");
     }
 }

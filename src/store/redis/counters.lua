@@ -20,7 +20,8 @@
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
 -- kind 2  running tasks    a = lease,            b = number of the slot
--- kind 3  total            a = enforced if it was checked then or later, b = figure (D) or round (B)
+-- kind 3  total            a = enforced if it was checked then or later, b = figure, more = the
+--                          gateway's era (D); a = its era, b = round (B)
 --
 -- Returns {time, reply...}; {time} alone when the epoch is another: nothing was done then.
 -- Reply to D: A (admitted) or N (denied), then for each charge: units used before, more units
@@ -111,18 +112,54 @@ local function open_day(text)
   end
 end
 
--- A total, as `Total::to_text` writes it, and behind ' @' the gateways that have units of it under
--- way, `ID:units` with commas between them: who is gone answers for none. What else is there is
+-- A total, as `Total::to_text` writes it, and behind ' @' whose units are under way, with commas
+-- between: `ID.era:open/older/since/at/left`, and `!` behind it where that gateway is thought to be
+-- gone. A gateway has an entry for each of its eras (`under_way.rs`), and closes units of its own
+-- alone. `left`: units that were under way when an import or a listing came and the gateway was
+-- thought to be gone. They are not on top of it, and mark it: they may be made yet. Those of the
+-- entry were taken in round `since` or later, which tells them from these. What else is there is
 -- nothing of ours.
 local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
 local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
+local OWNED = '^([^:]+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)(!?)$'
+local NOBODY = '-'
+
+local function owned(open, older, since, at, left, gone)
+  return {
+    open = tonumber(open), older = tonumber(older), since = tonumber(since), at = tonumber(at),
+    left = tonumber(left), gone = gone == '!',
+  }
+end
+
+-- The entries of a total with these sums. The version before wrote `ID:units`; what no entry has
+-- is nobody's.
+local function open_owners(text, open, older, at)
+  local owners, before = {}, {}
+  for one in string.gmatch(text or '', '[^,]+') do
+    local owner, its_open, its_older, since, its_at, left, gone = string.match(one, OWNED)
+    if owner then
+      local own = owned(its_open, its_older, since, its_at, left, gone)
+      owners[owner] = own
+      open, older = math.max(open - own.open, 0), math.max(older - own.older, 0)
+    else
+      local id, units = string.match(one, '^([^:]+):(%d+)$')
+      before[id or NOBODY] = tonumber(units)
+    end
+  end
+  for id, units in pairs(before) do
+    local its_open = math.min(units, open)
+    local its_older = math.min(units - its_open, older)
+    owners[id] = owned(its_open, its_older, 0, at, 0)
+    open, older = open - its_open, older - its_older
+  end
+  if open > 0 or older > 0 then
+    owners[NOBODY] = owned(open, older, 0, at, 0)
+  end
+  return owners
+end
 
 local function open_total(text)
-  local owners = {}
   local alone, listed = string.match(text or '', '^(.-) @(.*)$')
-  for id, units in string.gmatch(listed or '', '([^:,]+):(%d+)') do
-    owners[id] = tonumber(units)
-  end
   text = alone or text
   local used, checked, approximate, round, basis, net, moves, rest =
     string.match(text or '', TOTAL_TEXT)
@@ -130,7 +167,7 @@ local function open_total(text)
   if rest and rest ~= '' then
     open, older, older_at = string.match(rest, UNDER_WAY)
     if not open then
-      used, checked, approximate, round, basis, net, moves = nil
+      used, checked, approximate, round, basis, net, moves, listed = nil
     end
   end
   -- Of one that is not there, a round that none before it had: what was taken of a total that has
@@ -140,37 +177,51 @@ local function open_total(text)
     kind = TOTAL, used = tonumber(used or 0), checked = tonumber(checked or 0),
     approximate = tonumber(approximate or 0), round = tonumber(round or first),
     basis = tonumber(basis or first), net = tonumber(net or 0), moves = tonumber(moves or 0),
-    open = tonumber(open or 0), older = tonumber(older or 0), older_at = tonumber(older_at or 0),
-    owners = owners, asked = 0, dirty = false,
+    owners = open_owners(used and listed, tonumber(open or 0), tonumber(older or 0), older_at or 0),
+    asked = 0, dirty = false,
   }
 end
 
 local function total_text(total)
   local text = string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', total.used, total.checked,
     total.approximate, total.round, total.basis, total.net, total.moves)
-  if total.open == 0 and total.older == 0 then
-    return text
-  end
-  return text .. string.format(' %.0f %.0f %.0f', total.open, total.older, total.older_at)
-end
-
-local function owned_text(total)
-  local text, listed = total_text(total), {}
-  if total.open > 0 or total.older > 0 then
-    for id, units in pairs(total.owners) do
-      listed[#listed + 1] = id .. ':' .. string.format('%.0f', units)
+  local open, older, at, listed = 0, 0, 0, {}
+  for owner, own in pairs(total.owners) do
+    if own.open > 0 or own.older > 0 or own.left > 0 then
+      listed[#listed + 1] = string.format('%s:%.0f/%.0f/%.0f/%.0f/%.0f%s', owner, own.open,
+        own.older, own.since, own.at, own.left, own.gone and '!' or '')
+      open, older = open + own.open, older + own.older
+      at = own.older > 0 and math.max(at, own.at) or at
     end
   end
-  if #listed == 0 then
-    return text
+  if open > 0 or older > 0 then
+    text = text .. string.format(' %.0f %.0f %.0f', math.min(open, MOST_OF_TOTAL),
+      math.min(older, MOST_OF_TOTAL), at)
   end
-  return text .. ' @' .. table.concat(listed, ',')
+  if #listed == 0 then
+    return text, true
+  end
+  return text .. ' @' .. table.concat(listed, ','), false
 end
 
--- So many more units of this gateway's calls are under way.
-local function own_total(total, units)
-  local owned = (total.owners[ARGV[3]] or 0) + units
-  total.owners[ARGV[3]] = owned > 0 and owned or nil
+-- The entry of this gateway, which is there, or it would not speak.
+local function own_of(total, era)
+  local mine = ARGV[3] .. '.'
+  for owner, own in pairs(total.owners) do
+    if own.gone and sub(owner, 1, #mine) == mine then
+      own.gone = false
+    end
+  end
+  local owner = mine .. string.format('%.0f', era)
+  local own = total.owners[owner] or owned(0, 0, 0, 0, 0)
+  total.owners[owner], total.dirty = own, true
+  return own
+end
+
+local function forget_when(own)
+  if own.older == 0 and own.left == 0 then
+    own.at = 0
+  end
 end
 
 -- What comes between a listing is noted.
@@ -186,46 +237,66 @@ local function add_total(total, units)
   note_total(total, units)
 end
 
--- What is under way is under way no more; how many of its units were known.
-local function close_total(total, units, round)
+local function take_total(total, units, round, era)
+  add_total(total, units)
+  local own = own_of(total, era)
   local under_way = round == total.round and 'open' or 'older'
-  local known = math.min(units, total[under_way])
-  total[under_way], total.dirty = total[under_way] - known, true
-  own_total(total, -known)
-  if total.older == 0 then
-    total.older_at = 0
+  own[under_way] = math.min(own[under_way] + units, MOST_OF_TOTAL)
+  if own.left == 0 then
+    own.since = math.min(own.since, round)
   end
+end
+
+-- What is under way is under way no more; how many of its units were known.
+local function close_total(total, units, round, era)
+  local own = own_of(total, era)
+  if round < own.since then
+    own.left = math.max(own.left - units, 0)
+    forget_when(own)
+    return 0
+  end
+  local under_way = round == total.round and 'open' or 'older'
+  local known = math.min(units, own[under_way])
+  own[under_way] = own[under_way] - known
+  forget_when(own)
   return known
 end
 
-local function give_back_total(total, units, round)
-  local known = close_total(total, units, round)
+local function give_back_total(total, units, round, era)
+  local known = close_total(total, units, round, era)
   total.used = math.max(total.used - known, 0)
   note_total(total, -known)
 end
 
-local function keep_total(total, units, round)
-  local known = close_total(total, units, round)
+local function keep_total(total, units, round, era)
+  local known = close_total(total, units, round, era)
   if known < units then
     add_total(total, units - known)
     total.approximate = 1
   end
 end
 
--- Begins a round; how many units are under way.
+-- Begins a round; how many units are under way, and whether more may be.
 local function begin_total(total, at)
-  if total.older_at > 0 and at - total.older_at > LONGEST then
-    total.older, total.older_at, total.owners = 0, 0, {}
+  local under_way, left = 0, 0
+  for _, own in pairs(total.owners) do
+    if own.at > 0 and at - own.at > LONGEST then
+      own.older, own.left, own.at = 0, 0, 0
+    end
+    if own.open > 0 or own.at == 0 then
+      own.at = math.min(at, MOST_OF_TOTAL)
+    end
+    own.open, own.older = 0, math.min(own.open + own.older, MOST_OF_TOTAL)
+    if own.gone then
+      own.older, own.left = 0, math.min(own.left + own.older, MOST_OF_TOTAL)
+      own.since = total.round + 1
+    end
+    forget_when(own)
+    under_way, left = under_way + own.older, left + own.left
   end
-  if total.open > 0 or total.older_at == 0 then
-    total.older_at = math.min(at, MOST_OF_TOTAL)
-  end
-  total.older = math.min(total.open + total.older, MOST_OF_TOTAL)
-  total.open, total.round, total.dirty = 0, total.round + 1, true
-  if total.older == 0 then
-    total.older_at = 0
-  end
-  return total.older
+  total.round, total.dirty = total.round + 1, true
+  under_way = math.min(under_way, MOST_OF_TOTAL)
+  return under_way, (under_way > 0 or left > 0) and 1 or 0
 end
 
 local function settle_total(total, count, checked)
@@ -247,7 +318,7 @@ local CHANGE = {
     end
     note_total(total, 0)
   end,
-  function(total, units, a) give_back_total(total, units, a) end,
+  function(total, units, a, b) give_back_total(total, units, a, b) end,
   function(total)
     total.approximate = 1
     note_total(total, 0)
@@ -260,13 +331,12 @@ local CHANGE = {
     total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
   end,
   function(total, _, a, b)
-    local under_way = begin_total(total, b)
+    local under_way, is_doubtful = begin_total(total, b)
     settle_total(total, math.min(a, MOST_OF_TOTAL) + under_way, b)
-    total.approximate = under_way > 0 and 1 or 0
+    total.approximate = is_doubtful
   end,
   function(total, _, a)
-    total.net = begin_total(total, a)
-    total.moves = total.net > 0 and 1 or 0
+    total.net, total.moves = begin_total(total, a)
   end,
   function(total, round, a, b)
     if round == total.round and total.round ~= total.basis then
@@ -276,18 +346,44 @@ local CHANGE = {
     end
   end,
   function() end,
-  function(total, units, a) keep_total(total, units, a) end,
-  function(total, units, a)
-    add_total(total, units)
-    local under_way = a == total.round and 'open' or 'older'
-    total[under_way] = math.min(total[under_way] + units, MOST_OF_TOTAL)
-    own_total(total, units)
-  end,
+  function(total, units, a, b) keep_total(total, units, a, b) end,
+  function(total, units, a, b) take_total(total, units, a, b) end,
   function(total, _, a)
     if total.checked == 0 then
       total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), 1
       total.dirty = true
     end
+  end,
+  -- This gateway seems to be gone: what it has under way is not for long.
+  function(total, _, a, b)
+    local its = string.format('%08x%08x.', a, b)
+    for owner, own in pairs(total.owners) do
+      if sub(owner .. '.', 1, #its) == its and not own.gone then
+        own.gone, total.approximate = true, 1
+        note_total(total, 0)
+      end
+    end
+  end,
+  -- Nothing of this gateway's era is under way, whatever became of its words.
+  function(total, _, a)
+    local owner = ARGV[3] .. '.' .. string.format('%.0f', a)
+    if total.owners[owner] then
+      total.owners[owner], total.dirty = nil, true
+    end
+  end,
+  -- This gateway has so many under way of a total that was lost. What was recalled of it has them,
+  -- and what somebody has counted since does not.
+  function(total, units, a)
+    local own = own_of(total, a)
+    local more = math.max(units - own.open - own.older, 0)
+    own.older = own.older + more
+    if more > 0 and total.checked > 0 then
+      add_total(total, more)
+    else
+      note_total(total, more)
+      total.used = math.max(total.used, own.older)
+    end
+    total.approximate = more > 0 and 1 or total.approximate
   end,
 }
 
@@ -402,9 +498,7 @@ local function take(charge)
   local cell, cost = charge.cell, charge.cost
   if cell.kind == TOTAL then
     if cost > 0 then
-      add_total(cell, cost)
-      cell.open = math.min(cell.open + cost, MOST_OF_TOTAL)
-      own_total(cell, cost)
+      take_total(cell, cost, cell.round, charge.more)
     end
     return
   end
@@ -539,7 +633,7 @@ local function settle(item, sign)
         cells[index] = nil -- counted again when it is asked next
       end
     elseif kind == TOTAL then
-      give_back_total(cell, units, b)
+      give_back_total(cell, units, b, a)
     elseif kind == DAY then
       local change = math.max(sign * units, -cell.used)
       cell.used, cell.change, cell.dirty = cell.used + change, cell.change + change, true
@@ -627,7 +721,7 @@ local function change(item)
     index, how, units, a, b, from = read('<I2BI4dd', item, from)
     local total = open(index, TOTAL, 0)
     CHANGE[how](total, units, a, b)
-    reply[#reply + 1] = owned_text(total)
+    reply[#reply + 1] = total_text(total)
   end
   return 'V' .. table.concat(reply, '\n')
 end
@@ -655,12 +749,12 @@ for index, cell in pairs(cells) do
     local key = KEYS[index]
     if cell.kind == TOTAL then
       -- The one kind that never expires.
-      if cell.used == 0 and cell.checked == 0 and cell.approximate == 0
-        and cell.round == cell.basis
-        and cell.open == 0 and cell.older == 0 then
+      local text, is_at_rest = total_text(cell)
+      if is_at_rest and cell.used == 0 and cell.checked == 0 and cell.approximate == 0
+        and cell.round == cell.basis then
         redis.call('DEL', key)
       else
-        redis.call('SET', key, owned_text(cell))
+        redis.call('SET', key, text)
       end
     elseif cell.kind == SLIDING then
       flush(cell)

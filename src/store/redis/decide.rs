@@ -191,7 +191,9 @@ impl RedisStore {
             let slot = self.next_slots(plan);
             let asks_totals = !plan.totals.is_empty();
             let asks_totals = asks_totals.then(|| self.asks_totals(part, now));
-            let item = Item::decide(plan, wanted, self.bounds(time, now), slot, self.slot_lease);
+            let (what, slots) = (self.bounds(time, now), (slot, self.slot_lease));
+            let era = asks_totals.map_or(0, |_| self.terms.under_way.asked());
+            let item = Item::decide(plan, wanted, what, slots, era);
             let receiver = link
                 .ask(item.clone(), part, self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
@@ -232,6 +234,9 @@ impl RedisStore {
             self.own.note(plan, &readings, is_admitted, times, at);
             if let Some(asked) = asks_totals {
                 self.note_totals(plan, &readings, asked);
+            }
+            if is_admitted {
+                self.took_totals(plan, era);
             }
             return Ok(decision);
         }

@@ -19,6 +19,7 @@ use super::health::Health;
 use super::name::Name;
 use super::reply::Answer;
 use super::time::StoreTime;
+use super::under_way::UnderWay;
 use super::wire::Item;
 
 const SCRIPT: &str = include_str!("counters.lua");
@@ -80,6 +81,8 @@ pub(super) struct Terms {
     pub(super) items: AtomicU64,
     /// Items that nobody waits for and that could not be sent: for when the store is back.
     pub(super) unsent: Mutex<Vec<Item>>,
+    /// What this gateway has under way of totals.
+    pub(super) under_way: UnderWay,
 }
 
 /// What is known of a part of the store.
@@ -151,8 +154,26 @@ impl Terms {
     /// Keeps an item for later, if not too many are kept already.
     pub(super) fn keep(&self, item: Item) {
         let mut unsent = self.unsent.lock();
-        if unsent.len() < WAITING {
-            unsent.push(item);
+        match unsent.len() < WAITING {
+            true => unsent.push(item),
+            false => self.lost(&item),
+        }
+    }
+
+    /// Nobody knows what became of an item: the totals that it moves are marked, and what was
+    /// taken without the store is told again.
+    pub(super) fn doubt(&self, item: &Item) {
+        self.lost(item);
+        let again = item
+            .again(|name, era, round, units| self.under_way.take_again(name, era, round, units));
+        for item in item.doubt().into_iter().chain(again) {
+            self.keep(item);
+        }
+    }
+
+    fn lost(&self, item: &Item) {
+        for (name, era) in item.eras() {
+            self.under_way.doubt(name, era);
         }
     }
 

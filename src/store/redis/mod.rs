@@ -18,6 +18,7 @@ mod remembered;
 mod reply;
 mod time;
 mod totals;
+mod under_way;
 mod watch;
 mod wire;
 
@@ -40,6 +41,7 @@ use self::own::Own;
 use self::remembered::Remembered;
 use self::reply::Verdict;
 use self::time::StoreTime;
+use self::under_way::UnderWay;
 use self::wire::{Item, Part, What};
 use super::{Store, StoreError, StoreGauges};
 use crate::limit::total::{Change, Total};
@@ -154,6 +156,7 @@ impl RedisStore {
                 round_trips: AtomicU64::new(0),
                 items: AtomicU64::new(0),
                 unsent: parking_lot::Mutex::default(),
+                under_way: UnderWay::default(),
                 connector,
             }),
         }
@@ -375,8 +378,7 @@ impl Store for RedisStore {
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) -> Result<Vec<Total>, StoreError> {
-        let made = self.ask_changes(app, changes, now).await?;
-        self.doubt_left(app, changes, made, now).await
+        self.change_owned(app, changes, now).await
     }
 
     fn sweep(&self, now: Moment) {

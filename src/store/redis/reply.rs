@@ -71,7 +71,7 @@ impl Reading {
     }
 }
 
-/// A total, and the gateways that have units of it under way.
+/// A total, and the gateways that have units of it under way, but for those known to be gone.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owned {
     pub(super) total: Total,
@@ -81,10 +81,18 @@ pub(super) struct Owned {
 impl Owned {
     fn of_text(text: &str) -> Option<Self> {
         let (total, owners) = text.split_once(" @").unwrap_or((text, ""));
-        let owners = owners.split(',').filter_map(|one| one.split_once(':'));
+        let owners = owners.split(',').filter_map(|one| {
+            let (owner, units) = one.split_once(':')?;
+            let mut units = units.splitn(3, '/');
+            let is_any = units.by_ref().take(2).any(|units| units != "0");
+            let is_new = !units.next().is_some_and(|rest| rest.ends_with('!'));
+            let (gateway, _) = owner.split_once('.').unwrap_or((owner, ""));
+            // What is nobody's, nobody can be asked about.
+            (is_any && is_new && gateway != "-").then(|| gateway.into())
+        });
         Some(Self {
             total: Total::of_text(total)?,
-            owners: owners.map(|(gateway, _)| gateway.into()).collect(),
+            owners: owners.collect(),
         })
     }
 }

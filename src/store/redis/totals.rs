@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use smallvec::{SmallVec, smallvec};
 use tokio::time::{sleep, timeout};
 
 use super::name::Name;
@@ -32,12 +33,35 @@ impl RedisStore {
         for (key, change) in changes {
             self.remembered.changed(Name::plain(app, *key), *change);
         }
-        self.tell_in_order(app, changes, now);
+        let parts = changes
+            .iter()
+            .flat_map(|(key, change)| self.parts(app, *key, *change));
+        self.tell_in_order(&parts.collect::<Vec<_>>(), now);
     }
 
-    fn tell_in_order(&self, app: CounterKey, changes: &[(CounterKey, Change)], now: Moment) {
-        for some in changes.chunks(AT_ONCE) {
-            self.tell_store(item(app, some), self.time.told_us(now));
+    fn tell_in_order(&self, parts: &[Part], now: Moment) {
+        for some in parts.chunks(AT_ONCE) {
+            self.tell_store(Item::of(What::Change, some), self.time.told_us(now));
+        }
+    }
+
+    /// What goes to the store for a change: of units that are closed, a part for each era of theirs.
+    fn parts(&self, app: CounterKey, key: CounterKey, change: Change) -> SmallVec<[Part; 1]> {
+        let (name, under_way) = (Name::plain(app, key), &self.terms.under_way);
+        let closed = |units, round| under_way.close(&name, round, units).into_iter();
+        match change {
+            Change::GiveBack { units, round } => closed(units, round)
+                .map(|(era, units)| Part::change(name, Change::GiveBack { units, round }, era))
+                .collect(),
+            Change::Keep { units, round } => closed(units, round)
+                .map(|(era, units)| Part::change(name, Change::Keep { units, round }, era))
+                .collect(),
+            Change::Take { units, round } => {
+                let era = under_way.asked();
+                under_way.took(name, era, round, units);
+                smallvec![Part::change(name, change, era)]
+            }
+            _ => smallvec![Part::change(name, change, 0)],
         }
     }
 
@@ -47,9 +71,22 @@ impl RedisStore {
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) -> Result<Vec<Owned>, StoreError> {
-        let mut made = Vec::with_capacity(changes.len());
-        for some in changes.chunks(AT_ONCE) {
-            let item = item(app, some);
+        let mut parts = Vec::with_capacity(changes.len());
+        let mut ends = Vec::with_capacity(changes.len());
+        for (key, change) in changes {
+            parts.extend(self.parts(app, *key, *change));
+            ends.push(parts.len());
+        }
+        let made = self.ask_parts(&parts, now).await?;
+        // What each is after the last part of its change.
+        let last = ends.iter().filter_map(|end| made.get(end.checked_sub(1)?));
+        Ok(last.cloned().collect())
+    }
+
+    async fn ask_parts(&self, parts: &[Part], now: Moment) -> Result<Vec<Owned>, StoreError> {
+        let mut made = Vec::with_capacity(parts.len());
+        for some in parts.chunks(AT_ONCE) {
+            let item = Item::of(What::Change, some);
             let part = self.terms.part(item.name());
             if part.health.is_open() {
                 return Err(StoreError::Unavailable);
@@ -64,9 +101,8 @@ impl RedisStore {
             };
             match answer.verdict {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
-                    for ((key, _), total) in some.iter().zip(&totals) {
-                        let name = Name::plain(app, *key);
-                        self.remembered.note(name, total.total.into(), asked);
+                    for (part, total) in some.iter().zip(&totals) {
+                        self.remembered.note(part.name(), total.total.into(), asked);
                     }
                     made.extend(totals);
                 }
@@ -76,28 +112,50 @@ impl RedisStore {
         Ok(made)
     }
 
-    /// Marks those of these totals of which a gateway that is gone has units under way: nobody
-    /// will say what came of them.
-    pub(super) async fn doubt_left(
+    /// Makes changes; what each total is then. What gateways that are gone had under way is in
+    /// doubt from now on, and not on top of what is imported.
+    pub(super) async fn change_owned(
         &self,
         app: CounterKey,
         changes: &[(CounterKey, Change)],
-        made: Vec<Owned>,
         now: Moment,
     ) -> Result<Vec<Total>, StoreError> {
-        let exact = made.iter().filter(|owned| !owned.total.approximate);
-        let owners: HashSet<&str> = exact.flat_map(|o| o.owners.iter().map(|o| &**o)).collect();
-        let gone = self.gone(owners).await;
-        let mut totals = Vec::with_capacity(made.len());
-        for ((key, _), owned) in changes.iter().zip(&made) {
-            let is_left = owned.owners.iter().any(|owner| gone.contains(&**owner));
-            let doubted = match is_left && !owned.total.approximate {
-                true => self.ask_changes(app, &[(*key, Change::Doubt)], now).await?,
-                false => Vec::new(),
-            };
-            totals.push(doubted.first().unwrap_or(owned).total);
+        let begins = |change: &Change| matches!(change, Change::Set { .. } | Change::Begin { .. });
+        let begun = changes.iter().filter(|(_, change)| begins(change));
+        let begun: Vec<_> = begun.map(|(key, _)| (*key, Change::Read)).collect();
+        let before = self.ask_changes(app, &begun, now).await?;
+        self.leave_out_gone(app, &begun, before, now).await?;
+        let made = self.ask_changes(app, changes, now).await?;
+        let made = self.leave_out_gone(app, changes, made, now).await?;
+        Ok(made.into_iter().map(|owned| owned.total).collect())
+    }
+
+    /// Says of these totals which of the gateways that have units of them under way are gone:
+    /// nobody will tell what came of those.
+    async fn leave_out_gone(
+        &self,
+        app: CounterKey,
+        changes: &[(CounterKey, Change)],
+        mut made: Vec<Owned>,
+        now: Moment,
+    ) -> Result<Vec<Owned>, StoreError> {
+        let owners = made
+            .iter()
+            .flat_map(|owned| owned.owners.iter().map(|o| &**o));
+        let gone = self.gone(owners.collect()).await;
+        let (mut parts, mut of) = (Vec::new(), Vec::new());
+        for (nth, ((key, _), owned)) in changes.iter().zip(&made).enumerate() {
+            for gateway in owned.owners.iter().filter(|owner| gone.contains(&***owner)) {
+                if let Some(part) = Part::gone(Name::plain(app, *key), gateway) {
+                    parts.push(part);
+                    of.push(nth);
+                }
+            }
         }
-        Ok(totals)
+        for (nth, total) in of.into_iter().zip(self.ask_parts(&parts, now).await?) {
+            made[nth] = total;
+        }
+        Ok(made)
     }
 
     /// Which of these gateways are gone. One that has just come is known in a beat.
@@ -164,15 +222,26 @@ impl RedisStore {
     pub(super) fn take_totals_alone(&self, plan: &mut Plan, now: Moment) -> Result<(), usize> {
         let share = |name: &Name, left| self.peers.share_of(name, left);
         self.remembered.take(plan, share)?;
+        let outages = self.terms.times_opened();
         let taken = plan.totals.iter().filter_map(|charge| {
-            let (units, round) = (charge.units, charge.taken?);
-            (units > 0).then_some((charge.key, Change::Take { units, round }))
+            let (units, round) = (charge.units, charge.taken.filter(|_| charge.units > 0)?);
+            let name = Name::of_total(plan, charge.key);
+            let era = self.terms.under_way.took_alone(name, round, units, outages);
+            Some(Part::change(name, Change::Take { units, round }, era))
         });
-        let added: Vec<_> = taken.collect();
-        if let Some(app) = plan.app {
-            self.tell_in_order(app, &added, now);
-        }
+        let taken: Vec<_> = taken.collect();
+        self.tell_in_order(&taken, now);
         Ok(())
+    }
+
+    /// The store has admitted a plan: what of totals is under way now.
+    pub(super) fn took_totals(&self, plan: &Plan, era: u32) {
+        for charge in &plan.totals {
+            if let Some(round) = charge.taken.filter(|_| charge.units > 0) {
+                let name = Name::of_total(plan, charge.key);
+                self.terms.under_way.took(name, era, round, charge.units);
+            }
+        }
     }
 
     /// Refuses what is more than this gateway's share of what was left before the store was out
@@ -183,13 +252,6 @@ impl RedisStore {
         let total = self.remembered.lacks(plan, outages, share)?;
         Some(Decision::Full { total })
     }
-}
-
-fn item(app: CounterKey, changes: &[(CounterKey, Change)]) -> Item {
-    let parts = changes
-        .iter()
-        .map(|(key, change)| Part::change(Name::plain(app, *key), *change));
-    Item::of(What::Change, &parts.collect::<Vec<_>>())
 }
 
 /// Notes in the plan what an admission took of totals. Their readings come after the charges'.

@@ -241,6 +241,7 @@ impl RedisStore {
             let running = census.running(index);
             self.renew(connection, &sign, running, false).await?;
         }
+        self.tell_eras(connection, index, &sign).await?;
         if is_new || is_back {
             let left_us = sign.seeding_left_us(is_back, self.seeding_us);
             part.health

@@ -52,7 +52,7 @@ pub(super) struct Part {
     report: bool,
     quota: u32,
     units: u32,
-    /// Wanted beyond the units.
+    /// Wanted beyond the units. Of a total, the gateway's era.
     more: u32,
     a: u64,
     b: u64,
@@ -89,28 +89,36 @@ impl Part {
 
 /// The kind of a total's parts.
 const TOTAL: u8 = 3;
-/// The number of the change that is none.
+/// Numbers of changes: those of units under way, the one that is none, and the one that may be
+/// told again.
+const GIVE_BACK: u8 = 2;
 const READ: u8 = 9;
+const KEEP: u8 = 10;
+const TAKE: u8 = 11;
+const GONE: u8 = 13;
+const OVER: u8 = 14;
+const HELD: u8 = 15;
 
 impl Part {
     /// Units asked of a total.
-    fn total(name: Name, charge: &TotalCharge) -> Self {
+    fn total(name: Name, charge: &TotalCharge, era: u32) -> Self {
         Self {
             kind: TOTAL,
             report: charge.report,
             units: charge.units,
+            more: era,
             a: charge.since_s,
             b: charge.figure,
             ..Self::new(name, Span::Running, 0, 0)
         }
     }
 
-    /// A change of a total.
-    pub(super) fn change(name: Name, change: Change) -> Self {
+    /// A change of a total. `era`: of the units that are taken or closed.
+    pub(super) fn change(name: Name, change: Change, era: u32) -> Self {
         let (how, units, a, b) = match change {
             Change::Add(units) => (0, units, 0, 0),
             Change::Lower { units, basis } => (1, units, u64::from(basis), 0),
-            Change::GiveBack { units, round } => (2, units, u64::from(round), 0),
+            Change::GiveBack { units, round } => (GIVE_BACK, units, u64::from(round), era.into()),
             Change::Doubt => (3, 0, 0, 0),
             Change::Clear => (4, 0, 0, 0),
             Change::AtLeast(count) => (5, 0, count, 0),
@@ -122,10 +130,37 @@ impl Part {
                 now_s,
             } => (8, round, listed, now_s),
             Change::Read => (READ, 0, 0, 0),
-            Change::Keep { units, round } => (10, units, u64::from(round), 0),
-            Change::Take { units, round } => (11, units, u64::from(round), 0),
+            Change::Keep { units, round } => (KEEP, units, u64::from(round), era.into()),
+            Change::Take { units, round } => (TAKE, units, u64::from(round), era.into()),
             Change::Recall(count) => (12, 0, count, 0),
         };
+        Self::of_total(name, how, units, (a, b))
+    }
+
+    /// A gateway seems to be gone, which has units of this total under way. `None`: its ID is none
+    /// of ours.
+    pub(super) fn gone(name: Name, gateway: &str) -> Option<Self> {
+        let id = u64::from_str_radix(gateway, 16).ok()?;
+        // As doubles can carry it.
+        let halves = (id >> 32, id & 0xffff_ffff);
+        (gateway.len() == 16).then(|| Self::of_total(name, GONE, 0, halves))
+    }
+
+    /// Nothing of this gateway's era is under way.
+    pub(super) fn over(name: Name, era: u32) -> Self {
+        Self::of_total(name, OVER, 0, (era.into(), 0))
+    }
+
+    /// This gateway has so many under way of a total that was lost.
+    pub(super) fn held(name: Name, era: u32, units: u32) -> Self {
+        Self::of_total(name, HELD, units, (era.into(), 0))
+    }
+
+    pub(super) fn name(&self) -> Name {
+        self.name
+    }
+
+    fn of_total(name: Name, how: u8, units: u32, (a, b): (u64, u64)) -> Self {
         Self {
             kind: how,
             units,
@@ -133,6 +168,12 @@ impl Part {
             b,
             ..Self::new(name, Span::Running, 0, 0)
         }
+    }
+
+    /// The era of the units that it takes or closes, as a change of a total.
+    fn era(&self) -> Option<u32> {
+        let is_of_units = [GIVE_BACK, KEEP, TAKE].contains(&self.kind);
+        is_of_units.then(|| u32::try_from(self.b).unwrap_or(0))
     }
 }
 
@@ -149,13 +190,13 @@ pub(super) struct Item {
 
 impl Item {
     /// Asks for a plan, and for these units more of each of its counters. `slot` numbers the
-    /// slots that it may take, from there on.
+    /// slots that it may take, from there on; `era` is that of the units of totals.
     pub(super) fn decide(
         plan: &Plan,
         wanted: &[u32],
         what: What,
-        slot: u64,
-        slot_lease: Duration,
+        (slot, slot_lease): (u64, Duration),
+        era: u32,
     ) -> Self {
         let wanted = wanted.iter().copied().chain(iter::repeat(0));
         let parts = plan
@@ -178,7 +219,7 @@ impl Item {
                 }
             });
         let totals = plan.totals.iter();
-        let totals = totals.map(|charge| Part::total(Name::of_total(plan, charge.key), charge));
+        let totals = totals.map(|c| Part::total(Name::of_total(plan, c.key), c, era));
         Self {
             what,
             parts: parts.chain(totals).collect(),
@@ -237,13 +278,46 @@ impl Item {
     pub(super) fn doubt(&self) -> Option<Self> {
         let is_moved = |part: &&Part| match self.what {
             What::Decide { .. } => part.kind == TOTAL && part.units > 0,
-            What::Change => part.kind != READ,
+            What::GiveBack => part.kind == TOTAL,
+            What::Change => ![READ, OVER].contains(&part.kind),
             _ => false,
         };
         let moved = self.parts.iter().filter(is_moved);
         let parts: SmallVec<[Part; 6]> = moved
-            .map(|part| Part::change(part.name, Change::Doubt))
+            .map(|part| Part::change(part.name, Change::Doubt, 0))
             .collect();
+        (!parts.is_empty()).then_some(Self {
+            what: What::Change,
+            parts,
+        })
+    }
+
+    /// Whose units of totals this takes or closes: of which era.
+    pub(super) fn eras(&self) -> impl Iterator<Item = (Name, u32)> {
+        self.parts.iter().filter_map(|part| {
+            let is_total = part.kind == TOTAL && part.units > 0;
+            let era = match self.what {
+                What::Decide { .. } => is_total.then_some(part.more),
+                What::GiveBack => is_total.then(|| u32::try_from(part.a).unwrap_or(0)),
+                What::Change => part.era(),
+                _ => None,
+            };
+            era.map(|era| (part.name, era))
+        })
+    }
+
+    /// The units that this says were taken without the store, as far as they are to be told again.
+    pub(super) fn again(
+        &self,
+        again: impl Fn(Name, u32, u32, u32) -> Option<(u32, u32)>,
+    ) -> Option<Self> {
+        let is_take = |part: &&Part| self.what == What::Change && part.kind == TAKE;
+        let taken = self.parts.iter().filter(is_take).filter_map(|part| {
+            let round = u32::try_from(part.a).ok()?;
+            let (era, units) = again(part.name, part.era()?, round, part.units)?;
+            Some(Part::change(part.name, Change::Take { units, round }, era))
+        });
+        let parts: SmallVec<[Part; 6]> = taken.collect();
         (!parts.is_empty()).then_some(Self {
             what: What::Change,
             parts,
@@ -263,6 +337,7 @@ impl Item {
             .flat_map(|(part, reading)| {
                 if part.kind == TOTAL {
                     let back = Part {
+                        a: part.more.into(),
                         b: reading.granted.into(),
                         ..*part
                     };

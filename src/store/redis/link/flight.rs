@@ -168,8 +168,7 @@ async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
 }
 
 fn doubt(terms: &Terms, tickets: &[Ticket]) {
-    let doubted = tickets.iter().filter_map(|ticket| ticket.item.doubt());
-    doubted.for_each(|item| terms.keep(item));
+    tickets.iter().for_each(|ticket| terms.doubt(&ticket.item));
 }
 
 /// Runs the script on a batch.

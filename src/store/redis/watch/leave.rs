@@ -39,9 +39,7 @@ impl RedisStore {
             self.tell(&mut connection, index, &sign, &census, false)
                 .await?;
             let unsent = self.terms.take_unsent(self.concerns(index));
-            for some in unsent.chunks(TOLD_AT_ONCE) {
-                self.send(&mut connection, &sign, some.to_vec()).await?;
-            }
+            self.send_kept(&mut connection, &sign, &unsent).await?;
             let running = census.running(index).iter();
             let slots: Vec<Part> = running
                 .map(|(name, slot)| Part::new(*name, Span::Running, 1, *slot))

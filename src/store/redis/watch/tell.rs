@@ -59,11 +59,29 @@ impl RedisStore {
             true => unsent.into_iter().filter(Item::is_of_totals).collect(),
             false => unsent,
         };
-        for some in unsent.chunks(TOLD_AT_ONCE) {
-            self.send(connection, sign, some.to_vec()).await?;
-        }
+        self.send_kept(connection, sign, &unsent).await?;
         let running = census.running(index);
         self.renew(connection, sign, running, true).await
+    }
+
+    /// Sends what was kept for later. What was lost on the way is in doubt, and the rest is kept.
+    pub(super) async fn send_kept(
+        &self,
+        connection: &mut Connection,
+        sign: &Sign,
+        kept: &[Item],
+    ) -> RedisResult<()> {
+        let mut chunks = kept.chunks(TOLD_AT_ONCE);
+        while let Some(some) = chunks.next() {
+            let Err(error) = self.send(connection, sign, some.to_vec()).await else {
+                continue;
+            };
+            some.iter().for_each(|item| self.terms.doubt(item));
+            let rest = chunks.flatten();
+            rest.for_each(|item| self.terms.keep(item.clone()));
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Tells the store what it does not know: what was admitted and given back without it, or,
@@ -93,21 +111,48 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Tells a store that has lost its totals how many there were when they were last read here.
-    /// Those that nobody has checked since
-    /// are in doubt then.
+    /// Tells a store that has lost its totals how many there were when they were last read here,
+    /// and how many of those are of calls under way. Those that nobody has checked since are in
+    /// doubt then.
     async fn tell_lost_totals(
         &self,
         connection: &mut Connection,
         index: usize,
         sign: &Sign,
     ) -> RedisResult<()> {
-        let known = self.remembered.all(self.concerns(index));
-        for some in known.chunks(TOLD_AT_ONCE) {
-            let recall = |(name, count): &(Name, u64)| Part::change(*name, Change::Recall(*count));
-            let parts: Vec<Part> = some.iter().map(recall).collect();
+        let known = self.remembered.all(self.concerns(index)).into_iter();
+        let known = known.map(|(name, count)| Part::change(name, Change::Recall(count), 0));
+        let held = self.terms.under_way.all(self.concerns(index)).into_iter();
+        let held = held.map(|(name, era, units)| Part::held(name, era, units));
+        let parts: Vec<Part> = known.chain(held).collect();
+        for some in parts.chunks(TOLD_AT_ONCE) {
+            let item = Item::of(What::Change, some);
+            self.send(connection, sign, vec![item]).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of eras of totals that they are over. What was to be said of them has been told.
+    pub(super) async fn tell_eras(
+        &self,
+        connection: &mut Connection,
+        index: usize,
+        sign: &Sign,
+    ) -> RedisResult<()> {
+        let under_way = &self.terms.under_way;
+        if !under_way.doubts() || self.terms.is_unsent() {
+            return Ok(());
+        }
+        // By then a question has been answered, or does nothing.
+        let over = under_way.over(2 * self.terms.timeout, self.concerns(index));
+        for some in over.chunks(TOLD_AT_ONCE) {
+            let parts: Vec<Part> = some
+                .iter()
+                .map(|(name, era)| Part::over(*name, *era))
+                .collect();
             let item = Item::of(What::Change, &parts);
             self.send(connection, sign, vec![item]).await?;
+            under_way.told(some);
         }
         Ok(())
     }
