@@ -100,9 +100,9 @@ impl Door {
                             caller: &mut *connection,
                         };
                         let body = bytes.get(request.head..).unwrap_or_default();
-                        carrier
-                            .carry(&request.header, body, &mut ctx, is_kept)
-                            .await
+                        let carrying = carrier.carry(&request.header, body, &mut ctx, is_kept);
+                        // Boxed: a connection that is idle does without its room.
+                        Box::pin(carrying).await
                     }
                 };
                 match carried {

@@ -303,7 +303,11 @@ impl Door {
         let server = Server::new(&self.live.look().serving);
         let mut stream = stream;
         if self.live.look().upstreams.has_plain() {
-            match server.serve(self.answer_ahead(stream)).await.flatten() {
+            match server
+                .serve(Box::pin(self.answer_ahead(stream)))
+                .await
+                .flatten()
+            {
                 Some(back) => stream = back,
                 None => return,
             }
@@ -321,7 +325,11 @@ impl Door {
                 return;
             };
             if state.take_refused() || self.live.look().upstreams.has_plain() {
-                match server.serve(self.answer_ahead(stream)).await.flatten() {
+                match server
+                    .serve(Box::pin(self.answer_ahead(stream)))
+                    .await
+                    .flatten()
+                {
                     Some(back) => stream = back,
                     None => return,
                 }

@@ -76,6 +76,10 @@ impl Chunk {
         loop {
             let rest = bytes.get(skip..).unwrap_or_default();
             match self {
+                // httparse takes an empty line for the last chunk.
+                Self::Size if rest.first().is_some_and(|b| !b.is_ascii_hexdigit()) => {
+                    return Err(NoChunk);
+                }
                 Self::Size => match httparse::parse_chunk_size(rest) {
                     Ok(httparse::Status::Complete((line, size))) => {
                         skip += line;
