@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
-use http::response::Parts;
-use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType, OrErr as _};
 
 use super::context::Context;
 use super::reply::{self, Reply};
@@ -119,20 +119,9 @@ impl Gateway {
         }
     }
 
-    fn parts(
-        &self,
-        ctx: &Context,
-        reply: &Reply,
-        now: Moment,
-    ) -> pingora::Result<(Parts, Vec<u8>)> {
-        let form = ctx.shared.settings.answers;
+    fn body(&self, ctx: &Context, reply: &Reply, now: Moment) -> Vec<u8> {
         let took_ms = now.mono_us.saturating_sub(ctx.started.mono_us) / 1000;
-        let body = reply.body(form, now.unix_us / 1000, took_ms);
-        let mut parts = reply.head(form, body.len())?;
-        self.common_fields(ctx, |name, value| {
-            parts.headers.insert(name, value);
-        })?;
-        Ok((parts, body))
+        reply.body(ctx.shared.settings.answers, now.unix_us / 1000, took_ms)
     }
 
     /// An answer of our own as HTTP/1.1 writes it.
@@ -144,29 +133,25 @@ impl Gateway {
         head_only: bool,
         kept: bool,
     ) -> pingora::Result<Vec<u8>> {
-        let (parts, body) = self.parts(ctx, reply, now)?;
+        let body = self.body(ctx, reply, now);
         let mut wire = Vec::with_capacity(1024);
-        wire.extend_from_slice(b"HTTP/1.1 ");
-        wire.extend_from_slice(parts.status.as_str().as_bytes());
-        wire.push(b' ');
-        let reason = parts.status.canonical_reason().unwrap_or_default();
-        wire.extend_from_slice(reason.as_bytes());
-        wire.extend_from_slice(b"\r\n");
-        let connection: &[u8] = if kept { b"keep-alive" } else { b"close" };
-        let date = get_cached_date();
-        let own = [
-            (&header::DATE, date.as_bytes()),
-            (&header::CONNECTION, connection),
-        ];
-        let fields = parts.headers.iter();
-        for (name, value) in fields
-            .map(|(name, value)| (name, value.as_bytes()))
-            .chain(own)
-        {
+        let status = StatusCode::from_u16(reply.status)
+            .or_err(ErrorType::InvalidHTTPHeader, "invalid status")?;
+        let reason = status.canonical_reason().unwrap_or_default();
+        for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+            wire.extend_from_slice(part.as_bytes());
+        }
+        let mut put = |name: &HeaderName, value: &[u8]| {
             for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
                 wire.extend_from_slice(part);
             }
-        }
+        };
+        let form = ctx.shared.settings.answers;
+        reply.fields(form, body.len(), |name, value| put(&name, value.as_bytes()));
+        self.common_fields(ctx, |name, value| put(&name, value.as_bytes()))?;
+        put(&header::DATE, get_cached_date().as_bytes());
+        let connection: &[u8] = if kept { b"keep-alive" } else { b"close" };
+        put(&header::CONNECTION, connection);
         wire.extend_from_slice(b"\r\n");
         if !head_only {
             wire.extend_from_slice(&body);
@@ -182,7 +167,11 @@ impl Gateway {
         reply: &Reply,
         now: Moment,
     ) -> pingora::Result<()> {
-        let (parts, body) = self.parts(ctx, reply, now)?;
+        let body = self.body(ctx, reply, now);
+        let mut parts = reply.head(ctx.shared.settings.answers, body.len())?;
+        self.common_fields(ctx, |name, value| {
+            parts.headers.insert(name, value);
+        })?;
         let response = ResponseHeader::from(parts);
         let body = Bytes::from(body);
 

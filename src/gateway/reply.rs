@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
@@ -460,21 +460,31 @@ impl Reply {
         let (mut head, ()) = http::Response::new(()).into_parts();
         head.status = StatusCode::from_u16(self.status)
             .or_err(ErrorType::InvalidHTTPHeader, "invalid status")?;
-        let fields = &mut head.headers;
-        fields.reserve(10);
-        fields.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static(Self::content_type(form)),
-        );
-        fields.insert(header::CONTENT_LENGTH, length.into());
+        head.headers.reserve(10);
+        self.fields(form, length, |name, value| {
+            head.headers.insert(name, value);
+        });
+        Ok(head)
+    }
+
+    /// The head's fields, each once.
+    pub fn fields(
+        &self,
+        form: AnswerForm,
+        length: usize,
+        mut put: impl FnMut(HeaderName, HeaderValue),
+    ) {
+        let kind = HeaderValue::from_static(Self::content_type(form));
+        put(header::CONTENT_TYPE, kind);
+        put(header::CONTENT_LENGTH, length.into());
         if let Some(seconds) = self.retry_after {
-            fields.insert(header::RETRY_AFTER, seconds.into());
+            put(header::RETRY_AFTER, seconds.into());
         }
         if let Some(allow) = self.allow.as_deref().and_then(|a| a.parse().ok()) {
-            fields.insert(header::ALLOW, allow);
+            put(header::ALLOW, allow);
         }
         if let Some(location) = self.location.as_deref().and_then(|l| l.parse().ok()) {
-            fields.insert(header::LOCATION, location);
+            put(header::LOCATION, location);
         }
         if self.status == 401 {
             // RFC 6750, 3.1.
@@ -482,12 +492,11 @@ impl Reply {
                 BAD_TOKEN => "Bearer error=\"invalid_token\"",
                 _ => "Bearer",
             };
-            fields.insert(
+            put(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static(challenge),
             );
         }
-        Ok(head)
     }
 
     /// The body. `timestamp` in Unix milliseconds, `duration` in milliseconds.

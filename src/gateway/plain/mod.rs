@@ -1,4 +1,4 @@
-//! Plain calls, carried upstream and back without pingora's proxy, at half its price: HTTP/1.1 on
+//! Plain calls, carried upstream and back without pingora's proxy, for less: HTTP/1.1 on
 //! both sides, in the clear to the upstream, the request here as a whole. The steps are the same
 //! ([`steps`](super::steps)); what fails before an answer and may be tried again is pingora's.
 
