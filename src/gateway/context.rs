@@ -73,6 +73,8 @@ pub struct Context {
     pub(super) way: Way,
     /// Whether the body was read before the decision.
     pub(super) has_read_body: bool,
+    /// Whether the caller had no more to send when the call was judged.
+    pub(super) has_all: bool,
     /// Of the body that is being forwarded.
     pub(super) pace: Option<Pace>,
     pub(super) room: Room,
@@ -123,6 +125,7 @@ impl Context {
             totals: Followed::default(),
             way,
             has_read_body: false,
+            has_all: false,
             pace: None,
             room: Room::default(),
             payload: Payload::default(),

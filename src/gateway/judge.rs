@@ -110,6 +110,7 @@ impl Gateway {
             return Ok(Some(reply));
         }
         let is_whole = ctx.has_read_body || !has_body;
+        ctx.has_all = is_whole;
         let is_plain = counts || is_checked;
         let mut within = shared.settings.body_timeout;
         if let Some(whole) = ctx.way.request_timeout(&call).filter(|_| has_body) {
@@ -193,6 +194,7 @@ impl Gateway {
             return Some(reply.into());
         }
         ctx.room = Room::new(most);
+        ctx.has_all = true;
         // In a coding it does not get here.
         let recipients = payload::recipients(shared, &call, body, ctx)
             .and_then(|recipients| {

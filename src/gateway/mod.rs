@@ -509,8 +509,7 @@ impl ProxyHttp for Gateway {
         let sent = session.response_written();
         let sent = sent.filter(|response| !response.status.is_informational());
         let status = sent.map_or(0, |response| response.status.as_u16());
-        let has_all = session.as_downstream_mut().is_body_empty();
-        self.is_over(ctx, error, status, has_all).await;
+        self.is_over(ctx, error, status).await;
     }
 
     fn suppress_proxy_warn_log(

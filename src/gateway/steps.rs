@@ -151,14 +151,7 @@ impl Gateway {
     }
 
     /// The call is over. `status`: of what the caller has had of an answer, 0 if nothing.
-    /// `has_all`: whether the caller had no more to send.
-    pub(super) async fn is_over(
-        &self,
-        ctx: &mut Context,
-        error: Option<&Error>,
-        status: u16,
-        has_all: bool,
-    ) {
+    pub(super) async fn is_over(&self, ctx: &mut Context, error: Option<&Error>, status: u16) {
         let task = ctx.answer.take().and_then(|answer| {
             // Half an answer names no task, and one may run all the same.
             task::id(&answer).or_else(|| error.is_some().then(|| ctx.unnamed_task()))
@@ -168,7 +161,7 @@ impl Gateway {
         }
         // Who sends without a good token what is refused keeps the backend busy all the same.
         let is_refused = ctx.payload.is_cut_off() && ctx.token.is_none_or(|t| !t.is_good());
-        let is_callers = ctx.is_incomplete() && !has_all && !ctx.is_upstream_late(error);
+        let is_callers = ctx.is_incomplete() && !ctx.has_all && !ctx.is_upstream_late(error);
         if is_callers || is_refused {
             self.charge_unauthorized(ctx).await;
         }

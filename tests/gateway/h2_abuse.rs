@@ -406,3 +406,25 @@ fn who_does_not_go_is_closed() {
         gateway.metric("floodgate_connections_open", &[]) == 0.0
     });
 }
+
+#[test]
+fn who_leaves_with_calls_that_were_whole_is_not_charged_for_leaving_them_incomplete() {
+    let gateway = start(&["--h2c"]);
+    for round in 0..40 {
+        let mut peer = Peer::new(&gateway);
+        let path = format!("/o/a{round}/users/x");
+        let calls: Vec<u8> = (0..90)
+            .flat_map(|nth| ask(odd(nth), &call("GET", &path, &[])))
+            .collect();
+        peer.send(&calls).expect("sent");
+        // Wherever its calls are by then.
+        std::thread::sleep(Duration::from_millis(round));
+        peer.close();
+    }
+    soon("all are over", || {
+        gateway.metric("floodgate_requests_in_flight", &[]) == 0.0
+            && gateway.metric("floodgate_connections_open", &[]) == 0.0
+    });
+    let charged = gateway.metric("floodgate_units_charged_total", &["unauthorized"]);
+    assert_eq!(charged, 0.0);
+}

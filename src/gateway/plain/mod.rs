@@ -100,7 +100,7 @@ impl<C: Caller> Carrier<'_, C> {
             ..
         } = call;
         let Err(error) = ended else {
-            gateway.is_over(ctx, None, status, true).await;
+            gateway.is_over(ctx, None, status).await;
             let is_kept = is_kept && !is_gone;
             return Carried::Over { is_kept };
         };
@@ -119,7 +119,7 @@ impl<C: Caller> Carrier<'_, C> {
                 status = reply.status;
             }
         }
-        gateway.is_over(ctx, Some(&error), status, true).await;
+        gateway.is_over(ctx, Some(&error), status).await;
         Carried::Over { is_kept: false }
     }
 }
