@@ -276,9 +276,7 @@ impl<C: Caller> Call<'_, '_, C> {
                         self.ctx.way.interim()?;
                         head.wire.extend_from_slice(b"\r\n");
                         self.write(&head.wire, is_awaited).await?;
-                        if !self.is_gone {
-                            self.flush().await?;
-                        }
+                        self.flush_for(is_awaited).await?;
                     }
                     _ => return Ok(head),
                 }
@@ -343,9 +341,7 @@ impl<C: Caller> Call<'_, '_, C> {
             self.write(&out, is_read).await?;
             out.clear();
             is_over?;
-            if !self.is_gone {
-                self.flush_for(is_read).await?;
-            }
+            self.flush_for(is_read).await?;
             let due_us = self.ctx.way.due_us(last, self.ctx.way.between());
             let due_us = due_us.min(self.unheard_us.unwrap_or(u64::MAX));
             match self.wait(tcp, came, due_us).await {
