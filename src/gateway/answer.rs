@@ -141,11 +141,8 @@ impl Gateway {
         for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
             wire.extend_from_slice(part.as_bytes());
         }
-        let mut put = |name: &HeaderName, value: &[u8]| {
-            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
-                wire.extend_from_slice(part);
-            }
-        };
+        let mut put =
+            |name: &HeaderName, value: &[u8]| headers::push_field(&mut wire, name.as_str(), value);
         let form = ctx.shared.settings.answers;
         reply.fields(form, body.len(), |name, value| put(&name, value.as_bytes()));
         self.common_fields(ctx, |name, value| put(&name, value.as_bytes()))?;

@@ -295,11 +295,7 @@ pub(super) fn write_upstream(
         if is_other || stays_behind(name.as_str(), trusted) {
             continue;
         }
-        let mut line = |value: &[u8]| {
-            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
-                wire.extend_from_slice(part);
-            }
-        };
+        let mut line = |value: &[u8]| push_field(wire, name.as_str(), value);
         match &mut crumbs {
             Some(joined) if *name == header::COOKIE => {
                 if !joined.is_empty() {
@@ -323,6 +319,13 @@ pub(super) fn write_upstream(
     ] {
         wire.extend_from_slice(name);
         wire.extend_from_slice(value);
+    }
+}
+
+/// A field, as HTTP/1.1 has it on the wire.
+pub(super) fn push_field(wire: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        wire.extend_from_slice(part);
     }
 }
 

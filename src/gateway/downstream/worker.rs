@@ -298,16 +298,21 @@ impl Door {
         }
     }
 
+    /// What pingora goes on with, if the connection is not over or cut off before.
+    async fn ahead(&self, server: &Server, stream: Stream) -> Option<Stream> {
+        // Boxed: nobody else's future has room for it.
+        server
+            .serve(Box::pin(self.answer_ahead(stream)))
+            .await
+            .flatten()
+    }
+
     async fn serve_http1(&self, stream: Stream, state: &State) {
         let mut timer = None;
         let server = Server::new(&self.live.look().serving);
         let mut stream = stream;
         if self.live.look().upstreams.has_plain() {
-            match server
-                .serve(Box::pin(self.answer_ahead(stream)))
-                .await
-                .flatten()
-            {
+            match self.ahead(&server, stream).await {
                 Some(back) => stream = back,
                 None => return,
             }
@@ -325,11 +330,7 @@ impl Door {
                 return;
             };
             if state.take_refused() || self.live.look().upstreams.has_plain() {
-                match server
-                    .serve(Box::pin(self.answer_ahead(stream)))
-                    .await
-                    .flatten()
-                {
+                match self.ahead(&server, stream).await {
                     Some(back) => stream = back,
                     None => return,
                 }

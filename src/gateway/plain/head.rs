@@ -8,7 +8,7 @@ use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
 
 use super::framing::{Chunk, Framing};
-use crate::gateway::headers;
+use crate::gateway::headers::{self, push_field};
 
 /// The most fields of an answer, and its longest head in bytes: pingora's.
 const MAX_FIELDS: usize = 256;
@@ -32,13 +32,6 @@ pub(super) struct Head {
     pub(super) is_coded: bool,
     /// Whether it announces a body of no bytes.
     pub(super) is_empty: bool,
-}
-
-fn field(wire: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    wire.extend_from_slice(name);
-    wire.extend_from_slice(b": ");
-    wire.extend_from_slice(value);
-    wire.extend_from_slice(b"\r\n");
 }
 
 /// Writes a value, if it is folded in one line (RFC 9112, 5.2).
@@ -133,7 +126,7 @@ impl Head {
         match framing {
             Framing::Length(length) => {
                 let length = HeaderValue::from(length);
-                field(&mut self.wire, b"content-length", length.as_bytes());
+                push_field(&mut self.wire, "content-length", length.as_bytes());
             }
             Framing::UntilClose if has_none => {}
             Framing::UntilClose | Framing::Chunked(_) => {
@@ -146,11 +139,11 @@ impl Head {
     /// Ends a head that is the answer.
     pub(super) fn finish(&mut self, own: &Own, is_kept: bool) {
         for (name, value) in own {
-            field(&mut self.wire, name.as_str().as_bytes(), value.as_bytes());
+            push_field(&mut self.wire, name.as_str(), value.as_bytes());
         }
-        field(&mut self.wire, b"date", get_cached_date().as_bytes());
+        push_field(&mut self.wire, "date", get_cached_date().as_bytes());
         let connection: &[u8] = if is_kept { b"keep-alive" } else { b"close" };
-        field(&mut self.wire, b"connection", connection);
+        push_field(&mut self.wire, "connection", connection);
         self.wire.extend_from_slice(b"\r\n");
     }
 }

@@ -158,9 +158,7 @@ impl<C: Caller> Call<'_, '_, C> {
 
     async fn run(&mut self, request: &RequestHeader, body: &[u8]) -> pingora::Result<()> {
         let ctx = &mut *self.ctx;
-        let hop = ctx
-            .way
-            .begin_plain(ctx.call.as_ref(), ctx.started, ctx.verdict)?;
+        let hop = ctx.way.next(ctx.call.as_ref(), ctx.started, ctx.verdict)?;
         // What may have changed something is not sent again.
         let matters = !self.method.is_safe();
         let (tcp, is_reused) = match self.carrier.idle.take(hop.addr, matters) {

@@ -268,16 +268,6 @@ impl Way {
         Ok(Box::new(peer))
     }
 
-    /// The first attempt of a call whose pool [is plain](Self::is_plain).
-    pub(in crate::gateway) fn begin_plain(
-        &mut self,
-        call: Option<&Call>,
-        started: Moment,
-        now: Moment,
-    ) -> pingora::Result<Hop> {
-        self.next(call, started, now)
-    }
-
     /// Whether all addresses of a call's pool speak HTTP/1.1 in the clear.
     pub(in crate::gateway) fn is_plain(&self, call: Option<&Call>) -> bool {
         let index = self.upstreams.pool_of(call);
@@ -303,7 +293,12 @@ impl Way {
     }
 
     /// Where the next attempt goes. The first one looks for the pool.
-    fn next(&mut self, call: Option<&Call>, started: Moment, now: Moment) -> pingora::Result<Hop> {
+    pub(in crate::gateway) fn next(
+        &mut self,
+        call: Option<&Call>,
+        started: Moment,
+        now: Moment,
+    ) -> pingora::Result<Hop> {
         self.leave();
         // One that found no connection goes nowhere twice.
         let again = std::mem::take(&mut self.repeat);
