@@ -36,3 +36,4 @@ mod totals;
 mod totals_outage;
 mod totals_owners;
 mod totals_under_way;
+mod totals_words;

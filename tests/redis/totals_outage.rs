@@ -10,13 +10,18 @@ use crate::harness::{Connection, Gateway, Start};
 use crate::proxy::Proxy;
 use crate::server::{Server, wait_until};
 
-const TOKEN: &str = "an-admin-token-of-tests";
+pub(crate) const TOKEN: &str = "an-admin-token-of-tests";
 
 pub(crate) fn gateway(url: &str, dir: &std::path::Path, backend: &Backend) -> Gateway {
     gateway_with(url, dir, backend, "500ms")
 }
 
-fn gateway_with(url: &str, dir: &std::path::Path, backend: &Backend, timeout: &str) -> Gateway {
+pub(crate) fn gateway_with(
+    url: &str,
+    dir: &std::path::Path,
+    backend: &Backend,
+    timeout: &str,
+) -> Gateway {
     let apps = dir.join("apps.toml");
     std::fs::write(&apps, "[[app]]\nnames = \"o#a\"\nplan = \"free\"\n").unwrap();
     let mut args = vec!["--store", url, "--threads", "2", "--store-timeout", timeout];

@@ -16,6 +16,7 @@
 --          F  a task is finished: (key, hash of the task)
 --          E  empty counters: (key)
 --          C  change totals: (key, how, units, a, b); see `limit::total`
+--          W  the same for one who waits: earliest and latest time at which this may run, then these
 --
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
@@ -30,7 +31,8 @@
 -- Of a total: units there before, its round, and -1 where it does not fit and may not refuse.
 -- After all of them, of each total again: units there before, high and low half, and when it was
 -- checked; and after these, of each: the round that its count goes by, 0 and 0.
--- Reply to F: 1 if the task held a slot, else 0. To C: V, and each total, lines. Else empty.
+-- Reply to F: 1 if the task held a slot, else 0. To C and W: V, and a line for each change: the
+-- total, after the last change of it, and nothing after those before. W may be L, too. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
 local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead
@@ -113,47 +115,39 @@ local function open_day(text)
 end
 
 -- A total, as `Total::to_text` writes it, and behind ' @' whose units are under way, with commas
--- between: `ID.era:open/older/since/at/left`, and `!` behind it where that gateway is thought to be
--- gone. A gateway has an entry for each of its eras (`under_way.rs`), and closes units of its own
--- alone. `left`: units that were under way when an import or a listing came and the gateway was
+-- between: `ID.era:open/older/since/at/left/owed`, and `!` behind it where that gateway is thought
+-- to be gone. A gateway has an entry for each of its eras (`under_way.rs`), and closes units of its
+-- own alone. `left`: units that were under way when an import or a listing came and the gateway was
 -- thought to be gone. They are not on top of it, and mark it: they may be made yet. Those of the
--- entry were taken in round `since` or later, which tells them from these. What else is there is
--- nothing of ours.
+-- entry were taken in round `since` or later, which tells them from these. Of units that were taken
+-- without the store the gateway tells in words, which come in any order; their eras are odd. `owed`:
+-- so many were closed before it was heard that they had been taken. What else is there is nothing
+-- of ours.
 local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
 local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
-local OWNED = '^([^:]+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)(!?)$'
+local OWNED = '^([^:]+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)(!?)$'
 local NOBODY = '-'
 
-local function owned(open, older, since, at, left, gone)
+local function owned(open, older, since, at, left, owed, gone)
   return {
     open = tonumber(open), older = tonumber(older), since = tonumber(since), at = tonumber(at),
-    left = tonumber(left), gone = gone == '!',
+    left = tonumber(left), owed = tonumber(owed), gone = gone == '!',
   }
 end
 
--- The entries of a total with these sums. The version before wrote `ID:units`; what no entry has
--- is nobody's.
+-- The entries of a total with these sums. What no entry has is nobody's.
 local function open_owners(text, open, older, at)
-  local owners, before = {}, {}
+  local owners = {}
   for one in string.gmatch(text or '', '[^,]+') do
-    local owner, its_open, its_older, since, its_at, left, gone = string.match(one, OWNED)
+    local owner, its_open, its_older, since, its_at, left, owed, gone = string.match(one, OWNED)
     if owner then
-      local own = owned(its_open, its_older, since, its_at, left, gone)
+      local own = owned(its_open, its_older, since, its_at, left, owed, gone)
       owners[owner] = own
       open, older = math.max(open - own.open, 0), math.max(older - own.older, 0)
-    else
-      local id, units = string.match(one, '^([^:]+):(%d+)$')
-      before[id or NOBODY] = tonumber(units)
     end
   end
-  for id, units in pairs(before) do
-    local its_open = math.min(units, open)
-    local its_older = math.min(units - its_open, older)
-    owners[id] = owned(its_open, its_older, 0, at, 0)
-    open, older = open - its_open, older - its_older
-  end
   if open > 0 or older > 0 then
-    owners[NOBODY] = owned(open, older, 0, at, 0)
+    owners[NOBODY] = owned(open, older, 0, at, 0, 0)
   end
   return owners
 end
@@ -187,9 +181,9 @@ local function total_text(total)
     total.approximate, total.round, total.basis, total.net, total.moves)
   local open, older, at, listed = 0, 0, 0, {}
   for owner, own in pairs(total.owners) do
-    if own.open > 0 or own.older > 0 or own.left > 0 then
-      listed[#listed + 1] = string.format('%s:%.0f/%.0f/%.0f/%.0f/%.0f%s', owner, own.open,
-        own.older, own.since, own.at, own.left, own.gone and '!' or '')
+    if own.open > 0 or own.older > 0 or own.left > 0 or own.owed > 0 then
+      listed[#listed + 1] = string.format('%s:%.0f/%.0f/%.0f/%.0f/%.0f/%.0f%s', owner, own.open,
+        own.older, own.since, own.at, own.left, own.owed, own.gone and '!' or '')
       open, older = open + own.open, older + own.older
       at = own.older > 0 and math.max(at, own.at) or at
     end
@@ -213,13 +207,17 @@ local function own_of(total, era)
     end
   end
   local owner = mine .. string.format('%.0f', era)
-  local own = total.owners[owner] or owned(0, 0, 0, 0, 0)
-  total.owners[owner], total.dirty = own, true
+  local own = total.owners[owner]
+  if not own then
+    own, total.by_gateway = owned(0, 0, 0, 0, 0, 0), nil
+    total.owners[owner] = own
+  end
+  total.dirty = true
   return own
 end
 
 local function forget_when(own)
-  if own.older == 0 and own.left == 0 then
+  if own.older == 0 and own.left == 0 and own.owed == 0 then
     own.at = 0
   end
 end
@@ -237,27 +235,53 @@ local function add_total(total, units)
   note_total(total, units)
 end
 
+-- Whether this era's units were taken without the store: it hears of them in any order.
+local function is_told(era)
+  return era % 2 == 1
+end
+
 local function take_total(total, units, round, era)
-  add_total(total, units)
   local own = own_of(total, era)
+  local owed = math.min(units, own.owed)
+  if owed > 0 then
+    own.owed = own.owed - owed
+    forget_when(own)
+    if owed == units then
+      return
+    end
+    units = units - owed
+  end
+  add_total(total, units)
   local under_way = round == total.round and 'open' or 'older'
-  own[under_way] = math.min(own[under_way] + units, MOST_OF_TOTAL)
   if own.left == 0 then
     own.since = math.min(own.since, round)
+  elseif is_told(era) and round < own.since then
+    under_way = 'left' -- as those are that will be closed with these
   end
+  own[under_way] = math.min(own[under_way] + units, MOST_OF_TOTAL)
+end
+
+local function close_of(own, which, units)
+  local closed = math.min(units, own[which])
+  own[which] = own[which] - closed
+  return closed
 end
 
 -- What is under way is under way no more; how many of its units were known.
 local function close_total(total, units, round, era)
-  local own = own_of(total, era)
+  local own, known = own_of(total, era), 0
   if round < own.since then
-    own.left = math.max(own.left - units, 0)
-    forget_when(own)
-    return 0
+    units = units - close_of(own, 'left', units)
+  else
+    known = close_of(own, round == total.round and 'open' or 'older', units)
   end
-  local under_way = round == total.round and 'open' or 'older'
-  local known = math.min(units, own[under_way])
-  own[under_way] = own[under_way] - known
+  if is_told(era) then
+    known = known + close_of(own, 'open', units - known)
+    known = known + close_of(own, 'older', units - known)
+    local rest = units - known
+    rest = rest - close_of(own, 'left', rest)
+    own.owed = math.min(own.owed + rest, MOST_OF_TOTAL)
+  end
   forget_when(own)
   return known
 end
@@ -272,7 +296,10 @@ local function keep_total(total, units, round, era)
   local known = close_total(total, units, round, era)
   if known < units then
     add_total(total, units - known)
-    total.approximate = 1
+    -- In a round that has not ended nothing is forgotten: it will be told that they were taken.
+    if not (is_told(era) and round == total.round) then
+      total.approximate = 1
+    end
   end
 end
 
@@ -281,7 +308,7 @@ local function begin_total(total, at)
   local under_way, left = 0, 0
   for _, own in pairs(total.owners) do
     if own.at > 0 and at - own.at > LONGEST then
-      own.older, own.left, own.at = 0, 0, 0
+      own.older, own.left, own.owed, own.at = 0, 0, 0, 0
     end
     if own.open > 0 or own.at == 0 then
       own.at = math.min(at, MOST_OF_TOTAL)
@@ -302,6 +329,19 @@ end
 local function settle_total(total, count, checked)
   total.used, total.checked = math.max(math.min(count, MOST_OF_TOTAL), 0), checked
   total.basis, total.net, total.moves, total.dirty = total.round, 0, 0, true
+end
+
+-- The entries of a gateway. Many may be asked for, one after the other.
+local function owners_of(total, gateway)
+  if not total.by_gateway then
+    total.by_gateway = {}
+    for owner, own in pairs(total.owners) do
+      local its = string.match(owner, '^[^.]*')
+      total.by_gateway[its] = total.by_gateway[its] or {}
+      table.insert(total.by_gateway[its], own)
+    end
+  end
+  return total.by_gateway[gateway] or {}
 end
 
 -- By number, as `Change` says.
@@ -356,9 +396,8 @@ local CHANGE = {
   end,
   -- This gateway seems to be gone: what it has under way is not for long.
   function(total, _, a, b)
-    local its = string.format('%08x%08x.', a, b)
-    for owner, own in pairs(total.owners) do
-      if sub(owner .. '.', 1, #its) == its and not own.gone then
+    for _, own in ipairs(owners_of(total, string.format('%08x%08x', a, b))) do
+      if not own.gone then
         own.gone, total.approximate = true, 1
         note_total(total, 0)
       end
@@ -368,7 +407,7 @@ local CHANGE = {
   function(total, _, a)
     local owner = ARGV[3] .. '.' .. string.format('%.0f', a)
     if total.owners[owner] then
-      total.owners[owner], total.dirty = nil, true
+      total.owners[owner], total.by_gateway, total.dirty = nil, nil, true
     end
   end,
   -- This gateway has so many under way of a total that was lost. What was recalled of it has them,
@@ -714,16 +753,28 @@ local function empty(item)
   return ''
 end
 
-local function change(item)
-  local from, reply = 2, {}
-  while from <= #item do
-    local index, how, units, a, b
-    index, how, units, a, b, from = read('<I2BI4dd', item, from)
+local PART = 23
+
+local function change(item, from)
+  local last, reply = {}, {}
+  for at = from, #item, PART do
+    last[read('<I2', item, at)] = at
+  end
+  for at = from, #item, PART do
+    local index, how, units, a, b = read('<I2BI4dd', item, at)
     local total = open(index, TOTAL, 0)
     CHANGE[how](total, units, a, b)
-    reply[#reply + 1] = total_text(total)
+    reply[#reply + 1] = last[index] == at and total_text(total) or ''
   end
   return 'V' .. table.concat(reply, '\n')
+end
+
+local function change_in_time(item)
+  local earliest, latest, from = read('<dd', item, 2)
+  if now < earliest or now > latest then
+    return 'L'
+  end
+  return change(item, from)
 end
 
 local WORK = {
@@ -736,7 +787,8 @@ local WORK = {
   K = keep,
   F = finish,
   E = empty,
-  C = change,
+  C = function(item) return change(item, 2) end,
+  W = change_in_time,
 }
 
 for i = 4, #ARGV do

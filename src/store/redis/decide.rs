@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::link::{self, Link};
+use super::link;
 use super::name::Name;
 use super::own::Leased;
 use super::reply::{self, Answer, Verdict};
@@ -147,18 +147,13 @@ impl RedisStore {
     }
 
     /// Between which times of the store a script that is sent now may run.
-    fn bounds(&self, time: &StoreTime, now: Moment) -> What {
+    pub(super) fn bounds(&self, time: &StoreTime, now: Moment) -> (u64, u64) {
         let Some(expected_us) = time.known(now) else {
-            return What::Decide {
-                earliest_us: 0,
-                latest_us: 1 << 53,
-            };
+            return (0, 1 << 53);
         };
         let timeout_us = u64::try_from(self.terms.timeout.as_micros()).unwrap_or(u64::MAX);
-        What::Decide {
-            earliest_us: expected_us.saturating_sub(JUMP_US),
-            latest_us: expected_us.saturating_add(timeout_us),
-        }
+        let earliest_us = expected_us.saturating_sub(JUMP_US);
+        (earliest_us, expected_us.saturating_add(timeout_us))
     }
 
     /// Whether this part of the store alone may not be believed for this charge: it is still
@@ -191,15 +186,19 @@ impl RedisStore {
             let slot = self.next_slots(plan);
             let asks_totals = !plan.totals.is_empty();
             let asks_totals = asks_totals.then(|| self.asks_totals(part, now));
-            let (what, slots) = (self.bounds(time, now), (slot, self.slot_lease));
+            let (earliest_us, latest_us) = self.bounds(time, now);
+            let what = What::Decide {
+                earliest_us,
+                latest_us,
+            };
+            let slots = (slot, self.slot_lease);
             let era = asks_totals.map_or(0, |_| self.terms.under_way.asked());
             let item = Item::decide(plan, wanted, what, slots, era);
             let receiver = link
                 .ask(item.clone(), part, self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
             let mut waiting = Waiting {
-                link: &link,
-                part,
+                store: self,
                 receiver,
                 item,
                 at_us: self.time.told_us(now),
@@ -351,8 +350,7 @@ pub(super) fn shift_days(plan: &mut Plan, store_us: u64) {
 /// A decision that is waited for. What it admits after nobody waits is given back: by the link
 /// if the answer finds nobody, here if it has come and was not heard.
 struct Waiting<'s> {
-    link: &'s Link,
-    part: &'s link::Part,
+    store: &'s RedisStore,
     receiver: oneshot::Receiver<Answer>,
     item: Item,
     at_us: Option<u64>,
@@ -373,7 +371,7 @@ impl Drop for Waiting<'_> {
         if let Ok(answer) = self.receiver.try_recv()
             && let Some(item) = self.item.undo(&answer)
         {
-            self.link.tell(item, self.part, self.at_us);
+            self.store.tell_part(item, self.at_us);
         }
     }
 }

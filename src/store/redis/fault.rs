@@ -31,6 +31,30 @@ impl Fault {
     }
 }
 
+/// What was done of that to which there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    Nothing,
+    /// All, some, or nothing.
+    Unknown,
+}
+
+/// What a server says that takes no writes, be it to the first one of a script: it does not begin
+/// to say so in the middle of one.
+const NO_WRITES: [&str; 4] = ["OOM", "READONLY", "NOREPLICAS", "MISCONF"];
+
+impl Done {
+    pub(super) fn of(error: &RedisError) -> Self {
+        match error.code() {
+            Some(code) if NO_WRITES.contains(&code) => Self::Nothing,
+            // One of the script's commands.
+            Some(_) if says(error, "script") => Self::Unknown,
+            Some(_) => Self::Nothing,
+            None => Self::Unknown,
+        }
+    }
+}
+
 fn says(error: &RedisError, what: &str) -> bool {
     error.detail().is_some_and(|text| text.contains(what))
 }

@@ -1,6 +1,7 @@
 //! The way to Redis: what waits is gathered, and goes as one command.
 
 mod flight;
+mod unsent;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,7 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::flight::run;
 use self::flight::{Flight, again, batches, fly, land};
+pub(super) use self::unsent::Kept;
+use self::unsent::Unsent;
 use super::connect::{Cause, Connection, Connector};
+use super::fault::Done;
 use super::health::Health;
 use super::name::Name;
 use super::reply::Answer;
@@ -79,8 +83,8 @@ pub(super) struct Terms {
     pub(super) is_cluster: bool,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
-    /// Items that nobody waits for and that could not be sent: for when the store is back.
-    pub(super) unsent: Mutex<Vec<Item>>,
+    /// What nobody waits for and could not be sent: for when the store is back.
+    pub(super) unsent: Mutex<Unsent>,
     /// What this gateway has under way of totals.
     pub(super) under_way: UnderWay,
 }
@@ -122,11 +126,16 @@ impl Terms {
         Cause::of(self.connector.options(), error)
     }
 
-    /// Drops tickets unanswered: those who wait know at once.
-    fn drop_unsent(&self, tickets: &mut Vec<Ticket>) {
-        for ticket in tickets.drain(..) {
-            if ticket.answer.is_none() {
-                self.keep(ticket.item);
+    /// Drops tickets without an answer: those who wait know at once. What nobody waits for is kept
+    /// if nothing was done, and else what moves totals is in doubt: no word of those is just lost.
+    fn unanswered(&self, tickets: impl IntoIterator<Item = Ticket>, done: Done) {
+        for ticket in tickets {
+            match done {
+                Done::Nothing if ticket.answer.is_none() && !ticket.is_unheard => {
+                    self.keep(ticket.item);
+                }
+                Done::Nothing => (),
+                Done::Unknown => self.doubt(&ticket.item),
             }
         }
     }
@@ -134,13 +143,6 @@ impl Terms {
     /// Whether anything is kept.
     pub(super) fn is_unsent(&self) -> bool {
         !self.unsent.lock().is_empty()
-    }
-
-    /// Takes out what was kept for the counters of a part of the store.
-    pub(super) fn take_unsent(&self, concerns: impl Fn(&Name) -> bool) -> Vec<Item> {
-        let mut unsent = self.unsent.lock();
-        let concerned = |item: &mut Item| item.name().is_none_or(|name| concerns(&name));
-        unsent.extract_if(.., concerned).collect()
     }
 
     /// Times that the breaker opened, of any part.
@@ -151,12 +153,11 @@ impl Terms {
             .sum()
     }
 
-    /// Keeps an item for later, if not too many are kept already.
+    /// Keeps an item for later. What would be too much is in doubt then.
     pub(super) fn keep(&self, item: Item) {
-        let mut unsent = self.unsent.lock();
-        match unsent.len() < WAITING {
-            true => unsent.push(item),
-            false => self.lost(&item),
+        let lost = self.unsent.lock().keep(item);
+        if let Some(lost) = lost {
+            self.lost(&lost);
         }
     }
 
@@ -168,6 +169,13 @@ impl Terms {
             .again(|name, era, round, units| self.under_way.take_again(name, era, round, units));
         for item in item.doubt().into_iter().chain(again) {
             self.keep(item);
+        }
+    }
+
+    /// An answer is late, and may yet come in so long.
+    fn late(&self, item: &Item, patience: Duration) {
+        for (name, era) in item.eras() {
+            self.under_way.late(name, era, patience);
         }
     }
 
@@ -275,12 +283,12 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                         Ok(link) => connection.insert(link).clone(),
                         Err(error) => {
                             terms.fail(&terms.cause(&error));
-                            terms.drop_unsent(&mut gathered);
+                            terms.unanswered(gathered.drain(..), Done::Nothing);
                             tokio::time::sleep(PAUSE).await;
                             while let Ok(ticket) = waiting.try_recv() {
                                 gathered.push(ticket);
                             }
-                            terms.drop_unsent(&mut gathered);
+                            terms.unanswered(gathered.drain(..), Done::Nothing);
                             continue;
                         }
                     },

@@ -108,8 +108,8 @@ pub(super) enum Verdict {
     AnotherDay,
     /// A task was finished: whether it held a slot.
     Finished(bool),
-    /// Totals after their changes.
-    Totals(Vec<Owned>),
+    /// Totals, each after the last change of it, at that change's place.
+    Totals(Vec<Option<Owned>>),
     /// The counters are on two nodes while their slot moves; nothing was done.
     Scattered,
 }
@@ -120,10 +120,11 @@ impl Verdict {
         let (what, rest) = reply.split_first()?;
         if *what == b'V' {
             let lines = std::str::from_utf8(rest).ok()?.split('\n');
-            return lines
-                .map(Owned::of_text)
-                .collect::<Option<_>>()
-                .map(Self::Totals);
+            let total = |line| match line {
+                "" => Some(None),
+                line => Owned::of_text(line).map(Some),
+            };
+            return lines.map(total).collect::<Option<_>>().map(Self::Totals);
         }
         let (readings, odd) = rest.as_chunks::<16>();
         if !odd.is_empty() {

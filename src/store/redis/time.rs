@@ -26,6 +26,14 @@ impl TimeSource {
         matches!(self, Self::Caller).then_some(now.mono_us)
     }
 
+    /// What time it is by now, for what is asked after a while.
+    pub(super) fn later(self, then: Moment) -> Moment {
+        match self {
+            Self::Server(clock) => clock.now(),
+            Self::Caller => then,
+        }
+    }
+
     /// This process's monotonic time; `None` for a simulated clock.
     pub(super) fn mono_us(self) -> Option<u64> {
         match self {

@@ -1,6 +1,6 @@
 //! Totals in Redis: keys of an app's that never expire, moved by the script that decides.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use smallvec::{SmallVec, smallvec};
 use tokio::time::{sleep, timeout};
@@ -15,13 +15,16 @@ use crate::limit::total::{Change, Total};
 use crate::limit::{CounterKey, Decision, Moment, Plan};
 
 /// Changes that go in one item: a script is not to run for long.
-const AT_ONCE: usize = 200;
+pub(super) const AT_ONCE: usize = 200;
 
 /// How often the gateways that are there are looked at: longer than two beats.
 const LOOKS: u32 = 10;
 
 /// How often a total is read again, of which nothing is known when a decision has timed out.
 const READ_AGAIN: usize = 2;
+
+/// Totals that were changed.
+type Made = HashMap<Name, Owned>;
 
 impl RedisStore {
     pub(super) fn tell_changes(
@@ -41,7 +44,7 @@ impl RedisStore {
 
     fn tell_in_order(&self, parts: &[Part], now: Moment) {
         for some in parts.chunks(AT_ONCE) {
-            self.tell_store(Item::of(What::Change, some), self.time.told_us(now));
+            self.tell_store(Item::changes(some), self.time.told_us(now));
         }
     }
 
@@ -65,29 +68,36 @@ impl RedisStore {
         }
     }
 
+    /// Makes changes; what each total is after the last of them.
     pub(super) async fn ask_changes(
         &self,
         app: CounterKey,
         changes: &[(CounterKey, Change)],
         now: Moment,
     ) -> Result<Vec<Owned>, StoreError> {
-        let mut parts = Vec::with_capacity(changes.len());
-        let mut ends = Vec::with_capacity(changes.len());
-        for (key, change) in changes {
-            parts.extend(self.parts(app, *key, *change));
-            ends.push(parts.len());
-        }
-        let made = self.ask_parts(&parts, now).await?;
-        // What each is after the last part of its change.
-        let last = ends.iter().filter_map(|end| made.get(end.checked_sub(1)?));
-        Ok(last.cloned().collect())
+        let parts = changes
+            .iter()
+            .flat_map(|(key, change)| self.parts(app, *key, *change));
+        let made = self.ask_parts(&parts.collect::<Vec<_>>(), now).await?;
+        let after = |(key, _): &(CounterKey, Change)| {
+            let owned = made.get(&Name::plain(app, *key));
+            owned.cloned().ok_or(StoreError::Unavailable)
+        };
+        changes.iter().map(after).collect()
     }
 
-    async fn ask_parts(&self, parts: &[Part], now: Moment) -> Result<Vec<Owned>, StoreError> {
-        let mut made = Vec::with_capacity(parts.len());
+    /// Makes changes, or none of them after nobody waits any more; what the totals are then.
+    async fn ask_parts(&self, parts: &[Part], now: Moment) -> Result<Made, StoreError> {
+        let mut made = Made::default();
         for some in parts.chunks(AT_ONCE) {
-            let item = Item::of(What::Change, some);
-            let part = self.terms.part(item.name());
+            let now = self.time.later(now);
+            let part = self.terms.part(some.first().map(Part::name));
+            let (earliest_us, latest_us) = self.bounds(&part.time, now);
+            let what = What::ChangeBy {
+                earliest_us,
+                latest_us,
+            };
+            let item = Item::of(what, some);
             if part.health.is_open() {
                 return Err(StoreError::Unavailable);
             }
@@ -99,12 +109,16 @@ impl RedisStore {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) | Err(_) => return Err(StoreError::Unavailable),
             };
+            if answer.verdict.is_some() {
+                part.time.note(now.mono_us, answer.store_us);
+            }
             match answer.verdict {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
-                    for (part, total) in some.iter().zip(&totals) {
-                        self.remembered.note(part.name(), total.total.into(), asked);
+                    for (part, total) in some.iter().zip(totals) {
+                        let Some(owned) = total else { continue };
+                        self.remembered.note(part.name(), owned.total.into(), asked);
+                        made.insert(part.name(), owned);
                     }
-                    made.extend(totals);
                 }
                 _ => return Err(StoreError::Unavailable),
             }
@@ -143,17 +157,17 @@ impl RedisStore {
             .iter()
             .flat_map(|owned| owned.owners.iter().map(|o| &**o));
         let gone = self.gone(owners.collect()).await;
-        let (mut parts, mut of) = (Vec::new(), Vec::new());
-        for (nth, ((key, _), owned)) in changes.iter().zip(&made).enumerate() {
-            for gateway in owned.owners.iter().filter(|owner| gone.contains(&***owner)) {
-                if let Some(part) = Part::gone(Name::plain(app, *key), gateway) {
-                    parts.push(part);
-                    of.push(nth);
-                }
-            }
+        let mut parts = Vec::new();
+        for ((key, _), owned) in changes.iter().zip(&made) {
+            let gone = owned.owners.iter().filter(|owner| gone.contains(&***owner));
+            let name = Name::plain(app, *key);
+            parts.extend(gone.filter_map(|gateway| Part::gone(name, gateway)));
         }
-        for (nth, total) in of.into_iter().zip(self.ask_parts(&parts, now).await?) {
-            made[nth] = total;
+        let after = self.ask_parts(&parts, now).await?;
+        for ((key, _), owned) in changes.iter().zip(&mut made) {
+            if let Some(other) = after.get(&Name::plain(app, *key)) {
+                owned.clone_from(other);
+            }
         }
         Ok(made)
     }

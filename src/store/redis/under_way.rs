@@ -1,6 +1,7 @@
 //! What this gateway has under way of totals, in eras. An era ends when nobody knows what became
 //! of a word to the store: units are taken in the next one from then on. When nothing of the old
 //! one is under way any more, what the store has of it is of words that were lost, and goes.
+//! Eras of units that are taken without the store are odd: it hears of these in any order.
 
 use std::time::Duration;
 
@@ -58,9 +59,28 @@ impl State {
         // Without the store they are of a round that may be over: they have an era of their own.
         if self.alone != alone {
             self.alone = alone;
-            self.era = self.era.wrapping_add(1);
+            self.next();
         }
         self.era
+    }
+
+    fn next(&mut self) {
+        let next = self.era.wrapping_add(1);
+        self.era = next.wrapping_add((next ^ u32::from(self.alone.is_some())) & 1);
+    }
+
+    fn end(&mut self, era: u32) {
+        if self.era == era {
+            self.next();
+        }
+    }
+
+    /// An era for units of which the store is told again.
+    fn again(&mut self) -> u32 {
+        let again = self.era.wrapping_add(1) | 1;
+        self.era = again;
+        self.next();
+        again
     }
 
     fn has(&self, name: &Name, era: u32) -> bool {
@@ -118,7 +138,8 @@ impl UnderWay {
                 state.taken.remove(name);
             }
         }
-        let present = state.era;
+        // Of units that nobody knows of, none will be told.
+        let present = state.era & !1;
         match closed.last_mut() {
             Some(_) if units == 0 => (),
             Some((era, more)) if *era == present => *more = more.saturating_add(units),
@@ -127,18 +148,31 @@ impl UnderWay {
         closed
     }
 
+    /// A word about units of this era is late: for so long it may yet be heard.
+    pub(super) fn late(&self, name: Name, era: u32, patience: Duration) {
+        let mut state = self.state.lock();
+        state.end(era);
+        if let Some(doubt) = state.doubted.get_mut(&(name, era)) {
+            (doubt.since, doubt.is_over) = (Instant::now() + patience, false);
+        }
+    }
+
     /// Nobody knows what became of a word about units of this era.
     pub(super) fn doubt(&self, name: Name, era: u32) {
         let mut state = self.state.lock();
-        if state.era == era {
-            state.era = era.wrapping_add(1);
-        }
-        if state.doubted.len() < MOST {
-            let doubt = Doubt {
-                since: Instant::now(),
-                is_over: false,
-            };
-            state.doubted.insert((name, era), doubt);
+        state.end(era);
+        let now = Instant::now();
+        let is_full = state.doubted.len() >= MOST;
+        match state.doubted.get_mut(&(name, era)) {
+            Some(doubt) => (doubt.since, doubt.is_over) = (doubt.since.max(now), false),
+            None if is_full => (),
+            None => {
+                let doubt = Doubt {
+                    since: now,
+                    is_over: false,
+                };
+                state.doubted.insert((name, era), doubt);
+            }
         }
     }
 
@@ -156,8 +190,7 @@ impl UnderWay {
         let taken = all.find(|taken| (taken.era, taken.round) == (era, round))?;
         let units = taken.units.min(units);
         taken.units -= units;
-        let again = state.era.wrapping_add(1);
-        state.era = again.wrapping_add(1);
+        let again = state.again();
         let all = state.taken.get_mut(&name)?;
         all.retain(|taken| taken.units > 0);
         all.push(Taken {
@@ -167,6 +200,30 @@ impl UnderWay {
             alone: true,
         });
         Some((again, units))
+    }
+
+    /// Words of this total were lost: what is to be told again of units that were taken without the
+    /// store, as of which era and round.
+    pub(super) fn take_lost(&self, name: Name) -> Vec<(u32, u32, u32)> {
+        let mut state = self.state.lock();
+        let is_lost = |state: &State, taken: &Taken| {
+            taken.alone && state.doubted.contains_key(&(name, taken.era))
+        };
+        let all = state.taken.get(&name).into_iter().flatten();
+        if all.filter(|taken| is_lost(&state, taken)).count() == 0 {
+            return Vec::new();
+        }
+        let again = state.again();
+        let mut all = state.taken.remove(&name).unwrap_or_default();
+        let mut told = Vec::with_capacity(all.len());
+        for taken in &mut all {
+            if is_lost(&state, taken) {
+                taken.era = again;
+                told.push((again, taken.round, taken.units));
+            }
+        }
+        state.taken.insert(name, all);
+        told
     }
 
     /// All that the store was asked for and that is under way: so many of each era.

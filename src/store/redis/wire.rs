@@ -34,6 +34,14 @@ pub(super) enum What {
     Empty,
     /// Changes of totals.
     Change,
+    /// The same for one who waits, if it runs between these times of the store (microseconds).
+    ChangeBy { earliest_us: u64, latest_us: u64 },
+}
+
+impl What {
+    fn is_change(self) -> bool {
+        matches!(self, Self::Change | Self::ChangeBy { .. })
+    }
 }
 
 /// A task's name, hashed: names are callers' and of any length.
@@ -89,9 +97,12 @@ impl Part {
 
 /// The kind of a total's parts.
 const TOTAL: u8 = 3;
-/// Numbers of changes: those of units under way, the one that is none, and the one that may be
-/// told again.
+/// Numbers of changes: those that come in any order, the one that is none, and those of gateways
+/// alone.
+const ADD: u8 = 0;
+const LOWER: u8 = 1;
 const GIVE_BACK: u8 = 2;
+const DOUBT: u8 = 3;
 const READ: u8 = 9;
 const KEEP: u8 = 10;
 const TAKE: u8 = 11;
@@ -116,10 +127,10 @@ impl Part {
     /// A change of a total. `era`: of the units that are taken or closed.
     pub(super) fn change(name: Name, change: Change, era: u32) -> Self {
         let (how, units, a, b) = match change {
-            Change::Add(units) => (0, units, 0, 0),
-            Change::Lower { units, basis } => (1, units, u64::from(basis), 0),
+            Change::Add(units) => (ADD, units, 0, 0),
+            Change::Lower { units, basis } => (LOWER, units, u64::from(basis), 0),
             Change::GiveBack { units, round } => (GIVE_BACK, units, u64::from(round), era.into()),
-            Change::Doubt => (3, 0, 0, 0),
+            Change::Doubt => (DOUBT, 0, 0, 0),
             Change::Clear => (4, 0, 0, 0),
             Change::AtLeast(count) => (5, 0, count, 0),
             Change::Set { count, now_s } => (6, 0, count, now_s),
@@ -158,6 +169,26 @@ impl Part {
 
     pub(super) fn name(&self) -> Name {
         self.name
+    }
+
+    /// Whether two changes of a total, in either order, come to the same.
+    pub(super) fn commutes(&self, other: &Self) -> bool {
+        let any = [ADD, GIVE_BACK, DOUBT, KEEP, TAKE];
+        let both = any.contains(&self.kind) && any.contains(&other.kind);
+        both || self.kind == LOWER && other.kind == LOWER
+    }
+
+    /// Makes one change of two that are alike. Whether they are.
+    pub(super) fn join(&mut self, other: &Self) -> bool {
+        let same = (self.kind, self.a, self.b) == (other.kind, other.a, other.b);
+        let units = self.units.checked_add(other.units).filter(|_| same);
+        self.units = units.unwrap_or(self.units);
+        units.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn units(&self) -> u32 {
+        self.units
     }
 
     fn of_total(name: Name, how: u8, units: u32, (a, b): (u64, u64)) -> Self {
@@ -234,6 +265,37 @@ impl Item {
         }
     }
 
+    /// Changes of totals that nobody waits for.
+    pub(super) fn changes(parts: &[Part]) -> Self {
+        Self::of(What::Change, parts)
+    }
+
+    /// What of this changes totals, and the rest. Of a decision, all is the rest.
+    pub(super) fn into_changes(self) -> (SmallVec<[Part; 6]>, Option<Self>) {
+        let what = self.what;
+        let (changes, rest): (SmallVec<[Part; 6]>, SmallVec<[Part; 6]>) =
+            self.parts.into_iter().partition(|part| match what {
+                What::GiveBack => part.kind == TOTAL,
+                _ => what.is_change(),
+            });
+        let change = |part: Part| match what {
+            What::GiveBack => {
+                let era = u32::try_from(part.a).unwrap_or(0);
+                let round = u32::try_from(part.b).unwrap_or(0);
+                let units = part.units;
+                Part::change(part.name, Change::GiveBack { units, round }, era)
+            }
+            _ => part,
+        };
+        let rest = (!rest.is_empty()).then_some(Self { what, parts: rest });
+        (changes.into_iter().map(change).collect(), rest)
+    }
+
+    /// Whether the script says what became of it.
+    pub(super) fn has_verdict(&self) -> bool {
+        matches!(self.what, What::Decide { .. }) || self.what.is_change()
+    }
+
     /// Whose counters these are: the first one's, which in a cluster are all on one node.
     pub(super) fn name(&self) -> Option<Name> {
         self.parts.first().map(|part| part.name)
@@ -271,18 +333,26 @@ impl Item {
 
     /// Whether it changes totals.
     pub(super) fn is_of_totals(&self) -> bool {
-        self.what == What::Change
+        self.what.is_change()
+    }
+
+    fn moved(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| match self.what {
+            What::Decide { .. } => part.kind == TOTAL && part.units > 0,
+            What::GiveBack => part.kind == TOTAL,
+            What::Change | What::ChangeBy { .. } => ![READ, OVER].contains(&part.kind),
+            _ => false,
+        })
+    }
+
+    /// Whether it takes or moves totals.
+    pub(super) fn moves_totals(&self) -> bool {
+        self.moved().next().is_some()
     }
 
     /// What marks the totals that this takes or moves, if any: nobody knows whether it has.
     pub(super) fn doubt(&self) -> Option<Self> {
-        let is_moved = |part: &&Part| match self.what {
-            What::Decide { .. } => part.kind == TOTAL && part.units > 0,
-            What::GiveBack => part.kind == TOTAL,
-            What::Change => ![READ, OVER].contains(&part.kind),
-            _ => false,
-        };
-        let moved = self.parts.iter().filter(is_moved);
+        let moved = self.moved();
         let parts: SmallVec<[Part; 6]> = moved
             .map(|part| Part::change(part.name, Change::Doubt, 0))
             .collect();
@@ -299,7 +369,7 @@ impl Item {
             let era = match self.what {
                 What::Decide { .. } => is_total.then_some(part.more),
                 What::GiveBack => is_total.then(|| u32::try_from(part.a).unwrap_or(0)),
-                What::Change => part.era(),
+                What::Change | What::ChangeBy { .. } => part.era(),
                 _ => None,
             };
             era.map(|era| (part.name, era))
@@ -311,7 +381,7 @@ impl Item {
         &self,
         again: impl Fn(Name, u32, u32, u32) -> Option<(u32, u32)>,
     ) -> Option<Self> {
-        let is_take = |part: &&Part| self.what == What::Change && part.kind == TAKE;
+        let is_take = |part: &&Part| self.what.is_change() && part.kind == TAKE;
         let taken = self.parts.iter().filter(is_take).filter_map(|part| {
             let round = u32::try_from(part.a).ok()?;
             let (era, units) = again(part.name, part.era()?, round, part.units)?;
@@ -369,6 +439,7 @@ pub(super) struct Batch {
     keys: Vec<Name>,
     places: HashMap<Name, u16, RandomState>,
     items: Vec<Vec<u8>>,
+    has_no_totals: bool,
 }
 
 impl Batch {
@@ -379,11 +450,13 @@ impl Batch {
             keys: Vec::new(),
             places: HashMap::default(),
             items: Vec::new(),
+            has_no_totals: true,
         }
     }
 
     /// Adds an item.
     pub(super) fn push(&mut self, item: &Item) {
+        self.has_no_totals &= !item.moves_totals();
         let mut bytes = Vec::with_capacity(17 + 32 * item.parts.len());
         match item.what {
             What::Decide {
@@ -403,6 +476,14 @@ impl Batch {
             What::Finish { .. } => bytes.push(b'F'),
             What::Empty => bytes.push(b'E'),
             What::Change => bytes.push(b'C'),
+            What::ChangeBy {
+                earliest_us,
+                latest_us,
+            } => {
+                bytes.push(b'W');
+                put_time(&mut bytes, earliest_us);
+                put_time(&mut bytes, latest_us);
+            }
         }
         for part in &item.parts {
             bytes.extend(self.place(part.name).to_le_bytes());
@@ -414,7 +495,7 @@ impl Batch {
                     bytes.extend(part.units.to_le_bytes());
                     bytes.extend(part.more.to_le_bytes());
                 }
-                What::GiveBack | What::Put | What::Change => {
+                What::GiveBack | What::Put | What::Change | What::ChangeBy { .. } => {
                     bytes.push(part.kind);
                     bytes.extend(part.units.to_le_bytes());
                 }
@@ -455,6 +536,11 @@ impl Batch {
     /// Whether it is about one counter.
     pub(super) fn is_of_one_counter(&self) -> bool {
         self.keys.len() == 1
+    }
+
+    /// Whether nothing of it moves a total.
+    pub(super) fn has_no_totals(&self) -> bool {
+        self.has_no_totals
     }
 
     /// The items' bytes.

@@ -1,6 +1,5 @@
 //! One command to Redis: how it goes out, and what becomes of its answers.
 
-use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::{SCRIPT, Terms, Ticket};
 use crate::store::redis::connect::{Cause, Connection};
-use crate::store::redis::fault::Fault;
+use crate::store::redis::fault::{Done, Fault};
 use crate::store::redis::reply::{Answer, Verdict};
 use crate::store::redis::wire::Batch;
 
@@ -33,12 +32,14 @@ pub(super) struct Landing {
 /// How it ended.
 enum Reply {
     Answers(Value),
-    /// Refused as they are together, and nothing was done.
-    Apart(Fault),
+    /// Refused as they are together.
+    Apart(Fault, Done),
     /// Nobody could say in time where the counter is.
     Nowhere,
     /// No answer: the way is broken.
-    Lost,
+    Lost(Done),
+    /// No answer in time. Whatever may need one waits elsewhere.
+    Late,
 }
 
 /// Sends what a landing leaves to be sent, batch by batch.
@@ -47,13 +48,13 @@ pub(super) fn again(
     terms: &Arc<Terms>,
     connection: Option<&Connection>,
 ) -> impl Iterator<Item = Flight> {
-    let flight = |(link, tickets): (&Connection, _)| -> Flight {
-        Box::pin(fly(terms.clone(), link.clone(), tickets))
-    };
-    let flights: Vec<_> = iter::repeat_n(connection, batches.len())
-        .zip(batches)
-        .filter_map(|(link, tickets)| link.map(|link| flight((link, tickets))))
-        .collect();
+    let mut flights: Vec<Flight> = Vec::with_capacity(batches.len());
+    for tickets in batches {
+        match connection {
+            Some(link) => flights.push(Box::pin(fly(terms.clone(), link.clone(), tickets))),
+            None => terms.unanswered(tickets, Done::Nothing),
+        }
+    }
     flights.into_iter()
 }
 
@@ -101,28 +102,27 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket
         Ok(Err(error)) => match Fault::of(&error) {
             fault if fault == Fault::Store || fault == Fault::Moving && !terms.is_cluster => {
                 health.fail(&terms.cause(&error));
-                if error.is_io_error() {
-                    doubt(&terms, &tickets);
-                }
-                Reply::Lost
+                Reply::Lost(Done::of(&error))
             }
             fault => {
                 health.answered();
                 if fault == Fault::Item && tickets.len() == 1 {
                     health.refused(&error.to_string());
                 }
-                Reply::Apart(fault)
+                Reply::Apart(fault, Done::of(&error))
             }
         },
         Err(_) if moves.load(Ordering::Relaxed) => Reply::Nowhere,
         Err(_) => {
             health.timed_out();
-            let is_of_totals = |ticket: &Ticket| ticket.item.doubt().is_some();
+            let is_of_totals = |ticket: &Ticket| ticket.item.moves_totals();
             if tickets.iter().any(is_of_totals) {
+                // Of these eras nothing more is taken: they are over the sooner.
+                tickets.iter().for_each(|t| terms.late(&t.item, LATE));
                 let unheard = tickets.iter().map(Ticket::unheard).collect();
                 tokio::spawn(land_late(terms.clone(), asked, unheard));
             }
-            Reply::Lost
+            Reply::Late
         }
     };
     Landing { tickets, reply }
@@ -147,6 +147,8 @@ async fn ask(
             Err(error) if is_single && Fault::of(&error) == Fault::Moving => {
                 moves.store(true, Ordering::Relaxed);
                 tokio::time::sleep(MOVING).await;
+                // What is on its way may be done.
+                moves.store(batch.has_no_totals(), Ordering::Relaxed);
             }
             reply => break reply,
         }
@@ -159,16 +161,11 @@ async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
     match tokio::time::timeout(LATE, asked).await {
         Ok(Ok(reply)) => {
             let undone = hand_out(tickets, reply, &terms).into_iter().flatten();
-            undone.for_each(|ticket| terms.keep(ticket.item));
+            terms.unanswered(undone, Done::Nothing);
         }
-        // Refused, and nothing was done.
-        Ok(Err(error)) if !error.is_io_error() => (),
-        Ok(Err(_)) | Err(_) => doubt(&terms, &tickets),
+        Ok(Err(error)) => terms.unanswered(tickets, Done::of(&error)),
+        Err(_) => terms.unanswered(tickets, Done::Unknown),
     }
-}
-
-fn doubt(terms: &Terms, tickets: &[Ticket]) {
-    tickets.iter().for_each(|ticket| terms.doubt(&ticket.item));
 }
 
 /// Runs the script on a batch.
@@ -221,27 +218,35 @@ async fn send(
 /// what must be undone, since nobody waits for it any more. `None` when there are no answers: the
 /// way is broken.
 pub(super) fn land(landing: Landing, terms: &Terms) -> Option<Vec<Vec<Ticket>>> {
-    let Landing { mut tickets, reply } = landing;
+    let Landing { tickets, reply } = landing;
     match reply {
         Reply::Answers(reply) => hand_out(tickets, reply, terms).map(|undone| match undone.len() {
             0 => Vec::new(),
             _ => vec![undone],
         }),
-        Reply::Apart(fault) => Some(apart(tickets, fault)),
+        Reply::Apart(fault, done) => Some(apart(tickets, fault, done, terms)),
         Reply::Nowhere => {
-            terms.drop_unsent(&mut tickets);
+            terms.unanswered(tickets, Done::Nothing);
             Some(Vec::new())
         }
-        Reply::Lost => None,
+        Reply::Lost(done) => {
+            terms.unanswered(tickets, done);
+            None
+        }
+        Reply::Late => None,
     }
 }
 
 /// Smaller batches of tickets that were refused together.
-fn apart(tickets: Vec<Ticket>, fault: Fault) -> Vec<Vec<Ticket>> {
+fn apart(tickets: Vec<Ticket>, fault: Fault, done: Done, terms: &Terms) -> Vec<Vec<Ticket>> {
     let is_alone = tickets.len() == 1;
     let mut batches: Vec<Vec<Ticket>> = Vec::with_capacity(tickets.len());
     for ticket in tickets {
         let is_small = ticket.item.is_of_one_counter();
+        if done == Done::Unknown && ticket.item.moves_totals() {
+            terms.unanswered([ticket], done);
+            continue;
+        }
         match ticket.answer {
             // Nobody waits for it any more, and nothing was done.
             Some(waiting) if waiting.is_closed() => (),
@@ -251,7 +256,11 @@ fn apart(tickets: Vec<Ticket>, fault: Fault) -> Vec<Vec<Ticket>> {
                 let _ = waiting.send(Answer::scattered());
             }
             answer @ Some(_) => batches.push(vec![Ticket { answer, ..ticket }]),
-            None if fault == Fault::Item && is_alone && is_small => (),
+            None if fault == Fault::Item && is_alone && is_small => {
+                if ticket.item.is_of_totals() {
+                    terms.keep(ticket.item);
+                }
+            }
             None => batches.extend(ticket.item.by_counter().into_iter().map(|item| {
                 vec![Ticket {
                     item,
@@ -266,34 +275,40 @@ fn apart(tickets: Vec<Ticket>, fault: Fault) -> Vec<Vec<Ticket>> {
 
 /// Hands out the answers; what must be undone, since nobody waits for it any more.
 fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Ticket>> {
-    let Value::Array(values) = reply else {
-        return None;
+    let mut values = match reply {
+        Value::Array(values) => values.into_iter(),
+        _ => Vec::new().into_iter(),
     };
-    let mut values = values.into_iter();
-    let store_us = values.next().and_then(|time| match time {
+    let time = values.next().and_then(|time| match time {
         Value::BulkString(bytes) => str::from_utf8(&bytes).ok()?.parse::<u64>().ok(),
         _ => None,
-    })?;
+    });
+    let Some(store_us) = time else {
+        terms.unanswered(tickets, Done::Unknown);
+        return None;
+    };
     if values.len() == 0 {
         let health = &terms.part_of(&tickets).health;
         health.fail(&Cause::outage("it has lost its counters"));
         // Nothing was done, and totals are told to the new one.
-        let told = tickets
-            .into_iter()
-            .filter(|t| t.answer.is_none() && !t.is_unheard);
-        let told = told.filter(|ticket| ticket.item.is_of_totals());
-        told.for_each(|ticket| terms.keep(ticket.item));
+        let told = tickets.into_iter().filter(|t| t.item.is_of_totals());
+        terms.unanswered(told, Done::Nothing);
         return Some(Vec::new());
     }
     let mut undone = Vec::new();
-    for (ticket, value) in tickets.into_iter().zip(values) {
-        let Value::BulkString(reply) = value else {
+    for ticket in tickets {
+        let Some(Value::BulkString(reply)) = values.next() else {
+            terms.unanswered([ticket], Done::Unknown);
             continue;
         };
         let answer = Answer {
             store_us,
             verdict: Verdict::parse(&reply),
         };
+        if answer.verdict.is_none() && ticket.item.has_verdict() {
+            terms.unanswered([ticket], Done::Unknown);
+            continue;
+        }
         let unheard = match ticket.answer {
             Some(waiting) => waiting.send(answer).err(),
             None => ticket.is_unheard.then_some(answer),

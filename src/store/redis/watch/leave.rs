@@ -6,6 +6,7 @@ use super::{Sign, TOLD_AT_ONCE};
 use crate::limit::Span;
 use crate::store::redis::RedisStore;
 use crate::store::redis::connect::Connection;
+use crate::store::redis::link::Kept;
 use crate::store::redis::name;
 use crate::store::redis::own::Census;
 use crate::store::redis::wire::{Item, Part, What};
@@ -38,8 +39,8 @@ impl RedisStore {
             let sign = self.in_time(self.sign(&mut connection, index)).await?;
             self.tell(&mut connection, index, &sign, &census, false)
                 .await?;
-            let unsent = self.terms.take_unsent(self.concerns(index));
-            self.send_kept(&mut connection, &sign, &unsent).await?;
+            let kept = Kept::take(&self.terms, self.concerns(index));
+            self.send_kept(&mut connection, &sign, kept).await?;
             let running = census.running(index).iter();
             let slots: Vec<Part> = running
                 .map(|(name, slot)| Part::new(*name, Span::Running, 1, *slot))

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use redis::{RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 
 use super::{Sign, odd};
 use crate::limit::total::Change;
 use crate::store::redis::connect::Connection;
-use crate::store::redis::fault::Fault;
+use crate::store::redis::fault::{Done, Fault};
+use crate::store::redis::link::Kept;
 use crate::store::redis::name::Name;
 use crate::store::redis::own::{Census, Due};
+use crate::store::redis::totals::AT_ONCE;
 use crate::store::redis::wire::{self, Batch, Item, Part, What};
 use crate::store::redis::{RedisStore, link};
 
@@ -40,7 +42,7 @@ impl RedisStore {
         }
         self.tell(connection, index, sign, census, everything)
             .await?;
-        let unsent = self.terms.take_unsent(&concerns);
+        let mut kept = Kept::take(&self.terms, &concerns);
         if has_jumped {
             // Whatever waits for its window to be over: the window begins now.
             for some in self.own.sliding(census.all(index)).chunks(TOLD_AT_ONCE) {
@@ -55,33 +57,45 @@ impl RedisStore {
             self.tell_lost_totals(connection, index, sign).await?;
         }
         // A store that has lost all has been told all by now, but for totals: they are nobody's own.
-        let unsent: Vec<Item> = match everything {
-            true => unsent.into_iter().filter(Item::is_of_totals).collect(),
-            false => unsent,
-        };
-        self.send_kept(connection, sign, &unsent).await?;
+        if everything {
+            kept.only_totals();
+        }
+        self.send_kept(connection, sign, kept).await?;
         let running = census.running(index);
         self.renew(connection, sign, running, true).await
     }
 
-    /// Sends what was kept for later. What was lost on the way is in doubt, and the rest is kept.
+    /// Sends what was kept for later. What may have been done on the way is in doubt, and what was
+    /// not is kept.
     pub(super) async fn send_kept(
         &self,
         connection: &mut Connection,
         sign: &Sign,
-        kept: &[Item],
+        mut kept: Kept<'_>,
     ) -> RedisResult<()> {
-        let mut chunks = kept.chunks(TOLD_AT_ONCE);
-        while let Some(some) = chunks.next() {
-            let Err(error) = self.send(connection, sign, some.to_vec()).await else {
-                continue;
-            };
-            some.iter().for_each(|item| self.terms.doubt(item));
-            let rest = chunks.flatten();
-            rest.for_each(|item| self.terms.keep(item.clone()));
-            return Err(error);
+        loop {
+            let some = kept.next(TOLD_AT_ONCE, AT_ONCE);
+            if some.is_empty() {
+                return Ok(());
+            }
+            let failed = self.send_all(connection, sign, some).await;
+            kept.settled();
+            let (mut again, mut error) = (Vec::new(), None);
+            for (item, why) in failed {
+                let is_refused = is_refused(&item, &why);
+                match Done::of(&why) {
+                    Done::Unknown => self.terms.doubt(&item),
+                    Done::Nothing if is_refused && !item.is_of_totals() => (),
+                    Done::Nothing => again.push(item),
+                }
+                error = error.or(Some(why).filter(|_| !is_refused));
+            }
+            if let Some(error) = error {
+                kept.put_back(again);
+                return Err(error);
+            }
+            again.into_iter().for_each(|item| self.terms.keep(item));
         }
-        Ok(())
     }
 
     /// Tells the store what it does not know: what was admitted and given back without it, or,
@@ -140,11 +154,13 @@ impl RedisStore {
         sign: &Sign,
     ) -> RedisResult<()> {
         let under_way = &self.terms.under_way;
-        if !under_way.doubts() || self.terms.is_unsent() {
+        if !under_way.doubts() {
             return Ok(());
         }
+        let concerns = self.concerns(index);
+        let is_told = |name: &Name| concerns(name) && !self.terms.unsent.lock().has(name);
         // By then a question has been answered, or does nothing.
-        let over = under_way.over(2 * self.terms.timeout, self.concerns(index));
+        let over = under_way.over(2 * self.terms.timeout, is_told);
         for some in over.chunks(TOLD_AT_ONCE) {
             let parts: Vec<Part> = some
                 .iter()
@@ -210,60 +226,72 @@ impl RedisStore {
         sign: &Sign,
         items: Vec<Item>,
     ) -> RedisResult<()> {
-        let epoch = match self.terms.is_cluster {
-            true => "",
-            false => &*sign.epoch,
-        };
-        let refused = match self.terms.is_cluster {
-            true => {
-                let each = items.into_iter().flat_map(Item::by_owner);
-                self.send_each(connection, epoch, each).await?
-            }
-            false => match self.send_one(connection, epoch, &items).await {
-                Err(error) if Fault::of(&error) == Fault::Item => items,
-                sent => return sent,
-            },
-        };
-        // One by one: for an item's company, or while its slot moves.
-        let each = refused.into_iter().flat_map(Item::by_counter);
-        self.send_each(connection, epoch, each).await.map(drop)
+        let failed = self.send_all(connection, sign, items).await.into_iter();
+        let mut failed = failed.filter(|(item, why)| !is_refused(item, why));
+        failed.next().map_or(Ok(()), |(_, why)| Err(why))
     }
 
-    /// Sends each item by itself. Those of several counters that must go one by one; one counter's
-    /// that is refused is dropped.
+    /// The same; those that got no answer, and why. What is refused together goes one by one: for
+    /// an item's company, or while its slot moves.
+    async fn send_all(
+        &self,
+        connection: &mut Connection,
+        sign: &Sign,
+        items: Vec<Item>,
+    ) -> Vec<(Item, RedisError)> {
+        let is_cluster = self.terms.is_cluster;
+        let epoch = if is_cluster { "" } else { &*sign.epoch };
+        let mut failed = match is_cluster {
+            true => {
+                let each = items.into_iter().flat_map(Item::by_owner);
+                self.send_each(connection, epoch, each).await
+            }
+            false => match self.send_one(connection, epoch, &items).await {
+                Ok(()) => Vec::new(),
+                Err(why) => {
+                    let with = |item| (item, why.clone());
+                    items.into_iter().map(with).collect()
+                }
+            },
+        };
+        let is_apart = |(item, why): &mut (Item, RedisError)| {
+            let is_safe = Done::of(why) == Done::Nothing || !item.moves_totals();
+            let fault = Fault::of(why);
+            let is_joint = match is_cluster {
+                true => fault != Fault::Store && !item.is_of_one_counter(),
+                false => fault == Fault::Item,
+            };
+            is_safe && is_joint
+        };
+        let apart: Vec<_> = failed.extract_if(.., is_apart).collect();
+        let each = apart.into_iter().flat_map(|(item, _)| item.by_counter());
+        for (item, why) in self.send_each(connection, epoch, each).await {
+            if is_refused(&item, &why) {
+                let health = &self.terms.part(item.name()).health;
+                health.refused(&why.to_string());
+            }
+            failed.push((item, why));
+        }
+        failed
+    }
+
+    /// Sends each item by itself.
     async fn send_each(
         &self,
         connection: &Connection,
         epoch: &str,
         items: impl Iterator<Item = Item> + Send,
-    ) -> RedisResult<Vec<Item>> {
-        let mut apart = Vec::new();
-        let mut sent = futures_util::stream::iter(items.map(|item| {
+    ) -> Vec<(Item, RedisError)> {
+        let sent = futures_util::stream::iter(items.map(|item| {
             let mut connection = connection.clone();
             async move {
-                let sent = self
-                    .send_one(&mut connection, epoch, std::slice::from_ref(&item))
-                    .await;
-                (item, sent)
+                let items = std::slice::from_ref(&item);
+                let sent = self.send_one(&mut connection, epoch, items).await;
+                sent.err().map(|why| (item, why))
             }
-        }))
-        .buffer_unordered(TOLD_AT_ONCE);
-        while let Some((item, sent)) = sent.next().await {
-            let Err(error) = sent else {
-                continue;
-            };
-            match (Fault::of(&error), item.is_of_one_counter()) {
-                (Fault::Item | Fault::Moving, false) => apart.push(item),
-                (Fault::Item, true) => {
-                    self.terms
-                        .part(item.name())
-                        .health
-                        .refused(&error.to_string());
-                }
-                _ => return Err(error),
-            }
-        }
-        Ok(apart)
+        }));
+        let sent = sent.buffer_unordered(TOLD_AT_ONCE);
+        sent.filter_map(std::future::ready).collect().await
     }
 
     async fn send_one(
@@ -280,4 +308,9 @@ impl RedisStore {
             _ => Err(odd()),
         }
     }
+}
+
+/// Whether an item is refused for itself alone.
+fn is_refused(item: &Item, why: &RedisError) -> bool {
+    Fault::of(why) == Fault::Item && item.is_of_one_counter()
 }
