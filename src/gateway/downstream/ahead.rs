@@ -181,14 +181,16 @@ impl Plain {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(bytes, &mut fields) {
-            Ok(httparse::Status::Complete(length)) if length == head => {}
-            _ => return None,
-        }
-        if request.version != Some(1) {
+        let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+        let Ok(httparse::Status::Complete(head)) = parsed else {
+            return None;
+        };
+        // No empty line before it, and none at its end that is a line feed alone.
+        let is_strict =
+            bytes.first()?.is_ascii_uppercase() && bytes.get(..head)?.ends_with(b"\r\n\r\n");
+        if !is_strict || request.version != Some(1) {
             return None;
         }
         let is_plain_target = |target: &&str| {
@@ -227,23 +229,19 @@ impl Plain {
 fn plain_length(fields: &HeaderMap) -> Option<usize> {
     let (mut hosts, mut kept, mut length, mut is_typed) = (0, None, None, false);
     for (name, value) in fields {
-        let twice = match name.as_str() {
-            "host" => {
-                hosts += 1;
-                false
-            }
-            "connection" => kept.replace(value).is_some(),
-            "content-length" => length.replace(value).is_some(),
-            "content-type" => {
-                is_typed = true;
-                false
-            }
+        let before = match name.as_str() {
+            "connection" => kept.replace(value),
+            "content-length" => length.replace(value),
             "transfer-encoding" | "content-encoding" | "expect" | "upgrade" | "trailer" | "te" => {
-                true
+                Some(value)
             }
-            _ => false,
+            other => {
+                hosts += u32::from(other == "host");
+                is_typed |= other == "content-type";
+                None
+            }
         };
-        if twice {
+        if before.is_some() {
             return None;
         }
     }
@@ -285,7 +283,9 @@ mod tests {
         for text in [
             PLAIN[..PLAIN.len() - 1].to_owned(),
             PLAIN.repeat(2),
-            format!("\r\n{PLAIN}x"),
+            format!("\r\n{PLAIN}"),
+            plain("\r\n\r\n", "\n\n"),
+            plain("\r\n\r\n", "\r\n\n"),
             plain("1.1", "1.0"),
             plain("/o/a", "http://h/o/a"),
             plain("GET", "CONNECT"),
