@@ -7,23 +7,24 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::task::{Context as Task, Poll};
 
 use bytes::BytesMut;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::{Shutdown, Stream};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 
 use super::connection::Connection;
 use super::worker::Door;
 use crate::gateway::context::Context;
 use crate::gateway::judge::Stop;
 use crate::gateway::kind;
-use crate::gateway::plain::{Alarm, Carried, Carrier};
+use crate::gateway::plain::{Alarm, Caller as _, Carried, Carrier};
 
 /// The largest request that is looked at, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -47,6 +48,8 @@ impl Door {
         let mut shutdown = self.shutdown.clone();
         let mut bytes = BytesMut::new();
         let mut alarm = Alarm::new(self.live.look().clock.now());
+        // One for all calls: to wait anew for each costs more than to look again.
+        let mut stops = pin!(shutdown.wait_for(|stop| *stop));
         loop {
             bytes.clear();
             bytes.reserve(4096);
@@ -54,7 +57,7 @@ impl Door {
             let came = tokio::select! {
                 biased;
                 came = connection.read_buf(&mut bytes) => came,
-                _ = shutdown.wait_for(|stop| *stop) => return Some(connection),
+                _ = &mut stops => return Some(connection),
             };
             if !came.is_ok_and(|n| n > 0) {
                 return None;
@@ -130,10 +133,7 @@ impl Door {
                 .gateway
                 .on_the_wire(&ctx, &reply, ctx.verdict, head_only, kept)
                 .ok()?;
-            let sent = match connection.write_all(&wire).await {
-                Ok(()) => connection.flush().await,
-                failed => failed,
-            };
+            let sent = connection.send(&wire).await;
             let status = if sent.is_ok() { reply.status } else { 0 };
             ctx.note_end(status, None);
             drop(ctx);
@@ -181,14 +181,16 @@ impl Plain {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
-        match request.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) if length == head => {}
-            _ => return None,
-        }
-        if request.version != Some(1) {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+        let Ok(httparse::Status::Complete(head)) = parsed else {
+            return None;
+        };
+        // No empty line before it, and none at its end that is a line feed alone.
+        let is_strict =
+            bytes.first()?.is_ascii_uppercase() && bytes.get(..head)?.ends_with(b"\r\n\r\n");
+        if !is_strict || request.version != Some(1) {
             return None;
         }
         let is_plain_target = |target: &&str| {
@@ -225,39 +227,34 @@ impl Plain {
 /// The length of the body that these fields frame, if they ask for nothing else of the connection,
 /// and name one host.
 fn plain_length(fields: &HeaderMap) -> Option<usize> {
-    const OTHERS: [HeaderName; 6] = [
-        header::TRANSFER_ENCODING,
-        header::CONTENT_ENCODING,
-        header::EXPECT,
-        header::UPGRADE,
-        header::TRAILER,
-        header::TE,
-    ];
-    let one = |name: HeaderName| {
-        let mut values = fields.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (value, None) => Some(value.map(HeaderValue::as_bytes)),
-            _ => None,
+    let (mut hosts, mut kept, mut length, mut is_typed) = (0, None, None, false);
+    for (name, value) in fields {
+        let before = match name.as_str() {
+            "connection" => kept.replace(value),
+            "content-length" => length.replace(value),
+            "transfer-encoding" | "content-encoding" | "expect" | "upgrade" | "trailer" | "te" => {
+                Some(value)
+            }
+            other => {
+                hosts += u32::from(other == "host");
+                is_typed |= other == "content-type";
+                None
+            }
+        };
+        if before.is_some() {
+            return None;
         }
-    };
-    let is_kept = match one(header::CONNECTION) {
-        Some(None) => true,
-        Some(Some(value)) => value.eq_ignore_ascii_case(b"keep-alive"),
-        None => false,
-    };
-    let announced = match one(header::CONTENT_LENGTH) {
-        Some(None) => Some(0),
-        Some(Some(value)) if value.iter().all(u8::is_ascii_digit) => {
+    }
+    let is_kept = kept.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
+    let is_odd = is_typed && (kind::has_other_characters(fields) || kind::is_form(fields));
+    let length = match length.map(HeaderValue::as_bytes) {
+        None => Some(0),
+        Some(value) if value.iter().all(u8::is_ascii_digit) => {
             std::str::from_utf8(value).ok().and_then(|v| v.parse().ok())
         }
-        Some(Some(_)) | None => None,
+        Some(_) => None,
     };
-    let is_plain = is_kept
-        && matches!(one(header::HOST), Some(Some(_)))
-        && !OTHERS.iter().any(|name| fields.contains_key(name))
-        && !kind::has_other_characters(fields)
-        && !kind::is_form(fields);
-    announced.filter(|_| is_plain)
+    length.filter(|_| is_kept && hosts == 1 && !is_odd)
 }
 
 #[cfg(test)]
@@ -286,7 +283,9 @@ mod tests {
         for text in [
             PLAIN[..PLAIN.len() - 1].to_owned(),
             PLAIN.repeat(2),
-            format!("\r\n{PLAIN}x"),
+            format!("\r\n{PLAIN}"),
+            plain("\r\n\r\n", "\n\n"),
+            plain("\r\n\r\n", "\r\n\n"),
             plain("1.1", "1.0"),
             plain("/o/a", "http://h/o/a"),
             plain("GET", "CONNECT"),

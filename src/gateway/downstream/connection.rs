@@ -128,6 +128,10 @@ impl Connection {
         self.state.clone()
     }
 
+    pub(super) fn phase(&self) -> Phase {
+        self.state.phase()
+    }
+
     pub(super) fn is_http2(&self) -> bool {
         self.http2
     }
@@ -341,6 +345,25 @@ impl AsyncRead for Connection {
 }
 
 impl Caller for Connection {
+    async fn send(&mut self, answer: &[u8]) -> io::Result<()> {
+        // Nearly always there is room for it, and nothing to gather it with.
+        let at_once = match &self.io {
+            Channel::Plain(wire) if !self.is_gathering => wire.try_write(answer),
+            _ => Ok(0),
+        };
+        let n = match at_once {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            other => other?,
+        };
+        match answer.get(n..).unwrap_or_default() {
+            [] => Ok(()),
+            rest => {
+                self.write_all(rest).await?;
+                self.flush().await
+            }
+        }
+    }
+
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             // Of who has sent more it is seen when that is read.

@@ -77,7 +77,7 @@ pub(super) async fn send(io: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal
 impl Connection {
     /// Whether what is written now is pingora's refusal of a head: our own answers come later.
     pub(super) fn is_refused_by_pingora(&self) -> bool {
-        !self.is_http2() && self.state().phase() != Phase::Busy
+        !self.is_http2() && self.phase() != Phase::Busy
     }
 
     /// Writes our refusal in place of pingora's.

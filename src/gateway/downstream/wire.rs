@@ -33,6 +33,14 @@ impl Wire {
         self.tcp.get_ref()
     }
 
+    /// Writes what there is room for, if nothing has been gathered; otherwise nothing.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.tcp.buffer() {
+            [] => self.tcp.get_ref().try_write(bytes),
+            _ => Ok(0),
+        }
+    }
+
     pub(super) fn into_tcp(self) -> TcpStream {
         self.tcp.into_inner()
     }

@@ -43,6 +43,9 @@ const MAX_UNHEARD: usize = 1024 * 1024;
 
 /// Who called.
 pub(super) trait Caller: AsyncWrite + Unpin {
+    /// Sends all of this, with what has been written before it.
+    async fn send(&mut self, answer: &[u8]) -> io::Result<()>;
+
     /// Until nothing more comes from the caller: it has gone, or says no more and waits for its
     /// answer (`Ok`). What comes before that is kept for later.
     fn poll_left(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>>;
@@ -113,8 +116,7 @@ impl<C: Caller> Carrier<'_, C> {
             let head_only = method == Method::HEAD;
             let wire = gateway.on_the_wire(ctx, &reply, now, head_only, false);
             if let Ok(wire) = wire
-                && caller.write_all(&wire).await.is_ok()
-                && caller.flush().await.is_ok()
+                && caller.send(&wire).await.is_ok()
             {
                 status = reply.status;
             }
@@ -242,10 +244,10 @@ impl<C: Caller> Call<'_, '_, C> {
         if is_kept && is_whole && came.is_empty() {
             self.carrier.idle.put(hop.addr, tcp);
         }
-        if self.is_gone {
-            return Err(gone());
+        match self.is_gone {
+            true => Err(gone()),
+            false => Ok(()),
         }
-        self.flush().await
     }
 
     /// Waits for the head of the answer: so long for each piece of it, and a second more as a whole.
@@ -273,8 +275,7 @@ impl<C: Caller> Call<'_, '_, C> {
                     100..200 => {
                         self.ctx.way.interim()?;
                         head.wire.extend_from_slice(b"\r\n");
-                        self.write(&head.wire, is_awaited).await?;
-                        self.flush_for(is_awaited).await?;
+                        self.send(&head.wire, is_awaited).await?;
                     }
                     _ => return Ok(head),
                 }
@@ -336,10 +337,9 @@ impl<C: Caller> Call<'_, '_, C> {
                 break;
             }
             // It has begun, whatever came after that.
-            self.write(&out, is_read).await?;
+            self.send(&out, is_read).await?;
             out.clear();
             is_over?;
-            self.flush_for(is_read).await?;
             let due_us = self.ctx.way.due_us(last, self.ctx.way.between());
             let due_us = due_us.min(self.unheard_us.unwrap_or(u64::MAX));
             match self.wait(tcp, came, due_us).await {
@@ -370,7 +370,7 @@ impl<C: Caller> Call<'_, '_, C> {
         if is_chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
-        self.write(&out, is_read).await?;
+        self.send(&out, is_read).await?;
         Ok(framing != Framing::UntilClose)
     }
 
@@ -456,27 +456,30 @@ impl<C: Caller> Call<'_, '_, C> {
         if self.is_gone || bytes.is_empty() {
             return Ok(());
         }
-        if let (Some(status), 0) = (self.ctx.upstream_status, self.status) {
-            self.status = status;
-        }
+        self.begins();
         let ends_us = self.ctx.way.ends_us();
         let Carrier { caller, alarm, .. } = &mut *self.carrier;
         let written = in_time(caller.write_all(bytes), alarm, ends_us).await?;
         self.is_written(written, goes_on)
     }
 
-    async fn flush_for(&mut self, goes_on: bool) -> pingora::Result<()> {
+    /// The same for the last that is written for now: it goes at once, with all before it.
+    async fn send(&mut self, bytes: &[u8], goes_on: bool) -> pingora::Result<()> {
         if self.is_gone {
             return Ok(());
         }
+        self.begins();
         let ends_us = self.ctx.way.ends_us();
         let Carrier { caller, alarm, .. } = &mut *self.carrier;
-        let flushed = in_time(caller.flush(), alarm, ends_us).await?;
-        self.is_written(flushed, goes_on)
+        let sent = in_time(caller.send(bytes), alarm, ends_us).await?;
+        self.is_written(sent, goes_on)
     }
 
-    async fn flush(&mut self) -> pingora::Result<()> {
-        self.flush_for(false).await
+    /// The caller has of the answer, if there is one yet.
+    fn begins(&mut self) {
+        if let (Some(status), 0) = (self.ctx.upstream_status, self.status) {
+            self.status = status;
+        }
     }
 
     fn is_written(&mut self, written: io::Result<()>, goes_on: bool) -> pingora::Result<()> {

@@ -1,5 +1,5 @@
-//! One event as one JSON object. The access log's own events are written without detours; every
-//! other one by `tracing-subscriber`'s formatter, in the same form.
+//! One event as one JSON object, written by `tracing-subscriber`'s formatter; and the lines of the
+//! access log, in the same form, without detours.
 
 use std::cell::RefCell;
 use std::fmt::{self, Debug};
@@ -15,9 +15,6 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Line;
 use crate::text::{push_digits, push_escaped, push_ip, push_number};
-
-/// The access log's target.
-pub(super) const ACCESS: &str = "access";
 
 /// The target of what libraries log through the `log` crate.
 const OF_LIBRARIES: &str = "log";
@@ -46,17 +43,13 @@ where
     fn format_event(
         &self,
         ctx: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
+        writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         match event.metadata().target() {
-            ACCESS => (),
-            OF_LIBRARIES => return of_library(writer, event),
-            _ => return self.others.format_event(ctx, writer, event),
+            OF_LIBRARIES => of_library(writer, event),
+            _ => self.others.format_event(ctx, writer, event),
         }
-        let mut written = Ok(());
-        event.record(&mut Whole(|line: &str| written = writer.write_str(line)));
-        written
     }
 }
 
@@ -103,27 +96,15 @@ impl Visit for Said {
     }
 }
 
-/// Takes the one field of the access log's events: a whole [`line`].
-struct Whole<F>(F);
-
-impl<F: FnMut(&str)> Visit for Whole<F> {
-    fn record_str(&mut self, _field: &Field, value: &str) {
-        self.0(value);
-    }
-
-    fn record_debug(&mut self, _field: &Field, _value: &dyn Debug) {}
-}
-
-/// A line of the access log.
-pub(super) fn line(line: &Line<'_>) -> String {
-    let mut out = Vec::with_capacity(512);
+/// Appends a line of the access log.
+pub(super) fn push_line(out: &mut Vec<u8>, line: &Line<'_>) {
     out.extend_from_slice(b"{\"timestamp\":\"");
-    push_time(&mut out, line.unix_us);
+    push_time(out, line.unix_us);
     // Each name closes the text before it.
     out.extend_from_slice(b"\",\"level\":\"INFO\",\"id\":\"");
-    push_escaped(&mut out, line.id);
+    push_escaped(out, line.id);
     out.extend_from_slice(b"\",\"ip\":\"");
-    push_ip(&mut out, line.ip);
+    push_ip(out, line.ip);
     for (name, text) in [
         ("\",\"method\":\"", line.method),
         ("\",\"path\":\"", line.path),
@@ -133,7 +114,7 @@ pub(super) fn line(line: &Line<'_>) -> String {
         ("\",\"limit\":\"", line.limit),
     ] {
         out.extend_from_slice(name.as_bytes());
-        push_escaped(&mut out, text);
+        push_escaped(out, text);
     }
     out.push(b'"');
     for (name, number) in [
@@ -148,11 +129,11 @@ pub(super) fn line(line: &Line<'_>) -> String {
         (",\"attempts\":", line.attempts),
     ] {
         out.extend_from_slice(name.as_bytes());
-        push_number(&mut out, number);
+        push_number(out, number);
     }
     out.extend_from_slice(b",\"upstream\":\"");
     if let Some(addr) = line.upstream {
-        push_addr(&mut out, addr);
+        push_addr(out, addr);
     }
     for (name, text) in [
         ("\",\"pool\":\"", line.pool),
@@ -160,11 +141,9 @@ pub(super) fn line(line: &Line<'_>) -> String {
         ("\",\"error\":\"", line.error),
     ] {
         out.extend_from_slice(name.as_bytes());
-        push_escaped(&mut out, text);
+        push_escaped(out, text);
     }
     out.extend_from_slice(b"\",\"target\":\"access\"}\n");
-    // Of texts and ASCII alone.
-    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Appends an address with its port, as metrics name it.
@@ -234,9 +213,10 @@ mod tests {
             cause: "tls",
             error: "",
         };
-        let written = line(&asked);
-        assert!(written.ends_with('\n'));
-        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        let mut written = Vec::new();
+        push_line(&mut written, &asked);
+        assert!(written.ends_with(b"\n"));
+        let read: serde_json::Value = serde_json::from_slice(&written).unwrap();
         assert_eq!(read["timestamp"], "2026-11-21T07:59:59.120000Z");
         assert_eq!(read["path"], asked.path);
         assert_eq!(read["app"], asked.app);
