@@ -103,7 +103,7 @@ fn an_import_that_was_not_answered_does_nothing_later() {
 }
 
 #[test]
-fn an_import_takes_hundreds_of_gateways_that_are_gone() {
+fn an_import_takes_thousands_of_gateways_that_are_gone() {
     let (server, backend) = (Server::start(), Backend::start());
     let dir = tempfile::tempdir().unwrap();
     let gateway = gateway(&server.url(), dir.path(), &backend);
@@ -114,11 +114,11 @@ fn an_import_takes_hundreds_of_gateways_that_are_gone() {
     let is_total = |key: &&str| server.cli(&["get", key]).starts_with("10 ");
     let total = keys.lines().filter(lasting).find(is_total).unwrap();
     let text = server.cli(&["get", total]);
-    let text = text.trim().replacen("10 ", "310 ", 1);
-    let owners = (0..300).map(|n| format!("{:016x}.0:1/0/0/0/0/0", 0xabc0 + n));
+    let text = text.trim().replacen("10 ", "2010 ", 1);
+    let owners = (0..2000).map(|n| format!("{:016x}.0:1/0/0/0/0/0", 0xabc0 + n));
     let owners = owners.collect::<Vec<_>>().join(",");
-    server.cli(&["set", total, &format!("{text} 300 0 0 @{owners}")]);
-    assert_eq!(count(&gateway), Some(310));
+    server.cli(&["set", total, &format!("{text} 2000 0 0 @{owners}")]);
+    assert_eq!(count(&gateway), Some(2010));
     assert_eq!(set(&gateway, 20), 200);
     assert_eq!(shown(&gateway), Some((20, true)), "none is on top of it");
 }
