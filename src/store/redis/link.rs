@@ -28,11 +28,11 @@ use super::wire::Item;
 
 const SCRIPT: &str = include_str!("counters.lua");
 /// Items that go in one command: Redis does nothing else meanwhile.
-const BATCH: usize = 16;
+const BATCH: usize = 24;
 /// Commands that are on their way at the same time: while they are, more gathers for the next.
 /// With fewer and larger ones an item costs Redis less, but all callers of a thread wait at once,
 /// and the thread for them: `benches/load/store`.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 3;
 /// The same in a cluster, where each owner's counters take a command of their own, and a node
 /// that hangs must not hold up the others.
 const IN_FLIGHT_CLUSTER: usize = 512;
