@@ -16,7 +16,7 @@ use crate::gateways::acquainted;
 use crate::harness::{Connection, Gateway};
 use crate::proxy::Proxy;
 use crate::server::{Server, wait_until};
-use crate::totals_outage::{TOKEN, count, gateway, gateway_with, import, users};
+use crate::totals_outage::{TOKEN, count, gateway, gateway_with, import, register, users};
 
 const APP: CounterKey = CounterKey(9 << 100);
 
@@ -75,6 +75,49 @@ fn words_that_the_store_refuses_are_told_again() {
         );
         assert_eq!(shown(&gateway), Some((there, false)), "{round}");
     }
+}
+
+#[test]
+fn a_store_of_an_older_snapshot_is_in_doubt() {
+    let (mut server, backend) = (Server::start(), Backend::start());
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&server.url(), dir.path(), &backend);
+    acquainted(&[&gateway]);
+    wait_until("a figure is imported", || set(&gateway, 10) == 200);
+    let signs = || {
+        let key = server.cli(&["keys", "*signs"]);
+        server.cli(&["get", &key]).parse::<u64>().unwrap()
+    };
+    server.cli(&["save"]);
+    let then = signs();
+    assert_eq!(register(&gateway, "s", 5), [200; 5]);
+    assert_eq!(shown(&gateway), Some((15, false)));
+    wait_until("some signs are lost with them", || signs() > then + 2);
+    server.restart();
+    wait_until("it is noticed", || shown(&gateway) == Some((15, true)));
+    wait_until("a figure is imported", || set(&gateway, 15) == 200);
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(shown(&gateway), Some((15, false)), "once");
+}
+
+#[test]
+fn what_was_made_alone_before_an_import_is_in_doubt_after_it() {
+    let (server, backend) = (Server::start(), Backend::start());
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let proxy = Proxy::to(server.port());
+    let cut_off = gateway(&proxy.url(), dirs[0].path(), &backend);
+    let other = gateway(&server.url(), dirs[1].path(), &backend);
+    acquainted(&[&cut_off, &other]);
+    wait_until("a figure is imported", || set(&other, 10) == 200);
+    wait_until("both know it", || count(&cut_off) == Some(10));
+    proxy.cut();
+    wait_until("it is cut off", || !is_up(&cut_off));
+    assert_eq!(register(&cut_off, "c", 5), [200; 5]);
+    wait_until("all are imported", || set(&other, 15) == 200);
+    assert_eq!(shown(&other), Some((15, false)));
+    proxy.heal();
+    wait_until("it is told", || count(&other) == Some(20));
+    assert_eq!(shown(&other), Some((20, true)));
 }
 
 #[test]

@@ -611,8 +611,12 @@ impl Entry {
                             add(Change::GiveBack { units, round });
                         }
                     }
-                    // The store was out of use when it was asked.
-                    None if most > 0 => add(Change::Add(most)),
+                    // The store was out of use when it was asked: whether what it is told by then
+                    // has these, nobody knows.
+                    None if most > 0 => {
+                        add(Change::Add(most));
+                        add(Change::Doubt);
+                    }
                     None => (),
                 }
                 let more = made.map_or(0, |made| made.saturating_sub(units));

@@ -241,6 +241,9 @@ local function is_told(era)
 end
 
 local function take_total(total, units, round, era)
+  if is_told(era) and round ~= total.round then
+    total.approximate = 1 -- what has come since may have them
+  end
   local own = own_of(total, era)
   local owed = math.min(units, own.owed)
   if owed > 0 then

@@ -30,6 +30,8 @@ pub(super) struct Health {
     /// The store's URL, without user and password, for the log.
     url: Arc<str>,
     epoch: RwLock<Option<Arc<str>>>,
+    /// Signs of life that the store has had from all gateways, when last heard of.
+    signs: AtomicU64,
     /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl Health {
             wake,
             url,
             epoch: RwLock::new(None),
+            signs: AtomicU64::new(0),
             seeding_until_us: AtomicU64::new(0),
         }
     }
@@ -128,6 +131,15 @@ impl Health {
                  on_store_failure, and what was to be told of it is lost"
             );
         }
+    }
+
+    /// Signs of life that the store had had, when last heard of.
+    pub(super) fn signs(&self) -> u64 {
+        self.signs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_signs(&self, count: u64) {
+        self.signs.store(count, Ordering::Relaxed);
     }
 
     /// The store is in use, as of this epoch.

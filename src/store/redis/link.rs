@@ -172,13 +172,6 @@ impl Terms {
         }
     }
 
-    /// An answer is late, and may yet come in so long.
-    fn late(&self, item: &Item, patience: Duration) {
-        for (name, era) in item.eras() {
-            self.under_way.late(name, era, patience);
-        }
-    }
-
     fn lost(&self, item: &Item) {
         for (name, era) in item.eras() {
             self.under_way.doubt(name, era);

@@ -150,6 +150,11 @@ pub(super) fn peers_key(prefix: &str, tag: &str) -> String {
     format!("{prefix}:{VERSION}{{{tag}}}gateways")
 }
 
+/// The key of how many signs of life gateways have given.
+pub(super) fn signs_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}signs")
+}
+
 /// The key of the resets that gateways may not have heard of.
 pub(super) fn resets_key(prefix: &str) -> String {
     format!("{prefix}:{VERSION}resets")

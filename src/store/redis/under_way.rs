@@ -49,6 +49,8 @@ struct Taken {
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
     since: Instant,
+    /// Words that may yet be heard.
+    late: u32,
     /// A beat has found nothing of it under way: the last words have gone out before the next one.
     is_over: bool,
 }
@@ -69,9 +71,25 @@ impl State {
         self.era = next.wrapping_add((next ^ u32::from(self.alone.is_some())) & 1);
     }
 
-    fn end(&mut self, era: u32) {
+    /// No unit of this era is taken any more.
+    fn doubt(&mut self, name: Name, era: u32) {
         if self.era == era {
             self.next();
+        }
+        let is_full = self.doubted.len() >= MOST;
+        let (since, is_over) = (Instant::now(), false);
+        match self.doubted.get_mut(&(name, era)) {
+            Some(doubt) => (doubt.since, doubt.is_over) = (since, is_over),
+            None if is_full => (),
+            None => {
+                let late = 0;
+                let doubt = Doubt {
+                    since,
+                    late,
+                    is_over,
+                };
+                self.doubted.insert((name, era), doubt);
+            }
         }
     }
 
@@ -148,32 +166,34 @@ impl UnderWay {
         closed
     }
 
-    /// A word about units of this era is late: for so long it may yet be heard.
-    pub(super) fn late(&self, name: Name, era: u32, patience: Duration) {
+    /// A word about units of this era is late, and may yet be heard.
+    pub(super) fn late(&self, name: Name, era: u32) {
         let mut state = self.state.lock();
-        state.end(era);
+        state.doubt(name, era);
         if let Some(doubt) = state.doubted.get_mut(&(name, era)) {
-            (doubt.since, doubt.is_over) = (Instant::now() + patience, false);
+            doubt.late = doubt.late.saturating_add(1);
+        }
+    }
+
+    /// It has been heard, or never will be.
+    pub(super) fn late_no_more(&self, name: Name, era: u32) {
+        let mut state = self.state.lock();
+        if let Some(doubt) = state.doubted.get_mut(&(name, era)) {
+            (doubt.since, doubt.is_over) = (Instant::now(), false);
+            doubt.late = doubt.late.saturating_sub(1);
         }
     }
 
     /// Nobody knows what became of a word about units of this era.
     pub(super) fn doubt(&self, name: Name, era: u32) {
+        self.state.lock().doubt(name, era);
+    }
+
+    /// The store is an older one: what it has under way of this total may be over.
+    pub(super) fn doubt_all(&self, name: Name) {
         let mut state = self.state.lock();
-        state.end(era);
-        let now = Instant::now();
-        let is_full = state.doubted.len() >= MOST;
-        match state.doubted.get_mut(&(name, era)) {
-            Some(doubt) => (doubt.since, doubt.is_over) = (doubt.since.max(now), false),
-            None if is_full => (),
-            None => {
-                let doubt = Doubt {
-                    since: now,
-                    is_over: false,
-                };
-                state.doubted.insert((name, era), doubt);
-            }
-        }
+        let present = state.era;
+        state.doubt(name, present);
     }
 
     /// The word was lost by which the store was told of units that were taken without it: it is to
@@ -257,7 +277,8 @@ impl UnderWay {
     ) -> Vec<(Name, u32)> {
         let mut state = self.state.lock();
         let settled = state.doubted.iter().filter(|((name, era), doubt)| {
-            concerns(name) && doubt.since.elapsed() >= patience && !state.has(name, *era)
+            let is_heard = doubt.late == 0 && doubt.since.elapsed() >= patience;
+            concerns(name) && is_heard && !state.has(name, *era)
         });
         let settled: Vec<(Name, u32)> = settled.map(|(of, _)| *of).collect();
         let mut over = Vec::new();
@@ -370,6 +391,24 @@ mod tests {
         assert_eq!(units, 2, "one is under way no more");
         assert_eq!(under_way.close(&name(), 5, 2)[..], [(again, 2)]);
         assert_eq!(under_way.take_again(name(), again, 5, 2), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_era_is_not_over_while_a_word_of_it_is_late() {
+        let under_way = UnderWay::default();
+        let era = under_way.asked();
+        under_way.late(name(), era);
+        assert_ne!(under_way.asked(), era, "it has ended");
+        under_way.doubt(name(), era);
+        tokio::time::advance(10 * PATIENCE).await;
+        assert_eq!((over(&under_way), over(&under_way)), (vec![], vec![]));
+        under_way.late_no_more(name(), era);
+        assert_eq!((over(&under_way), over(&under_way)), (vec![], vec![]));
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(
+            (over(&under_way), over(&under_way)),
+            (vec![], vec![(name(), era)])
+        );
     }
 
     #[tokio::test(start_paused = true)]

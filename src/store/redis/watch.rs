@@ -66,6 +66,8 @@ struct Since {
 struct Sign {
     store_us: u64,
     epoch: Arc<str>,
+    /// How many there have been.
+    count: u64,
     gateways: Vec<Box<str>>,
 }
 
@@ -224,6 +226,7 @@ impl RedisStore {
         part.time.note(sent_us, sign.store_us);
         let known = part.health.epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
+        let is_older = !is_new && part.health.signs() >= sign.count;
         let is_back = part.health.is_open();
         let jumped_us = part.time.jumped_at_us().unwrap_or(0);
         let has_jumped = jumped_us > since.looked_us;
@@ -241,6 +244,10 @@ impl RedisStore {
             let running = census.running(index);
             self.renew(connection, &sign, running, false).await?;
         }
+        if is_older {
+            self.tell_older_totals(connection, index, &sign).await?;
+        }
+        part.health.note_signs(sign.count);
         self.tell_eras(connection, index, &sign).await?;
         if is_new || is_back {
             let left_us = sign.seeding_left_us(is_back, self.seeding_us);
@@ -265,9 +272,10 @@ impl RedisStore {
         let mut command = redis::cmd("EVAL");
         command
             .arg(SCRIPT)
-            .arg(2)
+            .arg(3)
             .arg(name::epoch_key(&self.terms.prefix, tag))
             .arg(name::peers_key(&self.terms.prefix, tag))
+            .arg(name::signs_key(&self.terms.prefix, tag))
             .arg(&self.terms.gateway)
             // The epoch, if there is none yet: nobody else draws it.
             .arg(Self::new_gateway_id())
@@ -277,10 +285,12 @@ impl RedisStore {
         match (
             reply.next().and_then(|time| time.parse().ok()),
             reply.next(),
+            reply.next().and_then(|count| count.parse().ok()),
         ) {
-            (Some(store_us), Some(epoch)) => Ok(Sign {
+            (Some(store_us), Some(epoch), Some(count)) => Ok(Sign {
                 store_us,
                 epoch: epoch.into(),
+                count,
                 gateways: reply.map(Into::into).collect(),
             }),
             _ => Err(odd()),

@@ -10,6 +10,7 @@ use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 use super::{SCRIPT, Terms, Ticket};
 use crate::store::redis::connect::{Cause, Connection};
 use crate::store::redis::fault::{Done, Fault};
+use crate::store::redis::name::Name;
 use crate::store::redis::reply::{Answer, Verdict};
 use crate::store::redis::wire::Batch;
 
@@ -117,10 +118,20 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket
             health.timed_out();
             let is_of_totals = |ticket: &Ticket| ticket.item.moves_totals();
             if tickets.iter().any(is_of_totals) {
-                // Of these eras nothing more is taken: they are over the sooner.
-                tickets.iter().for_each(|t| terms.late(&t.item, LATE));
+                let eras = tickets.iter().flat_map(|ticket| ticket.item.eras());
+                let eras: Vec<(Name, u32)> = eras.collect();
+                // Nothing more is taken of these: they are over the sooner.
+                for (name, era) in &eras {
+                    terms.under_way.late(*name, *era);
+                }
                 let unheard = tickets.iter().map(Ticket::unheard).collect();
-                tokio::spawn(land_late(terms.clone(), asked, unheard));
+                let (terms, landing) = (terms.clone(), land_late(terms.clone(), asked, unheard));
+                tokio::spawn(async move {
+                    landing.await;
+                    for (name, era) in eras {
+                        terms.under_way.late_no_more(name, era);
+                    }
+                });
             }
             Reply::Late
         }
@@ -257,7 +268,7 @@ fn apart(tickets: Vec<Ticket>, fault: Fault, done: Done, terms: &Terms) -> Vec<V
             }
             answer @ Some(_) => batches.push(vec![Ticket { answer, ..ticket }]),
             None if fault == Fault::Item && is_alone && is_small => {
-                if ticket.item.is_of_totals() {
+                if ticket.item.moves_totals() {
                     terms.keep(ticket.item);
                 }
             }

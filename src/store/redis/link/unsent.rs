@@ -75,6 +75,11 @@ impl Unsent {
         self.places.contains_key(name) || self.beyond.contains(name)
     }
 
+    /// Of how many totals anything is to be told.
+    pub(in crate::store::redis) fn totals(&self) -> usize {
+        self.places.len() + self.beyond.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty() && self.changes.is_empty() && self.beyond.is_empty()
     }

@@ -19,6 +19,13 @@ impl RedisStore {
         self.leaving
             .store(true, std::sync::atomic::Ordering::Release);
         if self.is_any_open() {
+            let totals = self.terms.unsent.lock().totals();
+            if totals > 0 {
+                tracing::warn!(
+                    totals,
+                    "the store is out of use, and never hears what was made of these totals without it: import them anew"
+                );
+            }
             return;
         }
         if let Err(error) = self.say_goodbye().await {

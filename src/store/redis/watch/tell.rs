@@ -146,6 +146,28 @@ impl RedisStore {
         Ok(())
     }
 
+    /// Tells a store that is an older one (restored, or a replica that lacked the last writes) of
+    /// how many of each total it knew: no fewer, and in doubt.
+    pub(super) async fn tell_older_totals(
+        &self,
+        connection: &mut Connection,
+        index: usize,
+        sign: &Sign,
+    ) -> RedisResult<()> {
+        tracing::warn!("the store has lost its last writes: totals of plans are in doubt");
+        let known = self.remembered.all(self.concerns(index));
+        for some in known.chunks(TOLD_AT_ONCE) {
+            let parts = some.iter().flat_map(|(name, count)| {
+                self.terms.under_way.doubt_all(*name);
+                let changes = [Change::AtLeast(*count), Change::Doubt];
+                changes.map(|change| Part::change(*name, change, 0))
+            });
+            let item = Item::of(What::Change, &parts.collect::<Vec<_>>());
+            self.send(connection, sign, vec![item]).await?;
+        }
+        Ok(())
+    }
+
     /// Tells of eras of totals that they are over. What was to be said of them has been told.
     pub(super) async fn tell_eras(
         &self,
