@@ -78,33 +78,34 @@ impl<C: Caller> Call<'_, '_, C> {
 
     /// Writes to the caller, if it is there. `goes_on`: whether the call does without it.
     pub(super) async fn write(&mut self, bytes: &[u8], goes_on: bool) -> pingora::Result<()> {
-        if self.is_gone || bytes.is_empty() {
-            return Ok(());
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => self.put(bytes, false, goes_on).await,
         }
-        self.begins();
-        let ends_us = self.ctx.way.ends_us();
-        let Carrier { caller, alarm, .. } = &mut *self.carrier;
-        let written = in_time(caller.write_all(bytes), alarm, ends_us).await?;
-        self.is_written(written, goes_on)
     }
 
-    /// The same for the last that is written for now: it goes at once, with all before it.
+    /// Writes to the caller what it waits for: this leaves at once, with all that was written.
     pub(super) async fn send(&mut self, bytes: &[u8], goes_on: bool) -> pingora::Result<()> {
+        self.put(bytes, true, goes_on).await
+    }
+
+    async fn put(&mut self, bytes: &[u8], leaves: bool, goes_on: bool) -> pingora::Result<()> {
         if self.is_gone {
             return Ok(());
         }
-        self.begins();
-        let ends_us = self.ctx.way.ends_us();
-        let Carrier { caller, alarm, .. } = &mut *self.carrier;
-        let sent = in_time(caller.send(bytes), alarm, ends_us).await?;
-        self.is_written(sent, goes_on)
-    }
-
-    /// The caller has of the answer, if there is one yet.
-    fn begins(&mut self) {
         if let (Some(status), 0) = (self.ctx.upstream_status, self.status) {
             self.status = status;
         }
+        let ends_us = self.ctx.way.ends_us();
+        let Carrier { caller, alarm, .. } = &mut *self.carrier;
+        let putting = async {
+            match leaves {
+                true => caller.send(bytes).await,
+                false => caller.write_all(bytes).await,
+            }
+        };
+        let put = in_time(putting, alarm, ends_us).await?;
+        self.is_written(put, goes_on)
     }
 
     fn is_written(&mut self, written: io::Result<()>, goes_on: bool) -> pingora::Result<()> {

@@ -77,19 +77,20 @@ impl State {
             self.next();
         }
         let is_full = self.doubted.len() >= MOST;
-        let (since, is_over) = (Instant::now(), false);
+        let new = Doubt {
+            since: Instant::now(),
+            late: 0,
+            is_over: false,
+        };
         match self.doubted.get_mut(&(name, era)) {
-            Some(doubt) => (doubt.since, doubt.is_over) = (since, is_over),
-            None if is_full => (),
-            None => {
-                let late = 0;
-                let doubt = Doubt {
-                    since,
-                    late,
-                    is_over,
-                };
-                self.doubted.insert((name, era), doubt);
+            Some(doubt) => {
+                *doubt = Doubt {
+                    late: doubt.late,
+                    ..new
+                }
             }
+            None if is_full => (),
+            None => drop(self.doubted.insert((name, era), new)),
         }
     }
 

@@ -439,7 +439,6 @@ pub(super) struct Batch {
     keys: Vec<Name>,
     places: HashMap<Name, u16, RandomState>,
     items: Vec<Vec<u8>>,
-    has_no_totals: bool,
 }
 
 impl Batch {
@@ -450,13 +449,11 @@ impl Batch {
             keys: Vec::new(),
             places: HashMap::default(),
             items: Vec::new(),
-            has_no_totals: true,
         }
     }
 
     /// Adds an item.
     pub(super) fn push(&mut self, item: &Item) {
-        self.has_no_totals &= !item.moves_totals();
         let mut bytes = Vec::with_capacity(17 + 32 * item.parts.len());
         match item.what {
             What::Decide {
@@ -536,11 +533,6 @@ impl Batch {
     /// Whether it is about one counter.
     pub(super) fn is_of_one_counter(&self) -> bool {
         self.keys.len() == 1
-    }
-
-    /// Whether nothing of it moves a total.
-    pub(super) fn has_no_totals(&self) -> bool {
-        self.has_no_totals
     }
 
     /// The items' bytes.

@@ -93,8 +93,11 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket
         batch.push(&ticket.item);
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
+    // Only what is asked of a cluster can be on the move.
+    let has_totals = terms.is_cluster && tickets.iter().any(|t| t.item.moves_totals());
     let moves = Arc::new(AtomicBool::new(false));
-    let mut asked: Asked = Box::pin(ask(terms.clone(), link, batch, at_us, epoch, moves.clone()));
+    let going = (moves.clone(), has_totals);
+    let mut asked: Asked = Box::pin(ask(terms.clone(), link, batch, at_us, epoch, going));
     let reply = match tokio::time::timeout(terms.timeout, &mut asked).await {
         Ok(Ok(reply)) => {
             health.answered();
@@ -142,14 +145,15 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket
 /// A question on its way.
 type Asked = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
 
-/// Asks until the counters have stopped moving. `moves`: they do.
+/// Asks until the counters have stopped moving. `moves`: they do, and nothing is on its way that
+/// moves totals.
 async fn ask(
     terms: Arc<Terms>,
     mut link: Connection,
     batch: Batch,
     at_us: Option<u64>,
     epoch: Option<Arc<str>>,
-    moves: Arc<AtomicBool>,
+    (moves, has_totals): (Arc<AtomicBool>, bool),
 ) -> RedisResult<Value> {
     let epoch = epoch.as_deref().unwrap_or_default();
     let is_single = terms.is_cluster && batch.is_of_one_counter();
@@ -159,7 +163,7 @@ async fn ask(
                 moves.store(true, Ordering::Relaxed);
                 tokio::time::sleep(MOVING).await;
                 // What is on its way may be done.
-                moves.store(batch.has_no_totals(), Ordering::Relaxed);
+                moves.store(!has_totals, Ordering::Relaxed);
             }
             reply => break reply,
         }

@@ -46,6 +46,10 @@ impl Unsent {
     }
 
     fn add(&mut self, change: Part) -> bool {
+        let is_full = self.changes.len() >= WAITING;
+        if is_full && !self.places.contains_key(&change.name()) {
+            return self.leave_out(change.name());
+        }
         let places = self.places.entry(change.name()).or_default();
         let last = places.last().and_then(|at| self.changes.get(*at));
         if !last.is_some_and(|last| last.commutes(&change)) {
@@ -57,15 +61,19 @@ impl Unsent {
                 return true;
             }
         }
-        if self.changes.len() < WAITING {
-            places.push(self.changes.len());
-            self.changes.push(change);
-            return true;
+        if is_full {
+            // What comes after it is not told before it.
+            places.clear();
+            return self.leave_out(change.name());
         }
-        // What comes after it is not told before it.
-        places.clear();
+        places.push(self.changes.len());
+        self.changes.push(change);
+        true
+    }
+
+    fn leave_out(&mut self, name: Name) -> bool {
         if self.beyond.len() < MOST_BEYOND {
-            self.beyond.insert(change.name());
+            self.beyond.insert(name);
         }
         false
     }
@@ -232,5 +240,10 @@ mod tests {
         assert!(keep(&mut unsent, 0, add(1)), "it is there");
         assert!(!keep(&mut unsent, WAITING as u128, add(1)));
         assert!(unsent.has(&name(WAITING as u128)) && unsent.beyond.len() == 1);
+        assert_eq!(
+            unsent.places.len(),
+            WAITING,
+            "it takes no room but its name's"
+        );
     }
 }
