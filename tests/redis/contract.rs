@@ -7,6 +7,7 @@ use floodgate::limit::{Decision, Moment, Plan};
 use floodgate::store::Store as _;
 use floodgate::store::memory::{MemoryOptions, MemoryStore};
 use floodgate::store::redis::TimeSource;
+use futures_util::future::join_all;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -16,7 +17,8 @@ use crate::server::{Cluster, Server};
 /// What one step of a trace asks.
 #[derive(Clone, Debug)]
 enum Step {
-    Decide(u64, Vec<Ask>),
+    /// So many callers ask for the same at once.
+    Decide(u64, Vec<Ask>, usize),
     /// Gives back what is left of an earlier plan, by its number modulo those there are.
     GiveBack(u64, usize),
 }
@@ -39,14 +41,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = (
         pause,
         prop::collection::vec(ask, 1..5),
+        prop_oneof![3 => Just(1_usize), 1 => 2_usize..7],
         prop::bool::weighted(0.2),
         any::<prop::sample::Index>(),
     )
-        .prop_map(|(pause, asks, back, index)| {
+        .prop_map(|(pause, asks, times, back, index)| {
             if back {
                 Step::GiveBack(pause, index.index(1 << 16))
             } else {
-                Step::Decide(pause, asks)
+                Step::Decide(pause, asks, times)
             }
         });
     prop::collection::vec(step, 1..120)
@@ -85,17 +88,22 @@ fn same_as_in_memory(url: &str, cases: u32) {
                 let mut plans: Vec<(Plan, Plan)> = Vec::new();
                 for step in &steps {
                     match step {
-                        Step::Decide(pause, asks) => {
+                        Step::Decide(pause, asks, times) => {
                             now_us += pause;
-                            let mut here = plan(asks, now_us);
-                            let mut there = here.clone();
-                            let ours = memory.decide_now(&mut here, moment(now_us));
-                            let theirs = redis.decide(&mut there, moment(now_us)).await.unwrap();
-                            prop_assert_eq!(&ours, &theirs, "at {}", now_us);
-                            for (a, b) in here.charges.iter().zip(&there.charges) {
-                                prop_assert_eq!(a.taken.is_some(), b.taken.is_some());
+                            let mut there = vec![plan(asks, now_us); *times];
+                            let mut here = there.clone();
+                            let theirs = there.iter_mut().map(|p| redis.decide(p, moment(now_us)));
+                            let theirs = join_all(theirs).await;
+                            for (here, theirs) in here.iter_mut().zip(theirs) {
+                                let ours = memory.decide_now(here, moment(now_us));
+                                prop_assert_eq!(&ours, &theirs.unwrap(), "at {}", now_us);
                             }
-                            plans.push((here, there));
+                            for (here, there) in here.into_iter().zip(there) {
+                                for (a, b) in here.charges.iter().zip(&there.charges) {
+                                    prop_assert_eq!(a.taken.is_some(), b.taken.is_some());
+                                }
+                                plans.push((here, there));
+                            }
                         }
                         Step::GiveBack(pause, index) => {
                             now_us += pause;

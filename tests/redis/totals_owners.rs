@@ -9,7 +9,12 @@ use redis::{Value, cmd};
 use crate::calls::{START_US, runtime};
 use crate::server::Server;
 
-const SCRIPT: &str = include_str!("../../src/store/redis/counters.lua");
+const SCRIPT: &str = concat!(
+    include_str!("../../src/store/redis/script/counters.lua"),
+    include_str!("../../src/store/redis/script/slots.lua"),
+    include_str!("../../src/store/redis/script/totals.lua"),
+    include_str!("../../src/store/redis/script/run.lua"),
+);
 const START_S: u64 = START_US / 1_000_000;
 const GATEWAYS: usize = 3;
 
@@ -82,6 +87,7 @@ impl Store {
         let mut item = vec![b'D'];
         double(&mut item, 0);
         double(&mut item, 1 << 52);
+        item.extend(1_u32.to_le_bytes());
         item.extend(1_u16.to_le_bytes());
         item.extend([3, 0]);
         for number in [0, units, era] {

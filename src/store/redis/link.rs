@@ -17,16 +17,17 @@ pub(super) use self::flight::run;
 use self::flight::{Flight, again, batches, fly, land};
 pub(super) use self::unsent::Kept;
 use self::unsent::Unsent;
+use super::batch::Place;
 use super::connect::{Cause, Connection, Connector};
 use super::fault::Done;
 use super::health::Health;
 use super::name::Name;
 use super::reply::Answer;
+use super::script::Scripts;
 use super::time::StoreTime;
 use super::under_way::UnderWay;
 use super::wire::Item;
 
-const SCRIPT: &str = include_str!("counters.lua");
 /// Items that go in one command: Redis does nothing else meanwhile.
 const BATCH: usize = 24;
 /// Commands that are on their way at the same time: while they are, more gathers for the next.
@@ -52,6 +53,8 @@ struct Ticket {
     answer: Option<oneshot::Sender<Answer>>,
     /// Somebody waited for the answer, and does no more.
     is_unheard: bool,
+    /// Where the answer is, once it has been sent.
+    place: Place,
 }
 
 impl Ticket {
@@ -63,6 +66,7 @@ impl Ticket {
             at_us: self.at_us,
             answer: None,
             is_unheard: self.answer.is_some(),
+            place: self.place,
         }
     }
 }
@@ -71,8 +75,7 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) connector: Connector,
-    /// SHA-1 of the script, as `EVALSHA` takes it.
-    pub(super) sha: String,
+    pub(super) scripts: Scripts,
     /// The ID of this gateway.
     pub(super) gateway: String,
     pub(super) prefix: String,
@@ -177,11 +180,6 @@ impl Terms {
             self.under_way.doubt(name, era);
         }
     }
-
-    /// The SHA-1 of the script.
-    pub(super) fn sha() -> String {
-        redis::Script::new(SCRIPT).get_hash().to_owned()
-    }
 }
 
 /// Where items are handed in.
@@ -233,6 +231,7 @@ impl Link {
             at_us,
             answer,
             is_unheard: false,
+            place: Place::default(),
         };
         self.tickets.try_send(ticket).is_ok()
     }
@@ -263,6 +262,11 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
             count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < in_flight => {
                 if count == 0 {
                     break;
+                }
+                // The calls that have arrived meanwhile have not asked yet.
+                tokio::task::yield_now().await;
+                while gathered.len() < BATCH && let Ok(ticket) = waiting.try_recv() {
+                    gathered.push(ticket);
                 }
                 // A store that was gone meanwhile may be another one now, or know us no more.
                 let failures = terms.times_opened();

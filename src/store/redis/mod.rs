@@ -1,9 +1,10 @@
 //! Counters shared through Redis.
 //!
-//! One script (`counters.lua`) decides a whole plan at one moment of the server's clock, with
+//! One script (`script/`) decides a whole plan at one moment of the server's clock, with
 //! the arithmetic of `limit::sliding`; requests that arrive together share its call. A script
 //! that arrives too late does nothing, so that a call which no longer waits was never charged.
 
+mod batch;
 pub mod connect;
 pub(super) mod decide;
 mod fault;
@@ -16,6 +17,7 @@ mod own;
 mod owners;
 mod remembered;
 mod reply;
+mod script;
 mod time;
 mod totals;
 mod under_way;
@@ -40,6 +42,7 @@ use self::name::Name;
 use self::own::Own;
 use self::remembered::Remembered;
 use self::reply::Verdict;
+use self::script::Scripts;
 use self::time::StoreTime;
 use self::under_way::UnderWay;
 use self::wire::{Item, Part, What};
@@ -145,7 +148,7 @@ impl RedisStore {
             heard: news::Heard::default(),
             leaving: AtomicBool::new(false),
             terms: Arc::new(Terms {
-                sha: Terms::sha(),
+                scripts: Scripts::new(),
                 parts: (0..if is_cluster { name::PARTS } else { 1 })
                     .map(part)
                     .collect(),

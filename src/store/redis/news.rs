@@ -6,12 +6,13 @@ use std::sync::Arc;
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::Mutex;
 
+use super::batch::Batch;
 use super::connect::Connection;
 use super::decide::shift_days;
 use super::link;
 use super::name::{self, Name};
 use super::watch::BEAT;
-use super::wire::{Batch, Item, Part, What};
+use super::wire::{Item, Part, What};
 use super::{RedisStore, StoreError};
 use crate::limit::{Moment, Plan};
 

@@ -1,10 +1,11 @@
-//! What comes back from the script: `counters.lua` says what the bytes mean.
+//! What comes back from the script: `script/counters.lua` says what the bytes mean.
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::totals;
+use super::wire::Item;
 use crate::limit::plan::{longest_wait, reported_bit, smallest_share};
 use crate::limit::slots::TASK_WAIT;
 use crate::limit::total::Total;
@@ -36,7 +37,7 @@ pub(super) struct Reading {
     pub(super) used: u32,
     /// Units granted beyond the cost.
     pub(super) granted: u32,
-    /// As `counters.lua` says.
+    /// As `script/counters.lua` says.
     time_us: f64,
 }
 
@@ -47,6 +48,15 @@ impl Reading {
             used,
             granted,
             time_us: wait_us.into(),
+        }
+    }
+
+    fn of_bytes(bytes: &[u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, time @ ..] = *bytes;
+        Self {
+            used: u32::from_le_bytes([a, b, c, d]),
+            granted: u32::from_le_bytes([e, f, g, h]),
+            time_us: f64::from_le_bytes(time),
         }
     }
 
@@ -115,8 +125,9 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// Reads a reply; `None` for one that no script of ours gives.
-    pub(super) fn parse(reply: &[u8]) -> Option<Self> {
+    /// Reads the reply to an item, or to some that ask for the same: `turn` says which of these it
+    /// is. `None` for a reply that no script of ours gives.
+    pub(super) fn parse(reply: &[u8], item: &Item, turn: u32) -> Option<Self> {
         let (what, rest) = reply.split_first()?;
         if *what == b'V' {
             let lines = std::str::from_utf8(rest).ok()?.split('\n');
@@ -126,18 +137,14 @@ impl Verdict {
             };
             return lines.map(total).collect::<Option<_>>().map(Self::Totals);
         }
+        if *what == b'M' {
+            return Self::of_many(rest, item, turn);
+        }
         let (readings, odd) = rest.as_chunks::<16>();
         if !odd.is_empty() {
             return None;
         }
-        let readings = readings.iter().map(|bytes| {
-            let [a, b, c, d, e, f, g, h, time @ ..] = *bytes;
-            Reading {
-                used: u32::from_le_bytes([a, b, c, d]),
-                granted: u32::from_le_bytes([e, f, g, h]),
-                time_us: f64::from_le_bytes(time),
-            }
-        });
+        let readings = readings.iter().map(Reading::of_bytes);
         match what {
             b'A' => Some(Self::Admitted(readings.collect())),
             b'N' => Some(Self::Denied(readings.collect())),
@@ -147,6 +154,29 @@ impl Verdict {
             b'1' => Some(Self::Finished(true)),
             _ => None,
         }
+    }
+
+    fn of_many(reply: &[u8], item: &Item, turn: u32) -> Option<Self> {
+        let (admitted, readings) = reply.split_first_chunk()?;
+        let admitted = u32::from_le_bytes(*admitted);
+        let (readings, _) = readings.as_chunks::<16>();
+        let parts = item.parts();
+        if turn >= admitted {
+            let skipped = if admitted > 0 { parts.len() } else { 0 };
+            let readings = readings.get(skipped..).filter(|r| r.len() == parts.len())?;
+            return Some(Self::Denied(
+                readings.iter().map(Reading::of_bytes).collect(),
+            ));
+        }
+        let readings = readings.get(..parts.len())?.iter().map(Reading::of_bytes);
+        // Each finds what those before it took.
+        let readings = parts.iter().zip(readings).map(|(part, reading)| Reading {
+            used: reading
+                .used
+                .saturating_add(item.asked(part).saturating_mul(turn)),
+            ..reading
+        });
+        Some(Self::Admitted(readings.collect()))
     }
 }
 

@@ -18,7 +18,7 @@ use super::fault::Fault;
 use super::name;
 use super::own::Census;
 
-const SCRIPT: &str = include_str!("beat.lua");
+const SCRIPT: &str = include_str!("script/beat.lua");
 /// Between two signs of life.
 pub(super) const BEAT: Duration = Duration::from_millis(500);
 /// Between two probes of a store that is out of use.

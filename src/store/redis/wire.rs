@@ -1,13 +1,11 @@
-//! What goes to the script: `counters.lua` says what the bytes mean.
+//! What goes to the script: `script/counters.lua` says what the bytes mean.
 
 use std::iter;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::name::{Name, WHOLE, epoch_key};
+use super::name::Name;
 use super::reply::{Answer, Verdict};
 use crate::limit::total::{Change, TotalCharge};
 use crate::limit::{KeyHasher, Plan, Span, sliding};
@@ -56,23 +54,23 @@ pub(super) fn task(name: &str) -> Task {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     name: Name,
-    kind: u8,
-    report: bool,
-    quota: u32,
-    units: u32,
+    pub(super) kind: u8,
+    pub(super) report: bool,
+    pub(super) quota: u32,
+    pub(super) units: u32,
     /// Wanted beyond the units. Of a total, the gateway's era.
-    more: u32,
-    a: u64,
-    b: u64,
+    pub(super) more: u32,
+    pub(super) a: u64,
+    pub(super) b: u64,
 }
 
 impl Part {
     /// Units of a step of a sliding window, of a day (`at` is of no account), or a slot.
     pub(super) fn new(name: Name, span: Span, units: u32, at: u64) -> Self {
         let (kind, a, b) = match span {
-            Span::Sliding { window_us } => (0, sliding::step_us(window_us), at),
-            Span::Day { start_us, end_us } => (1, start_us, end_us),
-            Span::Running => (2, 0, at),
+            Span::Sliding { window_us } => (SLIDING, sliding::step_us(window_us), at),
+            Span::Day { start_us, end_us } => (DAY, start_us, end_us),
+            Span::Running => (RUNNING, 0, at),
         };
         Self {
             name,
@@ -95,7 +93,10 @@ impl Part {
     }
 }
 
-/// The kind of a total's parts.
+/// Kinds of parts, the rarer ones last.
+const SLIDING: u8 = 0;
+const DAY: u8 = 1;
+const RUNNING: u8 = 2;
 const TOTAL: u8 = 3;
 /// Numbers of changes: those that come in any order, the one that is none, and those of gateways
 /// alone.
@@ -184,11 +185,6 @@ impl Part {
         let units = self.units.checked_add(other.units).filter(|_| same);
         self.units = units.unwrap_or(self.units);
         units.is_some()
-    }
-
-    #[cfg(test)]
-    pub(super) fn units(&self) -> u32 {
-        self.units
     }
 
     fn of_total(name: Name, how: u8, units: u32, (a, b): (u64, u64)) -> Self {
@@ -299,6 +295,32 @@ impl Item {
     /// Whose counters these are: the first one's, which in a cluster are all on one node.
     pub(super) fn name(&self) -> Option<Name> {
         self.parts.first().map(|part| part.name)
+    }
+
+    /// Whether it is about counters of windows and days alone.
+    pub(super) fn is_of_rates(&self) -> bool {
+        let is_known = matches!(self.what, What::Decide { .. } | What::GiveBack | What::Put);
+        is_known && self.parts.iter().all(|part| part.kind < RUNNING)
+    }
+
+    /// Whether it is a decision of which all that ask for it can be decided at once.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_plain = |part: &Part| part.kind < RUNNING && !part.report && part.more == 0;
+        matches!(self.what, What::Decide { .. }) && self.parts.iter().all(is_plain)
+    }
+
+    /// Units that a decision asks of the counter of one of its parts.
+    pub(super) fn asked(&self, part: &Part) -> u32 {
+        let same = self.parts.iter().filter(|other| other.name == part.name);
+        same.fold(0, |sum, part| sum.saturating_add(part.units))
+    }
+
+    pub(super) fn what(&self) -> What {
+        self.what
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     /// Whether it is about one counter.
@@ -416,7 +438,11 @@ impl Item {
                 let step = answer.store_us / part.a.max(1);
                 let at = |units, ahead| Part {
                     units,
-                    b: if part.kind == 0 { step + ahead } else { part.b },
+                    b: if part.kind == SLIDING {
+                        step + ahead
+                    } else {
+                        part.b
+                    },
                     ..*part
                 };
                 // What was granted beyond the cost lies a step ahead.
@@ -429,123 +455,4 @@ impl Item {
             parts,
         })
     }
-}
-
-/// Items that go in one command.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// Whether the epoch's key goes before the others.
-    epoch: bool,
-    keys: Vec<Name>,
-    places: HashMap<Name, u16, RandomState>,
-    items: Vec<Vec<u8>>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub(super) fn new(epoch: bool) -> Self {
-        Self {
-            epoch,
-            keys: Vec::new(),
-            places: HashMap::default(),
-            items: Vec::new(),
-        }
-    }
-
-    /// Adds an item.
-    pub(super) fn push(&mut self, item: &Item) {
-        let mut bytes = Vec::with_capacity(17 + 32 * item.parts.len());
-        match item.what {
-            What::Decide {
-                earliest_us,
-                latest_us,
-            } => {
-                bytes.push(b'D');
-                put_time(&mut bytes, earliest_us);
-                put_time(&mut bytes, latest_us);
-            }
-            What::GiveBack => bytes.push(b'B'),
-            What::Put => bytes.push(b'P'),
-            What::Renew { lost_too: false } => bytes.push(b'R'),
-            What::Renew { lost_too: true } => bytes.push(b'S'),
-            What::Hold { .. } => bytes.push(b'H'),
-            What::Keep { .. } => bytes.push(b'K'),
-            What::Finish { .. } => bytes.push(b'F'),
-            What::Empty => bytes.push(b'E'),
-            What::Change => bytes.push(b'C'),
-            What::ChangeBy {
-                earliest_us,
-                latest_us,
-            } => {
-                bytes.push(b'W');
-                put_time(&mut bytes, earliest_us);
-                put_time(&mut bytes, latest_us);
-            }
-        }
-        for part in &item.parts {
-            bytes.extend(self.place(part.name).to_le_bytes());
-            match item.what {
-                What::Decide { .. } => {
-                    bytes.push(part.kind);
-                    bytes.push(u8::from(part.report));
-                    bytes.extend(part.quota.to_le_bytes());
-                    bytes.extend(part.units.to_le_bytes());
-                    bytes.extend(part.more.to_le_bytes());
-                }
-                What::GiveBack | What::Put | What::Change | What::ChangeBy { .. } => {
-                    bytes.push(part.kind);
-                    bytes.extend(part.units.to_le_bytes());
-                }
-                What::Renew { .. } | What::Hold { .. } | What::Keep { .. } => (),
-                What::Empty => continue,
-                What::Finish { task } => {
-                    bytes.extend(task);
-                    continue;
-                }
-            }
-            put_time(&mut bytes, part.a);
-            put_time(&mut bytes, part.b);
-            if let What::Hold { task } | What::Keep { task } = item.what {
-                bytes.extend(task);
-            }
-        }
-        self.items.push(bytes);
-    }
-
-    /// The place of a key among the script's, which count from 1; the epoch's is the first.
-    fn place(&mut self, name: Name) -> u16 {
-        let before = self.keys.len() + usize::from(self.epoch);
-        let next = u16::try_from(before + 1).unwrap_or(u16::MAX);
-        *self.places.entry(name).or_insert_with(|| {
-            self.keys.push(name);
-            next
-        })
-    }
-
-    /// Keys of the batch, in the order of their places.
-    pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
-        let epoch = self.epoch.then(|| epoch_key(prefix, WHOLE));
-        epoch
-            .into_iter()
-            .chain(self.keys.iter().map(move |name| name.text(prefix)))
-    }
-
-    /// Whether it is about one counter.
-    pub(super) fn is_of_one_counter(&self) -> bool {
-        self.keys.len() == 1
-    }
-
-    /// The items' bytes.
-    pub(super) fn items(&self) -> &[Vec<u8>] {
-        &self.items
-    }
-}
-
-/// Numbers go as doubles: Lua has no others.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "times and steps are far below 2^53"
-)]
-fn put_time(bytes: &mut Vec<u8>, number: u64) {
-    bytes.extend((number as f64).to_le_bytes());
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 
-use super::{SCRIPT, Terms, Ticket};
+use super::{Terms, Ticket};
+use crate::store::redis::batch::{Batch, Place};
 use crate::store::redis::connect::{Cause, Connection};
 use crate::store::redis::fault::{Done, Fault};
 use crate::store::redis::name::Name;
 use crate::store::redis::reply::{Answer, Verdict};
-use crate::store::redis::wire::Batch;
 
 /// Between two attempts to find a counter whose slot moves.
 const MOVING: Duration = Duration::from_millis(2);
@@ -83,14 +83,14 @@ pub(super) fn batches(gathered: &mut Vec<Ticket>, is_cluster: bool) -> Vec<Vec<T
     batches
 }
 
-pub(super) async fn fly(terms: Arc<Terms>, link: Connection, tickets: Vec<Ticket>) -> Landing {
+pub(super) async fn fly(terms: Arc<Terms>, link: Connection, mut tickets: Vec<Ticket>) -> Landing {
     let part = terms.part_of(&tickets);
     let health = &part.health;
     // In a cluster the epoch's key lies elsewhere, and the watch alone looks at it.
     let epoch = health.epoch().filter(|_| !terms.is_cluster);
     let mut batch = Batch::new(epoch.is_some());
-    for ticket in &tickets {
-        batch.push(&ticket.item);
+    for ticket in &mut tickets {
+        ticket.place = batch.push(&ticket.item);
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
     // Only what is asked of a cluster can be on the move.
@@ -191,11 +191,12 @@ pub(in crate::store::redis) async fn run(
     at_us: Option<u64>,
     epoch: &str,
 ) -> RedisResult<Value> {
-    let first = send(terms, link, "EVALSHA", &terms.sha, batch, at_us, epoch).await;
+    let script = terms.scripts.of(batch.is_of_rates());
+    let first = send(terms, link, "EVALSHA", &script.sha, batch, at_us, epoch).await;
     match first {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
             // The server was started anew, or its scripts were flushed. Nothing was done.
-            send(terms, link, "EVAL", SCRIPT, batch, at_us, epoch).await
+            send(terms, link, "EVAL", script.text, batch, at_us, epoch).await
         }
         reply => reply,
     }
@@ -211,10 +212,9 @@ async fn send(
     epoch: &str,
 ) -> RedisResult<Value> {
     terms.round_trips.fetch_add(1, Ordering::Relaxed);
-    terms.items.fetch_add(
-        u64::try_from(batch.items().len()).unwrap_or(0),
-        Ordering::Relaxed,
-    );
+    terms
+        .items
+        .fetch_add(batch.items().into(), Ordering::Relaxed);
     let keys: Vec<String> = batch.keys(&terms.prefix).collect();
     let mut command = redis::cmd(command);
     command.arg(script).arg(keys.len()).arg(&keys).arg(epoch);
@@ -223,8 +223,8 @@ async fn send(
         None => command.arg(""),
     };
     command.arg(&terms.gateway);
-    for item in batch.items() {
-        command.arg(&item[..]);
+    for row in batch.rows() {
+        command.arg(row);
     }
     link.send(&command).await
 }
@@ -290,19 +290,20 @@ fn apart(tickets: Vec<Ticket>, fault: Fault, done: Done, terms: &Terms) -> Vec<V
 
 /// Hands out the answers; what must be undone, since nobody waits for it any more.
 fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Ticket>> {
-    let mut values = match reply {
-        Value::Array(values) => values.into_iter(),
-        _ => Vec::new().into_iter(),
+    let values = match &reply {
+        Value::Array(values) => &values[..],
+        _ => &[],
     };
-    let time = values.next().and_then(|time| match time {
-        Value::BulkString(bytes) => str::from_utf8(&bytes).ok()?.parse::<u64>().ok(),
+    let time = values.first().and_then(|time| match time {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok()?.parse::<u64>().ok(),
         _ => None,
     });
     let Some(store_us) = time else {
         terms.unanswered(tickets, Done::Unknown);
         return None;
     };
-    if values.len() == 0 {
+    let replies = &values[1..];
+    if replies.is_empty() {
         let health = &terms.part_of(&tickets).health;
         health.fail(&Cause::outage("it has lost its counters"));
         // Nothing was done, and totals are told to the new one.
@@ -312,13 +313,13 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
     }
     let mut undone = Vec::new();
     for ticket in tickets {
-        let Some(Value::BulkString(reply)) = values.next() else {
+        let Some(Value::BulkString(reply)) = replies.get(ticket.place.row) else {
             terms.unanswered([ticket], Done::Unknown);
             continue;
         };
         let answer = Answer {
             store_us,
-            verdict: Verdict::parse(&reply),
+            verdict: Verdict::parse(reply, &ticket.item, ticket.place.turn),
         };
         if answer.verdict.is_none() && ticket.item.has_verdict() {
             terms.unanswered([ticket], Done::Unknown);
@@ -337,6 +338,7 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
                     at_us: ticket.at_us,
                     answer: None,
                     is_unheard: false,
+                    place: Place::default(),
                 }),
         );
     }

@@ -221,13 +221,13 @@ mod tests {
             assert!(keep(&mut unsent, 1, take) && keep(&mut unsent, 1, keep_one));
         }
         assert_eq!(unsent.changes.len(), 2);
-        let units = unsent.changes.iter().map(Part::units);
+        let units = unsent.changes.iter().map(|part| part.units);
         assert_eq!(units.collect::<Vec<_>>(), [4096, 4096]);
         let lower = Change::Lower { units: 2, basis: 4 };
         for change in [take, lower, lower, take, Change::Clear, take, add(1), take] {
             assert!(keep(&mut unsent, 1, change));
         }
-        let units = unsent.changes.iter().map(Part::units);
+        let units = unsent.changes.iter().map(|part| part.units);
         assert_eq!(units.collect::<Vec<_>>(), [4097, 4096, 4, 1, 0, 2, 1]);
     }
 

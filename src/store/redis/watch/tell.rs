@@ -8,13 +8,14 @@ use redis::{RedisError, RedisResult, Value};
 
 use super::{Sign, odd};
 use crate::limit::total::Change;
+use crate::store::redis::batch::Batch;
 use crate::store::redis::connect::Connection;
 use crate::store::redis::fault::{Done, Fault};
 use crate::store::redis::link::Kept;
 use crate::store::redis::name::Name;
 use crate::store::redis::own::{Census, Due};
 use crate::store::redis::totals::AT_ONCE;
-use crate::store::redis::wire::{self, Batch, Item, Part, What};
+use crate::store::redis::wire::{self, Item, Part, What};
 use crate::store::redis::{RedisStore, link};
 
 /// Parts of a command that tells a store what it missed.
@@ -323,7 +324,9 @@ impl RedisStore {
         items: &[Item],
     ) -> RedisResult<()> {
         let mut batch = Batch::new(!epoch.is_empty());
-        items.iter().for_each(|item| batch.push(item));
+        for item in items {
+            batch.push(item);
+        }
         let sent = link::run(&self.terms, connection, &batch, None, epoch);
         match self.in_time(sent).await? {
             Value::Array(values) if values.len() > items.len() => Ok(()),
