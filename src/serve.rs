@@ -350,7 +350,7 @@ impl Prepared {
         let grace = stopped.recv().map_err(|_| ServeError::Stopped)?;
         let shared = self.live.now();
         let settings = &shared.settings;
-        leave::until_done(&shared, workers, grace);
+        let patience = leave::until_done(&shared, workers, grace);
         let left = shared.in_flight();
         shared.cut_off();
         let mut waited = Duration::ZERO;
@@ -358,7 +358,7 @@ impl Prepared {
             std::thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);
         }
-        leave::give_back(&shared);
+        leave::give_back(&shared, patience);
         match left {
             0 => tracing::info!("drained"),
             left => tracing::warn!(

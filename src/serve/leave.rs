@@ -87,8 +87,8 @@ pub(super) async fn leave(
     settings.grace.saturating_sub(Duration::from_micros(passed))
 }
 
-/// Until no call runs and none is about to, at most for the grace.
-pub(super) fn until_done(shared: &Shared, workers: usize, grace: Duration) {
+/// Until no call runs and none is about to, at most for the grace. What is left of that.
+pub(super) fn until_done(shared: &Shared, workers: usize, grace: Duration) -> Duration {
     let (mut waited, mut quiet) = (Duration::ZERO, 0);
     while waited < grace && quiet < 2 {
         std::thread::sleep(LOOK);
@@ -96,16 +96,18 @@ pub(super) fn until_done(shared: &Shared, workers: usize, grace: Duration) {
         let is_quiet = shared.drain.workers_closed() >= workers && shared.in_flight() == 0;
         quiet = if is_quiet { quiet + 1 } else { 0 };
     }
+    grace.saturating_sub(waited)
 }
 
-/// What is held in a shared store goes back.
-pub(super) fn give_back(shared: &Shared) {
+/// What is held in a shared store goes back, if need be later in this time.
+pub(super) fn give_back(shared: &Shared, patience: Duration) {
     let Some(store) = shared.admission.store().shared() else {
         return;
     };
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let leaving = async { tokio::time::timeout(TO_GIVE_BACK, store.leave()).await };
+            let most = TO_GIVE_BACK + patience;
+            let leaving = async { tokio::time::timeout(most, store.leave(patience)).await };
             if runtime.block_on(leaving).is_err() {
                 tracing::warn!("the store is slow; leases and slots expire");
             }

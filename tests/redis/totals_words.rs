@@ -121,6 +121,28 @@ fn what_was_made_alone_before_an_import_is_in_doubt_after_it() {
 }
 
 #[test]
+fn a_gateway_that_ends_without_the_store_waits_to_tell_it() {
+    let (server, backend) = (Server::start(), Backend::start());
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let proxy = Proxy::to(server.port());
+    let mut cut_off = gateway(&proxy.url(), dirs[0].path(), &backend);
+    let other = gateway(&server.url(), dirs[1].path(), &backend);
+    acquainted(&[&cut_off, &other]);
+    wait_until("a figure is imported", || set(&other, 10) == 200);
+    wait_until("both know it", || count(&cut_off) == Some(10));
+    proxy.cut();
+    wait_until("it is cut off", || !is_up(&cut_off));
+    assert_eq!(register(&cut_off, "c", 5), [200; 5]);
+    cut_off.signal("-TERM");
+    let waits = || cut_off.whole_log().contains("waiting to tell it");
+    wait_until("it waits", waits);
+    assert_eq!(count(&other), Some(10));
+    proxy.heal();
+    assert_eq!(cut_off.wait(), Some(0));
+    assert_eq!(shown(&other), Some((15, false)));
+}
+
+#[test]
 fn an_import_that_was_not_answered_does_nothing_later() {
     let (server, backend) = (Server::start(), Backend::start());
     let dir = tempfile::tempdir().unwrap();

@@ -96,8 +96,8 @@ impl RedisStore {
 
     async fn watch_over_health(&self) {
         let mut watch = Watch::default();
-        loop {
-            self.beat_once(&mut watch).await;
+        while !self.leaving.load(Ordering::Acquire) {
+            self.beat_all(&mut watch).await;
             let is_well = !watch.failed && !self.is_any_open();
             let pause = if is_well { BEAT } else { PROBE };
             tokio::select! {
@@ -128,17 +128,14 @@ impl RedisStore {
     /// The first beat, before calls come in: a gateway that starts without its store begins with
     /// its share.
     pub async fn greet(&self) {
-        self.beat_once(&mut Watch::default()).await;
+        self.beat_all(&mut Watch::default()).await;
     }
 
     /// A beat for each part of the store.
-    async fn beat_once(&self, watch: &mut Watch) {
+    async fn beat_all(&self, watch: &mut Watch) {
         let Some(sent_us) = self.time.mono_us() else {
             return;
         };
-        if self.leaving.load(Ordering::Acquire) {
-            return;
-        }
         let connection = match watch.connection.take() {
             Some(connection) => Ok(connection),
             None => self.connect().await,

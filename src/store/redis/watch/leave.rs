@@ -1,8 +1,12 @@
 //! The end of a gateway: what it holds in the store goes back at once, not when it expires.
 
-use redis::RedisResult;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::{Sign, TOLD_AT_ONCE};
+use redis::RedisResult;
+use tokio::time::Instant;
+
+use super::{PROBE, Sign, TOLD_AT_ONCE, Watch};
 use crate::limit::Span;
 use crate::store::redis::RedisStore;
 use crate::store::redis::connect::Connection;
@@ -14,12 +18,16 @@ use crate::store::redis::wire::{Item, Part, What};
 impl RedisStore {
     /// Gives back what was leased and not used, and the slots of calls that are cut off, says
     /// what could not be said before, and is no gateway of this store any more. Once no call is
-    /// decided here, before the process ends; what the store does not take in time expires.
-    pub async fn leave(&self) {
-        self.leaving
-            .store(true, std::sync::atomic::Ordering::Release);
+    /// decided here, before the process ends; what the store does not take in time expires. With
+    /// `patience` it waits for a store that is out of use, if that is to hear of totals: these do
+    /// not expire.
+    pub async fn leave(&self, patience: Duration) {
+        self.leaving.store(true, Ordering::Release);
         if self.is_any_open() {
-            let totals = self.terms.unsent.lock().totals();
+            self.wait_to_tell(patience).await;
+        }
+        if self.is_any_open() {
+            let totals = self.untold_totals();
             if totals > 0 {
                 tracing::warn!(
                     totals,
@@ -30,6 +38,26 @@ impl RedisStore {
         }
         if let Err(error) = self.say_goodbye().await {
             tracing::warn!(%error, "the store has not taken leases and slots back; they expire");
+        }
+    }
+
+    fn untold_totals(&self) -> usize {
+        self.terms.unsent.lock().totals()
+    }
+
+    async fn wait_to_tell(&self, patience: Duration) {
+        let (until, mut watch) = (Instant::now() + patience, Watch::default());
+        let totals = self.untold_totals();
+        if totals > 0 && !patience.is_zero() {
+            tracing::warn!(
+                totals,
+                patience_ms = patience.as_millis(),
+                "the store is out of use; waiting to tell it what was made of totals without it"
+            );
+        }
+        while self.is_any_open() && self.untold_totals() > 0 && Instant::now() < until {
+            tokio::time::sleep(PROBE).await;
+            self.beat_all(&mut watch).await;
         }
     }
 
