@@ -217,7 +217,12 @@ pub enum Change {
     /// What held it is gone.
     Clear,
     /// There are so many at least: the backend says so.
-    AtLeast(u64),
+    AtLeast {
+        /// How many.
+        count: u64,
+        /// Of the round in which it was said: nothing of a later one. `None`: of any.
+        round: Option<u32>,
+    },
     /// There were so many when it was last read, if it has been lost since: of one that was checked,
     /// that says nothing. It is marked.
     Recall(u64),
@@ -383,7 +388,11 @@ impl Total {
                 self.count = 0;
                 self.note(-all);
             }
-            Change::AtLeast(count) => self.count = self.count.max(count.min(MOST)),
+            Change::AtLeast { count, round } => {
+                if round.is_none_or(|round| round == self.round) {
+                    self.count = self.count.max(count.min(MOST));
+                }
+            }
             Change::Recall(count) => {
                 if self.checked_s == 0 {
                     self.count = self.count.max(count.min(MOST));

@@ -969,6 +969,19 @@ fn reconciling_without_a_good_token_says_so() {
     let gateway = format!("http://{}", world.gateway.addr);
     let output = world.plan(&["reconcile", "--app", "b#basic", "--gateway", &gateway]);
     assert!(said(&output).contains("--token-file"), "{}", said(&output));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    for wrong in ["", " \n", "one\ntwo"] {
+        std::fs::write(&file, wrong).unwrap();
+        let token = ["--token-file", file.to_str().unwrap()];
+        let asked = ["reconcile", "--app", "b#basic", "--gateway", &gateway];
+        let output = world.plan(&[&asked[..], &token].concat());
+        assert!(
+            said(&output).contains("must hold one token"),
+            "{wrong:?}: {}",
+            said(&output)
+        );
+    }
     let output = world.plan(&["reconcile", "--app", "b#basic", "--gateway", "gateway:1"]);
     assert!(
         said(&output).contains("http://host:port"),

@@ -33,6 +33,7 @@ mod shares;
 mod slots;
 mod stores;
 mod totals;
+mod totals_older;
 mod totals_outage;
 mod totals_owners;
 mod totals_under_way;

@@ -239,6 +239,11 @@ impl Server {
         format!("redis{s}://127.0.0.1:{}", self.port)
     }
 
+    /// What it keeps on disk.
+    pub(crate) fn dump(&self) -> std::path::PathBuf {
+        self.dir.path().join("dump.rdb")
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

@@ -28,6 +28,10 @@ fn in_redis(change: Change) -> Change {
             units,
             basis: of(basis),
         },
+        Change::AtLeast { count, round } => Change::AtLeast {
+            count,
+            round: round.map(of),
+        },
         Change::Take { units, round } => Change::Take {
             units,
             round: of(round),
@@ -102,7 +106,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0_u32..9, 0_u32..6).prop_map(|(units, round)| Change::Take { units, round }),
         1 => Just(Change::Doubt),
         1 => Just(Change::Clear),
-        2 => (0_u64..60).prop_map(Change::AtLeast),
+        2 => (0_u64..60, prop::option::weighted(0.3, 0_u32..3)).prop_map(|(count, round)| Change::AtLeast { count, round }),
         1 => (0_u64..60).prop_map(Change::Recall),
         2 => (0_u64..60, 1_u64..4).prop_map(|(count, now_s)| Change::Set { count, now_s }),
         2 => (0_u64..9000).prop_map(|now_s| Change::Begin { now_s }),

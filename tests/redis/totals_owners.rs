@@ -72,6 +72,7 @@ impl Store {
         command
             .arg(self.now_s * 1_000_000)
             .arg(id(gateway))
+            .arg(0)
             .arg(item);
         match self.connection.send(&command).await.unwrap() {
             Value::Array(mut replies) => match replies.remove(1) {

@@ -20,18 +20,18 @@ use crate::totals_outage::{TOKEN, count, gateway, gateway_with, import, register
 
 const APP: CounterKey = CounterKey(9 << 100);
 
-fn set(gateway: &Gateway, users: u64) -> u16 {
+pub(crate) fn set(gateway: &Gateway, users: u64) -> u16 {
     let token = format!("Authorization: Bearer {TOKEN}");
     let body = json!({ "app": "o#a", "totals": { "users": users } }).to_string();
     let mut admin = Connection::to(gateway.admin);
     admin.call("POST", "/plan/import", &[&token], &body).status
 }
 
-fn is_up(gateway: &Gateway) -> bool {
+pub(crate) fn is_up(gateway: &Gateway) -> bool {
     gateway.metric("floodgate_store_up", &[]) == 1.0
 }
 
-fn shown(gateway: &Gateway) -> Option<(u64, bool)> {
+pub(crate) fn shown(gateway: &Gateway) -> Option<(u64, bool)> {
     let total = users(gateway)?;
     Some((total["count"].as_u64()?, total["approximate"].as_bool()?))
 }
@@ -75,29 +75,6 @@ fn words_that_the_store_refuses_are_told_again() {
         );
         assert_eq!(shown(&gateway), Some((there, false)), "{round}");
     }
-}
-
-#[test]
-fn a_store_of_an_older_snapshot_is_in_doubt() {
-    let (mut server, backend) = (Server::start(), Backend::start());
-    let dir = tempfile::tempdir().unwrap();
-    let gateway = gateway(&server.url(), dir.path(), &backend);
-    acquainted(&[&gateway]);
-    wait_until("a figure is imported", || set(&gateway, 10) == 200);
-    let signs = || {
-        let key = server.cli(&["keys", "*signs"]);
-        server.cli(&["get", &key]).parse::<u64>().unwrap()
-    };
-    server.cli(&["save"]);
-    let then = signs();
-    assert_eq!(register(&gateway, "s", 5), [200; 5]);
-    assert_eq!(shown(&gateway), Some((15, false)));
-    wait_until("some signs are lost with them", || signs() > then + 2);
-    server.restart();
-    wait_until("it is noticed", || shown(&gateway) == Some((15, true)));
-    wait_until("a figure is imported", || set(&gateway, 15) == 200);
-    std::thread::sleep(Duration::from_millis(1200));
-    assert_eq!(shown(&gateway), Some((15, false)), "once");
 }
 
 #[test]

@@ -566,7 +566,10 @@ impl Asked {
         if let Some(charge) = charge.filter(|charge| charge.figure != u64::MAX) {
             let least = charge.figure.saturating_add(1);
             let least = least.saturating_sub(u64::from(charge.units.max(1)));
-            changes.push((charge.key, Change::AtLeast(least)));
+            // What has been imported since knows better.
+            let round = charge.taken.filter(|_| charge.units > 0);
+            let count = least;
+            changes.push((charge.key, Change::AtLeast { count, round }));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Asks the backend, through the gateway, in its time.
 
 use std::collections::HashSet;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -36,7 +37,7 @@ impl Lister {
         };
         Self {
             client,
-            token: token.trim().to_owned(),
+            token: token.to_owned(),
             base,
             pause: Duration::from_secs(1) / rate.max(1),
             next: Instant::now(),
@@ -133,6 +134,12 @@ impl Lister {
                 200 => return answer.json(&path),
                 429 | 500..=599 if failures < TRIES => {
                     let wait = answer.retry_after.unwrap_or(1).clamp(1, 60);
+                    // Where there is nowhere to say it, it goes on.
+                    let _ = writeln!(
+                        io::stderr(),
+                        "{path} was answered with {}; asked again in {wait} s ({failures} of {TRIES} times)",
+                        answer.status
+                    );
                     sleep(Duration::from_secs(wait)).await;
                 }
                 _ => return Err(self.client.refused(&path, &answer)),

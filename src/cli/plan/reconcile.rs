@@ -237,9 +237,14 @@ fn lister(
             )));
         }
     };
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why = "the token file must hold one token and nothing else: it is empty, or has spaces or line breaks in it";
+        return Err(PlanError::argument(why));
+    }
     let rate = matches.get_one::<u32>("rate").copied().unwrap_or(10);
     let client = Client::new(target, "the gateway");
-    Ok(Lister::new(client, &token, app, rate))
+    Ok(Lister::new(client, token, app, rate))
 }
 
 /// Lists what an app has of a kind, each entry to `note`, and corrects its total, if it counts.

@@ -123,6 +123,24 @@ fn a_listing_counts_what_came_while_it_went_on() {
     assert_eq!(total.count, 51);
 }
 
+#[test]
+fn what_the_backend_said_before_an_import_does_not_override_it() {
+    let mut total = checked(10);
+    let (count, round) = (100, Some(total.round()));
+    let mut at_once = total;
+    at_once.apply(Change::AtLeast { count, round });
+    assert_eq!(at_once.count, 100);
+    total.apply(Change::Set {
+        count: 60,
+        now_s: 200,
+    });
+    total.apply(Change::AtLeast { count, round });
+    assert_eq!(total.count, 60);
+    let round = None;
+    total.apply(Change::AtLeast { count, round });
+    assert_eq!(total.count, 100);
+}
+
 /// A listing with this many.
 fn list(total: &mut Total, listed: u64, now_s: u64) {
     total.apply(Change::Begin { now_s });

@@ -110,7 +110,13 @@ impl<'s> Known<'s> {
         let admission = &self.shared.admission;
         let changed = admission.change_totals(self.app.key, changes, now).await;
         changed.map_err(|why| {
-            let why = format!("{why}: not all totals were changed; ask again");
+            let reads = changes.iter().all(|(_, change)| *change == Change::Read);
+            let what = if reads {
+                "totals cannot be read"
+            } else {
+                "not all totals were changed"
+            };
+            let why = format!("{why}: {what}; ask again");
             error(StatusCode::SERVICE_UNAVAILABLE, why)
         })
     }

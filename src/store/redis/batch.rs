@@ -3,7 +3,7 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::name::{Name, WHOLE, epoch_key};
+use super::name::{Name, WHOLE, epoch_key, signed_key};
 use super::wire::{Item, What};
 
 /// Items that go in one command. Those that ask for the same go as one: a busy app costs the
@@ -13,6 +13,7 @@ pub(super) struct Batch {
     /// Whether the epoch's key goes before the others.
     epoch: bool,
     is_of_rates: bool,
+    is_signed: bool,
     items: u32,
     keys: Vec<Name>,
     places: HashMap<Name, u16, RandomState>,
@@ -69,6 +70,7 @@ impl Batch {
         Self {
             epoch,
             is_of_rates: true,
+            is_signed: false,
             items: 0,
             keys: Vec::new(),
             places: HashMap::default(),
@@ -181,12 +183,37 @@ impl Batch {
         })
     }
 
+    /// Lets the gateway sign for the totals that are moved, in the same part of the store.
+    pub(super) fn sign(&mut self) {
+        (self.is_signed, self.is_of_rates) = (true, false);
+    }
+
+    /// Whether it does: the key is the last one then, and the answer too.
+    pub(super) fn is_signed(&self) -> bool {
+        self.is_signed
+    }
+
     /// Keys of the batch, in the order of their places.
-    pub(super) fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
+    pub(super) fn keys(&self, prefix: &str, tag: &str) -> Vec<String> {
         let epoch = self.epoch.then(|| epoch_key(prefix, WHOLE));
-        epoch
-            .into_iter()
-            .chain(self.keys.iter().map(move |name| name.text(prefix)))
+        let signed = self.is_signed.then(|| signed_key(prefix, tag));
+        let names = self.keys.iter().map(|name| name.text(prefix));
+        epoch.into_iter().chain(names).chain(signed).collect()
+    }
+
+    /// What is sent for a signature, after the last sign that the store is known to have had.
+    pub(super) fn signature(&self, last: u64) -> Option<Vec<u8>> {
+        let place = self.keys.len() + 1 + usize::from(self.epoch);
+        let place = u16::try_from(place).unwrap_or(u16::MAX);
+        let mut bytes = vec![b'N'];
+        bytes.extend(place.to_le_bytes());
+        bytes.extend(double(last));
+        self.is_signed.then_some(bytes)
+    }
+
+    /// The first counter's name, which says what part of the store it is about.
+    pub(super) fn name(&self) -> Option<Name> {
+        self.keys.first().copied()
     }
 
     /// Whether it is about one counter.

@@ -30,8 +30,12 @@ pub(super) struct Health {
     /// The store's URL, without user and password, for the log.
     url: Arc<str>,
     epoch: RwLock<Option<Arc<str>>>,
-    /// Signs of life that the store has had from all gateways, when last heard of.
-    signs: AtomicU64,
+    /// The last sign of this gateway that the store has answered. It may need no more than that.
+    last_sign: AtomicU64,
+    /// The store was found to lack it.
+    is_older: AtomicBool,
+    /// How often any gateway found the store to be an older one.
+    doubts: AtomicU64,
     /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
 }
@@ -55,7 +59,9 @@ impl Health {
             wake,
             url,
             epoch: RwLock::new(None),
-            signs: AtomicU64::new(0),
+            last_sign: AtomicU64::new(0),
+            is_older: AtomicBool::new(false),
+            doubts: AtomicU64::new(0),
             seeding_until_us: AtomicU64::new(0),
         }
     }
@@ -133,13 +139,42 @@ impl Health {
         }
     }
 
-    /// Signs of life that the store had had, when last heard of.
-    pub(super) fn signs(&self) -> u64 {
-        self.signs.load(Ordering::Relaxed)
+    /// The last sign of this gateway that the store has answered; 0: none.
+    pub(super) fn last_sign(&self) -> u64 {
+        self.last_sign.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_signs(&self, count: u64) {
-        self.signs.store(count, Ordering::Relaxed);
+    /// A beat has been answered, and all is told. `sign`: 0 where any will do from now on.
+    pub(super) fn note_sign(&self, sign: u64) {
+        self.last_sign.store(sign, Ordering::Relaxed);
+    }
+
+    /// Words have been answered, with this sign; `None`: it is an older store.
+    pub(super) fn signed(&self, sign: Option<u64>) {
+        match sign {
+            Some(sign) => drop(self.last_sign.fetch_max(sign, Ordering::Relaxed)),
+            None if self.is_older.swap(true, Ordering::Relaxed) => (),
+            None => self.wake.notify_one(),
+        }
+    }
+
+    /// Whether words have found the store to be an older one.
+    pub(super) fn is_older(&self) -> bool {
+        self.is_older.load(Ordering::Relaxed)
+    }
+
+    /// It has been told so.
+    pub(super) fn is_older_no_more(&self) {
+        self.is_older.store(false, Ordering::Relaxed);
+    }
+
+    /// How often the store was found to be an older one.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_doubts(&self, doubts: u64) {
+        self.doubts.store(doubts, Ordering::Relaxed);
     }
 
     /// The store is in use, as of this epoch.

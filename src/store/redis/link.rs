@@ -3,14 +3,16 @@
 mod flight;
 mod unsent;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::OptionFuture;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::flight::run;
@@ -29,11 +31,11 @@ use super::under_way::UnderWay;
 use super::wire::Item;
 
 /// Items that go in one command: Redis does nothing else meanwhile.
-const BATCH: usize = 24;
+const BATCH: usize = 32;
 /// Commands that are on their way at the same time: while they are, more gathers for the next.
 /// With fewer and larger ones an item costs Redis less, but all callers of a thread wait at once,
 /// and the thread for them: `benches/load/store`.
-const IN_FLIGHT: usize = 3;
+const IN_FLIGHT: usize = 2;
 /// The same in a cluster, where each owner's counters take a command of their own, and a node
 /// that hangs must not hold up the others.
 const IN_FLIGHT_CLUSTER: usize = 512;
@@ -84,6 +86,8 @@ pub(super) struct Terms {
     /// What is known of each part: of the one server, or of each range of a cluster's slots.
     pub(super) parts: Box<[Part]>,
     pub(super) is_cluster: bool,
+    /// How often a new connection to a cluster found who has the slots of a node that hung.
+    pub(super) topology: AtomicU64,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
     /// What nobody waits for and could not be sent: for when the store is back.
@@ -97,6 +101,8 @@ pub(super) struct Terms {
 pub(super) struct Part {
     /// Its place among all.
     pub(super) index: usize,
+    /// The tag of keys that speak for it.
+    pub(super) tag: String,
     pub(super) health: Health,
     pub(super) time: StoreTime,
 }
@@ -107,7 +113,7 @@ impl Terms {
         self.part_at(name.map_or(0, |name| name.part(self.parts.len())))
     }
 
-    fn part_at(&self, index: usize) -> &Part {
+    pub(super) fn part_at(&self, index: usize) -> &Part {
         // There is always one.
         self.parts.get(index).unwrap_or(&self.parts[0])
     }
@@ -237,12 +243,17 @@ impl Link {
     }
 }
 
+type Connecting = Pin<Box<dyn Future<Output = RedisResult<Connection>> + Send>>;
+
 /// Sends what has gathered whenever the way is free.
 async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     let mut connection: Option<Connection> = None;
     let mut connected_after = 0;
     let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(BATCH);
+    let mut topology = terms.topology.load(Ordering::Relaxed);
+    // A connection that is being made while the present one is used.
+    let mut next: OptionFuture<Connecting> = None.into();
     let in_flight = match terms.is_cluster {
         true => IN_FLIGHT_CLUSTER,
         false => IN_FLIGHT,
@@ -259,6 +270,10 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                     None => connection = None,
                 }
             }
+            Some(renewed) = &mut next => {
+                next = None.into();
+                connection = renewed.ok().or(connection);
+            }
             count = waiting.recv_many(&mut gathered, BATCH), if flights.len() < in_flight => {
                 if count == 0 {
                     break;
@@ -274,6 +289,13 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                     connection = None;
                 }
                 connected_after = failures;
+                let known = terms.topology.load(Ordering::Relaxed);
+                if known != topology {
+                    topology = known;
+                    let terms = terms.clone();
+                    let connecting: Connecting = Box::pin(async move { terms.connector.connect().await });
+                    next = Some(connecting).into();
+                }
                 let link = match connection.clone() {
                     Some(link) => link,
                     None => match terms.connector.connect().await {

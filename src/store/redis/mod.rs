@@ -67,8 +67,6 @@ pub struct RedisStore {
     /// How long a store that is new or back is only believed together with shares.
     seeding_us: u64,
     slots: AtomicU64,
-    /// In a cluster, a tag for each part of it.
-    tags: Vec<String>,
     /// Whether units are taken in advance.
     leases: bool,
     /// Decisions that leases made.
@@ -123,8 +121,13 @@ impl RedisStore {
         let is_cluster = connector.is_cluster();
         let wake = Arc::new(Notify::new());
         let url: Arc<str> = options.to_string().into();
-        let part = |index| link::Part {
+        let tags = match is_cluster {
+            true => name::part_tags(),
+            false => vec![name::WHOLE.to_owned()],
+        };
+        let part = |(index, tag)| link::Part {
             index,
+            tag,
             health: Health::new(wake.clone(), url.clone()),
             time: StoreTime::new(time),
         };
@@ -136,10 +139,6 @@ impl RedisStore {
             slot_lease: options.slot_lease,
             seeding_us: watch::seeding_us(options.timeout, connector.connect_timeout()),
             slots: AtomicU64::new(0),
-            tags: match is_cluster {
-                true => name::part_tags(),
-                false => Vec::new(),
-            },
             leases: options.leases,
             lease_hits: AtomicU64::new(0),
             alone: AtomicU64::new(0),
@@ -149,13 +148,12 @@ impl RedisStore {
             leaving: AtomicBool::new(false),
             terms: Arc::new(Terms {
                 scripts: Scripts::new(),
-                parts: (0..if is_cluster { name::PARTS } else { 1 })
-                    .map(part)
-                    .collect(),
+                parts: tags.into_iter().enumerate().map(part).collect(),
                 is_cluster,
                 gateway,
                 prefix: options.prefix.clone(),
                 timeout: options.timeout,
+                topology: AtomicU64::new(0),
                 round_trips: AtomicU64::new(0),
                 items: AtomicU64::new(0),
                 unsent: parking_lot::Mutex::default(),

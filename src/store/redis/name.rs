@@ -150,9 +150,14 @@ pub(super) fn peers_key(prefix: &str, tag: &str) -> String {
     format!("{prefix}:{VERSION}{{{tag}}}gateways")
 }
 
-/// The key of how many signs of life gateways have given.
-pub(super) fn signs_key(prefix: &str, tag: &str) -> String {
-    format!("{prefix}:{VERSION}{{{tag}}}signs")
+/// The key of the last sign of each gateway.
+pub(super) fn signed_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}signed")
+}
+
+/// The key of how often the store was found to be an older one.
+pub(super) fn doubts_key(prefix: &str, tag: &str) -> String {
+    format!("{prefix}:{VERSION}{{{tag}}}doubts")
 }
 
 /// The key of the resets that gateways may not have heard of.

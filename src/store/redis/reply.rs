@@ -85,6 +85,8 @@ impl Reading {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owned {
     pub(super) total: Total,
+    /// How often the store had been found to be an older one when this was exact.
+    pub(super) as_of: u64,
     pub(super) owners: Vec<Box<str>>,
 }
 
@@ -100,8 +102,15 @@ impl Owned {
             // What is nobody's, nobody can be asked about.
             (is_any && is_new && gateway != "-").then(|| gateway.into())
         });
+        let mut words: Vec<&str> = total.split(' ').collect();
+        let mark = words.get_mut(2)?;
+        let number: u64 = mark.parse().ok()?;
+        if number.is_multiple_of(2) {
+            *mark = "0";
+        }
         Some(Self {
-            total: Total::of_text(total)?,
+            total: Total::of_text(&words.join(" "))?,
+            as_of: number / 2,
             owners: owners.collect(),
         })
     }

@@ -114,10 +114,12 @@ impl RedisStore {
             }
             match answer.verdict {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
-                    for (part, total) in some.iter().zip(totals) {
-                        let Some(owned) = total else { continue };
-                        self.remembered.note(part.name(), owned.total.into(), asked);
-                        made.insert(part.name(), owned);
+                    for (change, total) in some.iter().zip(totals) {
+                        let Some(mut owned) = total else { continue };
+                        owned.total.approximate |= owned.as_of < part.health.doubts();
+                        let reading = owned.total.into();
+                        self.remembered.note(change.name(), reading, asked);
+                        made.insert(change.name(), owned);
                     }
                 }
                 _ => return Err(StoreError::Unavailable),

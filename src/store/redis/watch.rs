@@ -45,6 +45,10 @@ pub(super) fn seeding_us(timeout: Duration, connect_timeout: Duration) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     connection: Option<Connection>,
+    /// When that was made; monotonic.
+    connected_us: u64,
+    /// A node of the cluster does not answer: another may have its slots by now.
+    hangs: bool,
     renewed_us: u64,
     /// When all parts were last seen to; monotonic.
     looked_us: u64,
@@ -66,8 +70,10 @@ struct Since {
 struct Sign {
     store_us: u64,
     epoch: Arc<str>,
-    /// How many there have been.
-    count: u64,
+    /// Of this gateway. `None`: the store is an older one.
+    sign: Option<u64>,
+    /// How often it was found to be.
+    doubts: u64,
     gateways: Vec<Box<str>>,
 }
 
@@ -136,10 +142,19 @@ impl RedisStore {
         let Some(sent_us) = self.time.mono_us() else {
             return;
         };
-        let connection = match watch.connection.take() {
-            Some(connection) => Ok(connection),
-            None => self.connect().await,
+        let beat_us = u64::try_from(BEAT.as_micros()).unwrap_or(u64::MAX);
+        let is_due = sent_us.saturating_sub(watch.connected_us) >= beat_us;
+        let before = watch.connection.take();
+        let connects = before.is_none() || self.terms.is_cluster && watch.hangs && is_due;
+        let connection = match (before, connects) {
+            (Some(connection), false) => Ok(connection),
+            // The library asks no other node who has the slots of one that hangs.
+            (Some(connection), true) => self.connect().await.or(Ok(connection)),
+            (None, _) => self.connect().await,
         };
+        if connects {
+            watch.connected_us = sent_us;
+        }
         let connection = match connection {
             Ok(connection) => connection,
             Err(cause) => {
@@ -169,10 +184,15 @@ impl RedisStore {
                     Err(error) if self.is_moving(error) => health.answered(),
                     Err(error) => health.fail(&self.terms.cause(error)),
                 }
-                beaten.is_ok()
+                let hangs = beaten.as_ref().is_err_and(RedisError::is_timeout);
+                (beaten.is_ok(), hangs)
             }
         });
-        let beaten = join_all(beats).await;
+        let (beaten, hang): (Vec<bool>, Vec<bool>) = join_all(beats).await.into_iter().unzip();
+        let hung = std::mem::replace(&mut watch.hangs, hang.contains(&true));
+        if connects && hung && !watch.hangs {
+            self.terms.topology.fetch_add(1, Ordering::Relaxed);
+        }
         watch.failed = beaten.contains(&false);
         if !beaten.contains(&false) {
             watch.looked_us = sent_us;
@@ -223,7 +243,6 @@ impl RedisStore {
         part.time.note(sent_us, sign.store_us);
         let known = part.health.epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
-        let is_older = !is_new && part.health.signs() >= sign.count;
         let is_back = part.health.is_open();
         let jumped_us = part.time.jumped_at_us().unwrap_or(0);
         let has_jumped = jumped_us > since.looked_us;
@@ -241,10 +260,12 @@ impl RedisStore {
             let running = census.running(index);
             self.renew(connection, &sign, running, false).await?;
         }
-        if is_older {
+        part.health.note_doubts(sign.doubts);
+        if sign.sign.is_none() {
             self.tell_older_totals(connection, index, &sign).await?;
+            part.health.is_older_no_more();
         }
-        part.health.note_signs(sign.count);
+        part.health.note_sign(sign.sign.unwrap_or(0));
         self.tell_eras(connection, index, &sign).await?;
         if is_new || is_back {
             let left_us = sign.seeding_left_us(is_back, self.seeding_us);
@@ -265,29 +286,36 @@ impl RedisStore {
     }
 
     async fn sign(&self, connection: &mut Connection, index: usize) -> RedisResult<Sign> {
-        let tag = self.tags.get(index).map_or(name::WHOLE, String::as_str);
+        let part = self.terms.part_at(index);
+        let (tag, health) = (&part.tag, &part.health);
         let mut command = redis::cmd("EVAL");
         command
             .arg(SCRIPT)
-            .arg(3)
+            .arg(4)
             .arg(name::epoch_key(&self.terms.prefix, tag))
             .arg(name::peers_key(&self.terms.prefix, tag))
-            .arg(name::signs_key(&self.terms.prefix, tag))
+            .arg(name::signed_key(&self.terms.prefix, tag))
+            .arg(name::doubts_key(&self.terms.prefix, tag))
             .arg(&self.terms.gateway)
             // The epoch, if there is none yet: nobody else draws it.
             .arg(Self::new_gateway_id())
-            .arg(GONE_US);
+            .arg(GONE_US)
+            .arg(health.last_sign())
+            .arg(health.epoch().as_deref().unwrap_or_default())
+            .arg(u8::from(health.is_older()));
         let reply: Vec<String> = redis::from_redis_value(connection.send(&command).await?)?;
         let mut reply = reply.into_iter();
         match (
             reply.next().and_then(|time| time.parse().ok()),
             reply.next(),
-            reply.next().and_then(|count| count.parse().ok()),
+            reply.next().and_then(|sign| sign.parse().ok()),
+            reply.next().and_then(|doubts| doubts.parse().ok()),
         ) {
-            (Some(store_us), Some(epoch), Some(count)) => Ok(Sign {
+            (Some(store_us), Some(epoch), Some(sign), Some(doubts)) => Ok(Sign {
                 store_us,
                 epoch: epoch.into(),
-                count,
+                sign: Some(sign).filter(|sign| *sign > 0),
+                doubts,
                 gateways: reply.map(Into::into).collect(),
             }),
             _ => Err(odd()),

@@ -133,7 +133,9 @@ impl Part {
             Change::GiveBack { units, round } => (GIVE_BACK, units, u64::from(round), era.into()),
             Change::Doubt => (DOUBT, 0, 0, 0),
             Change::Clear => (4, 0, 0, 0),
-            Change::AtLeast(count) => (5, 0, count, 0),
+            Change::AtLeast { count, round } => {
+                (5, 0, count, round.map_or(0, |round| 1 + u64::from(round)))
+            }
             Change::Set { count, now_s } => (6, 0, count, now_s),
             Change::Begin { now_s } => (7, 0, now_s, 0),
             Change::End {

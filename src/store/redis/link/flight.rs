@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
-use super::{Terms, Ticket};
+use super::{Part, Terms, Ticket};
 use crate::store::redis::batch::{Batch, Place};
 use crate::store::redis::connect::{Cause, Connection};
 use crate::store::redis::fault::{Done, Fault};
@@ -93,14 +93,20 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, mut tickets: Vec<Ti
         ticket.place = batch.push(&ticket.item);
     }
     let at_us = tickets.first().and_then(|ticket| ticket.at_us);
-    // Only what is asked of a cluster can be on the move.
-    let has_totals = terms.is_cluster && tickets.iter().any(|t| t.item.moves_totals());
+    let has_totals = !batch.is_of_rates() && tickets.iter().any(|t| t.item.moves_totals());
+    if has_totals && !terms.is_cluster {
+        batch.sign();
+    }
     let moves = Arc::new(AtomicBool::new(false));
     let going = (moves.clone(), has_totals);
-    let mut asked: Asked = Box::pin(ask(terms.clone(), link, batch, at_us, epoch, going));
+    let asked = ask(terms.clone(), link.clone(), batch, at_us, epoch, going);
+    let mut asked: Asked = Box::pin(asked);
     let reply = match tokio::time::timeout(terms.timeout, &mut asked).await {
         Ok(Ok(reply)) => {
             health.answered();
+            if has_totals && terms.is_cluster {
+                tokio::spawn(sign(terms.clone(), link, part.index));
+            }
             Reply::Answers(reply)
         }
         Ok(Err(error)) => match Fault::of(&error) {
@@ -183,6 +189,15 @@ async fn land_late(terms: Arc<Terms>, asked: Asked, tickets: Vec<Ticket>) {
     }
 }
 
+/// Signs for totals that were moved, with a key that lies elsewhere.
+async fn sign(terms: Arc<Terms>, mut link: Connection, part: usize) {
+    let mut batch = Batch::new(false);
+    batch.sign();
+    let signed = run_in(&terms, &mut link, &batch, None, "", terms.part_at(part));
+    // If it comes to nothing, the next beat does it.
+    let _ = tokio::time::timeout(terms.timeout, signed).await;
+}
+
 /// Runs the script on a batch.
 pub(in crate::store::redis) async fn run(
     terms: &Terms,
@@ -191,42 +206,65 @@ pub(in crate::store::redis) async fn run(
     at_us: Option<u64>,
     epoch: &str,
 ) -> RedisResult<Value> {
-    let script = terms.scripts.of(batch.is_of_rates());
-    let first = send(terms, link, "EVALSHA", &script.sha, batch, at_us, epoch).await;
-    match first {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            // The server was started anew, or its scripts were flushed. Nothing was done.
-            send(terms, link, "EVAL", script.text, batch, at_us, epoch).await
-        }
-        reply => reply,
-    }
+    let part = terms.part(batch.name());
+    run_in(terms, link, batch, at_us, epoch, part).await
 }
 
-async fn send(
+async fn run_in(
     terms: &Terms,
     link: &mut Connection,
-    command: &str,
-    script: &str,
     batch: &Batch,
     at_us: Option<u64>,
     epoch: &str,
+    part: &Part,
 ) -> RedisResult<Value> {
+    let script = terms.scripts.of(batch.is_of_rates());
+    let of = |command, script| command_of(terms, (command, script), batch, at_us, epoch, part);
+    let mut reply = link.send(&of("EVALSHA", &script.sha)).await;
+    if let Err(error) = &reply
+        && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+    {
+        // The server was started anew, or its scripts were flushed. Nothing was done.
+        reply = link.send(&of("EVAL", script.text)).await;
+    }
+    if let Ok(Value::Array(values)) = &mut reply
+        && batch.is_signed()
+        && values.len() > 1
+        && let Some(Value::BulkString(sign)) = values.pop()
+    {
+        let sign = str::from_utf8(&sign).ok();
+        part.health.signed(sign.and_then(|sign| sign.parse().ok()));
+    }
+    reply
+}
+
+fn command_of(
+    terms: &Terms,
+    (command, script): (&str, &str),
+    batch: &Batch,
+    at_us: Option<u64>,
+    epoch: &str,
+    part: &Part,
+) -> Cmd {
     terms.round_trips.fetch_add(1, Ordering::Relaxed);
     terms
         .items
         .fetch_add(batch.items().into(), Ordering::Relaxed);
-    let keys: Vec<String> = batch.keys(&terms.prefix).collect();
+    let keys = batch.keys(&terms.prefix, &part.tag);
     let mut command = redis::cmd(command);
     command.arg(script).arg(keys.len()).arg(&keys).arg(epoch);
     match at_us {
         Some(at_us) => command.arg(at_us),
         None => command.arg(""),
     };
-    command.arg(&terms.gateway);
+    command.arg(&terms.gateway).arg(part.health.doubts());
     for row in batch.rows() {
         command.arg(row);
     }
-    link.send(&command).await
+    if let Some(signature) = batch.signature(part.health.last_sign()) {
+        command.arg(signature);
+    }
+    command
 }
 
 /// Hands out the answers, and says what is to be sent next: what was refused for its company, and

@@ -8,7 +8,8 @@
 -- ARGV[1]  the epoch that the caller knows; '' when there is none to be checked
 -- ARGV[2]  the time in microseconds; '' for the server's own
 -- ARGV[3]  the gateway's ID: the slots that it takes carry it
--- ARGV[4+] items. The first byte says what to do:
+-- ARGV[4]  how often this store was found to be an older one: totals of before are in doubt
+-- ARGV[5+] items. The first byte says what to do:
 --          D  decide: earliest and latest time at which this may run, how many ask for it, one
 --             after the other (more than one: sliding windows and days, not report only, and
 --             nothing more wanted), then charges
@@ -23,6 +24,7 @@
 --          E  empty counters: (key)
 --          C  change totals: (key, how, units, a, b); see `limit::total`
 --          W  the same for one who waits: earliest and latest time at which this may run, then these
+--          N  sign for the totals that were moved: (key of the signs, the last that was answered)
 --
 -- kind 0  sliding window   a = length of a step, b = step of the units (B and P)
 -- kind 1  day              a = its beginning,    b = its end
@@ -40,7 +42,8 @@
 -- Where several ask for it: M, how many are admitted, and the replies to the first of these and to
 -- the first that is denied, as far as there are any, each without its first byte.
 -- Reply to F: 1 if the task held a slot, else 0. To C and W: V, and a line for each change: the
--- total, after the last change of it, and nothing after those before. W may be L, too. Else empty.
+-- total, after the last change of it, and nothing after those before. W may be L, too. To N: the
+-- sign, or O: the store lacks the last, and so is an older one. Else empty.
 
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
 local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead

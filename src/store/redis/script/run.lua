@@ -1,8 +1,8 @@
 -- Does all items, and then writes each counter once.
 
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local item = ARGV[i]
-  replies[i - 2] = WORK[sub(item, 1, 1)](item)
+  replies[i - 3] = WORK[sub(item, 1, 1)](item)
 end
 
 for index, cell in pairs(cells) do

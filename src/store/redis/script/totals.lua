@@ -9,11 +9,13 @@ local LONGEST = 3600        -- seconds: no call is under way for longer
 -- entry were taken in round `since` or later, which tells them from these. Of units that were taken
 -- without the store the gateway tells in words, which come in any order; their eras are odd. `owed`:
 -- so many were closed before it was heard that they had been taken. What else is there is nothing
--- of ours.
-local TOTAL_TEXT = '^(%d+) (%d+) ([01]) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
+-- of ours. The third number is 1 where the total is approximate, and else twice how often the store
+-- had been found to be an older one when the total was exact.
+local TOTAL_TEXT = '^(%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
 local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
 local OWNED = '^([^:]+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)(!?)$'
 local NOBODY = '-'
+local APPROXIMATE, EXACT = 1, 2 * ARGV[4]
 
 local function owned(open, older, since, at, left, owed, gone)
   return {
@@ -56,7 +58,7 @@ local function open_total(text)
   local first = floor(now / 1000) % 2147483648
   return {
     kind = TOTAL, used = tonumber(used or 0), checked = tonumber(checked or 0),
-    approximate = tonumber(approximate or 0), round = tonumber(round or first),
+    approximate = tonumber(approximate or EXACT), round = tonumber(round or first),
     basis = tonumber(basis or first), net = tonumber(net or 0), moves = tonumber(moves or 0),
     owners = open_owners(used and listed, tonumber(open or 0), tonumber(older or 0), older_at or 0),
     asked = 0, dirty = false,
@@ -129,7 +131,7 @@ end
 
 local function take_total(total, units, round, era)
   if is_told(era) and round ~= total.round then
-    total.approximate = 1 -- what has come since may have them
+    total.approximate = APPROXIMATE -- what has come since may have them
   end
   local own = own_of(total, era)
   local owed = math.min(units, own.owed)
@@ -188,7 +190,7 @@ local function keep_total(total, units, round, era)
     add_total(total, units - known)
     -- In a round that has not ended nothing is forgotten: it will be told that they were taken.
     if not (is_told(era) and round == total.round) then
-      total.approximate = 1
+      total.approximate = APPROXIMATE
     end
   end
 end
@@ -213,7 +215,7 @@ local function begin_total(total, at)
   end
   total.round, total.dirty = total.round + 1, true
   under_way = math.min(under_way, MOST_OF_TOTAL)
-  return under_way, (under_way > 0 or left > 0) and 1 or 0
+  return under_way, under_way > 0 or left > 0
 end
 
 local function settle_total(total, count, checked)
@@ -244,35 +246,38 @@ local CHANGE = {
     if a == total.basis then
       total.used = math.max(total.used - units, 0)
     else
-      total.approximate = 1
+      total.approximate = APPROXIMATE
     end
     note_total(total, 0)
   end,
   function(total, units, a, b) give_back_total(total, units, a, b) end,
   function(total)
-    total.approximate = 1
+    total.approximate = APPROXIMATE
     note_total(total, 0)
   end,
   function(total)
     note_total(total, -total.used)
     total.used = 0
   end,
-  function(total, _, a)
-    total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
+  function(total, _, a, b)
+    if b == 0 or b - 1 == total.round then
+      total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
+    end
   end,
   function(total, _, a, b)
     local under_way, is_doubtful = begin_total(total, b)
     settle_total(total, math.min(a, MOST_OF_TOTAL) + under_way, b)
-    total.approximate = is_doubtful
+    total.approximate = is_doubtful and APPROXIMATE or EXACT
   end,
   function(total, _, a)
-    total.net, total.moves = begin_total(total, a)
+    local under_way, is_doubtful = begin_total(total, a)
+    total.net, total.moves = under_way, is_doubtful and 1 or 0
   end,
   function(total, round, a, b)
     if round == total.round and total.round ~= total.basis then
       local is_doubtful = total.moves > 0
       settle_total(total, a + total.net, b)
-      total.approximate = is_doubtful and 1 or 0
+      total.approximate = is_doubtful and APPROXIMATE or EXACT
     end
   end,
   function() end,
@@ -280,7 +285,7 @@ local CHANGE = {
   function(total, units, a, b) take_total(total, units, a, b) end,
   function(total, _, a)
     if total.checked == 0 then
-      total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), 1
+      total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), APPROXIMATE
       total.dirty = true
     end
   end,
@@ -288,7 +293,7 @@ local CHANGE = {
   function(total, _, a, b)
     for _, own in ipairs(owners_of(total, string.format('%08x%08x', a, b))) do
       if not own.gone then
-        own.gone, total.approximate = true, 1
+        own.gone, total.approximate = true, APPROXIMATE
         note_total(total, 0)
       end
     end
@@ -312,7 +317,7 @@ local CHANGE = {
       note_total(total, more)
       total.used = math.max(total.used, own.older)
     end
-    total.approximate = more > 0 and 1 or total.approximate
+    total.approximate = more > 0 and APPROXIMATE or total.approximate
   end,
 }
 
@@ -343,7 +348,7 @@ KINDS[TOTAL] = {
   write = function(total, key)
     -- The one kind that never expires.
     local text, is_at_rest = total_text(total)
-    if is_at_rest and total.used == 0 and total.checked == 0 and total.approximate == 0
+    if is_at_rest and total.used == 0 and total.checked == 0 and total.approximate ~= APPROXIMATE
       and total.round == total.basis then
       redis.call('DEL', key)
     else
@@ -375,4 +380,17 @@ WORK.W = function(item)
     return 'L'
   end
   return change(item, from)
+end
+
+-- A store that lacks what this gateway was answered is an older one: one that was restored, or a
+-- replica without the last writes. It is told so in a beat, and until then not signed again.
+WORK.N = function(item)
+  local index, last = read('<I2d', item, 2)
+  local known = tonumber(redis.call('ZSCORE', KEYS[index], ARGV[3]) or 0)
+  if known < last then
+    return 'O'
+  end
+  local sign = math.max(now, known + 1)
+  redis.call('ZADD', KEYS[index], sign, ARGV[3])
+  return string.format('%.0f', sign)
 end

@@ -85,7 +85,7 @@ impl RedisStore {
                 // Each finds its own way.
                 self.return_all(&mut connection, &sign, &leases).await?;
             }
-            let tag = self.tags.get(index).map_or(name::WHOLE, String::as_str);
+            let tag = &self.terms.part_at(index).tag;
             let mut gone = redis::cmd("ZREM");
             gone.arg(name::peers_key(&self.terms.prefix, tag))
                 .arg(&self.terms.gateway);

@@ -148,7 +148,7 @@ impl RedisStore {
     }
 
     /// Tells a store that is an older one (restored, or a replica that lacked the last writes) of
-    /// how many of each total it knew: no fewer, and in doubt.
+    /// how many of each total it knew: no fewer. All of its totals are in doubt already.
     pub(super) async fn tell_older_totals(
         &self,
         connection: &mut Connection,
@@ -158,10 +158,10 @@ impl RedisStore {
         tracing::warn!("the store has lost its last writes: totals of plans are in doubt");
         let known = self.remembered.all(self.concerns(index));
         for some in known.chunks(TOLD_AT_ONCE) {
-            let parts = some.iter().flat_map(|(name, count)| {
+            let parts = some.iter().map(|(name, count)| {
                 self.terms.under_way.doubt_all(*name);
-                let changes = [Change::AtLeast(*count), Change::Doubt];
-                changes.map(|change| Part::change(*name, change, 0))
+                let (count, round) = (*count, None);
+                Part::change(*name, Change::AtLeast { count, round }, 0)
             });
             let item = Item::of(What::Change, &parts.collect::<Vec<_>>());
             self.send(connection, sign, vec![item]).await?;
@@ -326,6 +326,9 @@ impl RedisStore {
         let mut batch = Batch::new(!epoch.is_empty());
         for item in items {
             batch.push(item);
+        }
+        if !self.terms.is_cluster && items.iter().any(Item::moves_totals) {
+            batch.sign();
         }
         let sent = link::run(&self.terms, connection, &batch, None, epoch);
         match self.in_time(sent).await? {
