@@ -698,26 +698,38 @@ fn inner(bytes: &[u8]) -> u64 {
     bytes.len() as u64 - characters(bytes)
 }
 
-/// How many bytes of a string stand for themselves, from here on: eight at a time.
+/// How many bytes of a string stand for themselves, from here on. Most runs are short, and those
+/// that are not are looked through many bytes at a time.
 #[inline]
 fn plain_run(bytes: &[u8]) -> usize {
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    let any = |some: &[u8]| some.iter().fold(false, |any, byte| any | is_special(byte));
+    let from = |run: usize| bytes.get(run..).unwrap_or_default();
+    let mut run = 0;
+    while let Some(word) = from(run).first_chunk() {
+        if let Some(at) = first_special(*word) {
+            return run + at;
+        }
+        run += word.len();
+        if run == 4 * word.len() {
+            let many = from(run).chunks_exact(32);
+            run += 32 * many.take_while(|some| !any(some)).count();
+        }
+    }
+    let rest = from(run);
+    run + rest.iter().position(is_special).unwrap_or(rest.len())
+}
+
+/// Where in eight bytes the first is that does not stand for itself.
+#[inline]
+fn first_special(word: [u8; 8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES * 0x80;
-    let mut run = 0;
-    let mut words = bytes.chunks_exact(8);
-    for word in words.by_ref() {
-        let word = word.try_into().map_or(0, u64::from_le_bytes);
-        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-        // The lowest bit is never a false one; those above it may be.
-        let special = zeros(word ^ (ONES * 0x22))
-            | zeros(word ^ (ONES * 0x5C))
-            | (word.wrapping_sub(ONES * 0x20) & !word & HIGH);
-        if special != 0 {
-            return run + usize::try_from(special.trailing_zeros() / 8).unwrap_or_default();
-        }
-        run += 8;
-    }
-    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    let rest = words.remainder();
-    run + rest.iter().position(is_special).unwrap_or(rest.len())
+    let word = u64::from_le_bytes(word);
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    // The lowest bit is never a false one; those above it may be.
+    let special = zeros(word ^ (ONES * 0x22))
+        | zeros(word ^ (ONES * 0x5C))
+        | (word.wrapping_sub(ONES * 0x20) & !word & HIGH);
+    (special != 0).then(|| usize::try_from(special.trailing_zeros() / 8).unwrap_or_default())
 }

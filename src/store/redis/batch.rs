@@ -48,7 +48,19 @@ struct Asked {
 /// Of a decision's bytes, those that say what is [`Asked`].
 const HEAD: usize = 21;
 
+/// Those whose time ends further apart, in microseconds, do not go together: for one that has
+/// waited for long it may be over.
+const APART_US: u64 = 5000;
+
 impl Asked {
+    fn joins(&self, other: &Self) -> bool {
+        let times = [
+            (self.earliest_us, other.earliest_us),
+            (self.latest_us, other.latest_us),
+        ];
+        times.iter().all(|(a, b)| a.abs_diff(*b) <= APART_US)
+    }
+
     fn join(&mut self, other: Self) {
         self.earliest_us = self.earliest_us.max(other.earliest_us);
         self.latest_us = self.latest_us.min(other.latest_us);
@@ -97,7 +109,8 @@ impl Batch {
         if let Some(more) = asked {
             for (row, there) in self.rows.iter_mut().enumerate() {
                 let is_same = there.bytes.get(HEAD..) == bytes.get(HEAD..);
-                if let Some(asked) = there.asked.as_mut().filter(|_| is_same) {
+                let joins = |asked: &&mut Asked| is_same && asked.joins(&more);
+                if let Some(asked) = there.asked.as_mut().filter(joins) {
                     let turn = asked.times;
                     asked.join(more);
                     there.bytes[..HEAD].copy_from_slice(&asked.head());
@@ -276,10 +289,11 @@ mod tests {
             batch.push(&asks(1, false, (7, 22))),
             batch.push(&asks(1, true, (7, 22))),
             batch.push(&asks(1, true, (7, 22))),
+            batch.push(&asks(1, false, (7 + APART_US, 21 + APART_US))),
         ];
         let places = places.map(|place| (place.row, place.turn));
-        assert_eq!(places, [(0, 0), (1, 0), (0, 1), (2, 0), (3, 0)]);
-        assert_eq!((batch.items(), batch.rows().count()), (5, 4));
+        assert_eq!(places, [(0, 0), (1, 0), (0, 1), (2, 0), (3, 0), (4, 0)]);
+        assert_eq!((batch.items(), batch.rows().count()), (6, 5));
         let mut head = vec![b'D'];
         head.extend(7_f64.to_le_bytes());
         head.extend(20_f64.to_le_bytes());

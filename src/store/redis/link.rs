@@ -60,6 +60,12 @@ struct Ticket {
 }
 
 impl Ticket {
+    /// Whether anybody is to do with it still: who has given up waiting has decided without it.
+    fn is_wanted(&self) -> bool {
+        let waiting = self.answer.as_ref();
+        waiting.is_none_or(|waiting| !waiting.is_closed())
+    }
+
     /// The same, after nobody waits for it any more.
     fn unheard(&self) -> Self {
         Self {
@@ -282,6 +288,10 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 tokio::task::yield_now().await;
                 while gathered.len() < BATCH && let Ok(ticket) = waiting.try_recv() {
                     gathered.push(ticket);
+                }
+                gathered.retain(Ticket::is_wanted);
+                if gathered.is_empty() {
+                    continue;
                 }
                 // A store that was gone meanwhile may be another one now, or know us no more.
                 let failures = terms.times_opened();

@@ -78,6 +78,8 @@ pub struct RedisStore {
     heard: news::Heard,
     /// Whether it gives no more signs of life.
     leaving: AtomicBool,
+    /// When a part of the store was last found to be an older one; by its clock.
+    older_said_us: AtomicU64,
 }
 
 /// What can be said of a shared store at a glance.
@@ -146,6 +148,7 @@ impl RedisStore {
             peers: Peers::new(&gateway, options.min_gateways),
             heard: news::Heard::default(),
             leaving: AtomicBool::new(false),
+            older_said_us: AtomicU64::new(0),
             terms: Arc::new(Terms {
                 scripts: Scripts::new(),
                 parts: tags.into_iter().enumerate().map(part).collect(),

@@ -1,6 +1,7 @@
 //! What a part of the store is told in a beat.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -155,7 +156,11 @@ impl RedisStore {
         index: usize,
         sign: &Sign,
     ) -> RedisResult<()> {
-        tracing::warn!("the store has lost its last writes: totals of plans are in doubt");
+        // Parts of a cluster come back together.
+        let before = self.older_said_us.swap(sign.store_us, Ordering::Relaxed);
+        if sign.store_us.abs_diff(before) > 5_000_000 {
+            tracing::warn!("the store has lost its last writes: totals of plans are in doubt");
+        }
         let known = self.remembered.all(self.concerns(index));
         for some in known.chunks(TOLD_AT_ONCE) {
             let parts = some.iter().map(|(name, count)| {
