@@ -120,6 +120,32 @@ fn a_gateway_that_ends_without_the_store_waits_to_tell_it() {
 }
 
 #[test]
+fn a_gateway_that_ends_while_the_store_hangs_loses_no_word() {
+    for after_ms in [0, 1000] {
+        let (server, backend) = (Server::start(), Backend::start());
+        let dir = tempfile::tempdir().unwrap();
+        let mut ending = gateway(&server.url(), dir.path(), &backend);
+        acquainted(&[&ending]);
+        wait_until("a figure is imported", || set(&ending, 10) == 200);
+        server.freeze();
+        assert_eq!(register(&ending, "c", 2), [200; 2]);
+        std::thread::sleep(Duration::from_millis(after_ms));
+        ending.signal("-TERM");
+        std::thread::sleep(Duration::from_millis(1000));
+        server.thaw();
+        assert_eq!(ending.wait(), Some(0));
+        let other = gateway(&server.url(), dir.path(), &backend);
+        acquainted(&[&other]);
+        let total = shown(&other);
+        assert!(
+            matches!(total, Some((12, false) | (12.., true))),
+            "{after_ms}: {total:?} {}",
+            ending.whole_log()
+        );
+    }
+}
+
+#[test]
 fn an_import_that_was_not_answered_does_nothing_later() {
     let (server, backend) = (Server::start(), Backend::start());
     let dir = tempfile::tempdir().unwrap();

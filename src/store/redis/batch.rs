@@ -214,7 +214,8 @@ impl Batch {
         epoch.into_iter().chain(names).chain(signed).collect()
     }
 
-    /// What is sent for a signature, after the last sign that the store is known to have had.
+    /// What is sent for a signature, if there is one, after the last sign that the store is known to
+    /// have had.
     pub(super) fn signature(&self, last: u64) -> Option<Vec<u8>> {
         let place = self.keys.len() + 1 + usize::from(self.epoch);
         let place = u16::try_from(place).unwrap_or(u16::MAX);

@@ -32,10 +32,12 @@ pub(super) struct Health {
     epoch: RwLock<Option<Arc<str>>>,
     /// The last sign of this gateway that the store has answered. It may need no more than that.
     last_sign: AtomicU64,
-    /// The store was found to lack it.
+    /// Words have found the store to lack it.
     is_older: AtomicBool,
-    /// How often any gateway found the store to be an older one.
+    /// When any gateway last found the store to lack what it had, by its clock. 0: not yet heard.
     doubts: AtomicU64,
+    /// The same, once the store has been told what is known here.
+    told_doubts: AtomicU64,
     /// Until then the store may lack what other gateways have taken; monotonic.
     seeding_until_us: AtomicU64,
 }
@@ -62,6 +64,7 @@ impl Health {
             last_sign: AtomicU64::new(0),
             is_older: AtomicBool::new(false),
             doubts: AtomicU64::new(0),
+            told_doubts: AtomicU64::new(0),
             seeding_until_us: AtomicU64::new(0),
         }
     }
@@ -144,37 +147,44 @@ impl Health {
         self.last_sign.load(Ordering::Relaxed)
     }
 
-    /// A beat has been answered, and all is told. `sign`: 0 where any will do from now on.
+    /// A beat has been answered with this sign, and all is told.
     pub(super) fn note_sign(&self, sign: u64) {
         self.last_sign.store(sign, Ordering::Relaxed);
+        self.is_older.store(false, Ordering::Relaxed);
     }
 
-    /// Words have been answered, with this sign; `None`: it is an older store.
-    pub(super) fn signed(&self, sign: Option<u64>) {
+    /// Words have been answered with this sign; `None`: the store lacks the `last` one that was
+    /// known then.
+    pub(super) fn signed(&self, sign: Option<u64>, last: u64) {
         match sign {
             Some(sign) => drop(self.last_sign.fetch_max(sign, Ordering::Relaxed)),
+            // Seen to since.
+            None if last < self.last_sign() => (),
             None if self.is_older.swap(true, Ordering::Relaxed) => (),
             None => self.wake.notify_one(),
         }
     }
 
-    /// Whether words have found the store to be an older one.
+    /// Whether words have found the store to lack the last sign.
     pub(super) fn is_older(&self) -> bool {
         self.is_older.load(Ordering::Relaxed)
     }
 
-    /// It has been told so.
-    pub(super) fn is_older_no_more(&self) {
-        self.is_older.store(false, Ordering::Relaxed);
-    }
-
-    /// How often the store was found to be an older one.
+    /// When the store was last found to lack what it had.
     pub(super) fn doubts(&self) -> u64 {
         self.doubts.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_doubts(&self, doubts: u64) {
+    /// Notes that. Whether the store is to be told what is known here.
+    pub(super) fn note_doubts(&self, doubts: u64) -> bool {
         self.doubts.store(doubts, Ordering::Relaxed);
+        let told = self.told_doubts.load(Ordering::Relaxed);
+        told != doubts && told != 0
+    }
+
+    /// It has been told, if need be.
+    pub(super) fn told_doubts(&self, doubts: u64) {
+        self.told_doubts.store(doubts, Ordering::Relaxed);
     }
 
     /// The store is in use, as of this epoch.

@@ -5,7 +5,7 @@ mod unsent;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -57,9 +57,43 @@ struct Ticket {
     is_unheard: bool,
     /// Where the answer is, once it has been sent.
     place: Place,
+    /// Until it is known what became of it.
+    moving: Option<Moving>,
+}
+
+/// Words of totals that are on their way are counted: a gateway that ends waits for them.
+struct Moving(Arc<AtomicUsize>);
+
+impl Moving {
+    fn of(item: &Item, count: &Arc<AtomicUsize>) -> Option<Self> {
+        item.moves_totals().then(|| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Self(count.clone())
+        })
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Ticket {
+    /// For an item that nobody waits for, in this part of the store, at this time.
+    fn told(item: Item, place: (usize, Option<u64>), moving: &Arc<AtomicUsize>) -> Self {
+        let (part, at_us) = place;
+        Self {
+            moving: Moving::of(&item, moving),
+            item,
+            part,
+            at_us,
+            answer: None,
+            is_unheard: false,
+            place: Place::default(),
+        }
+    }
+
     /// Whether anybody is to do with it still: who has given up waiting has decided without it.
     fn is_wanted(&self) -> bool {
         let waiting = self.answer.as_ref();
@@ -75,6 +109,10 @@ impl Ticket {
             answer: None,
             is_unheard: self.answer.is_some(),
             place: self.place,
+            moving: self
+                .moving
+                .as_ref()
+                .and_then(|moving| Moving::of(&self.item, &moving.0)),
         }
     }
 }
@@ -96,6 +134,8 @@ pub(super) struct Terms {
     pub(super) topology: AtomicU64,
     pub(super) round_trips: AtomicU64,
     pub(super) items: AtomicU64,
+    /// Words of totals that are on their way.
+    pub(super) moving: Arc<AtomicUsize>,
     /// What nobody waits for and could not be sent: for when the store is back.
     pub(super) unsent: Mutex<Unsent>,
     /// What this gateway has under way of totals.
@@ -198,14 +238,16 @@ impl Terms {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     tickets: mpsc::Sender<Ticket>,
+    moving: Arc<AtomicUsize>,
 }
 
 impl Link {
     /// A link that lives on the current runtime until it is dropped.
     pub(super) fn start(terms: Arc<Terms>) -> Self {
         let (tickets, waiting) = mpsc::channel(WAITING);
+        let moving = terms.moving.clone();
         tokio::spawn(pump(terms, waiting));
-        Self { tickets }
+        Self { tickets, moving }
     }
 
     /// Whether the runtime it lived on has ended.
@@ -237,14 +279,8 @@ impl Link {
         at_us: Option<u64>,
         answer: Option<oneshot::Sender<Answer>>,
     ) -> bool {
-        let ticket = Ticket {
-            item,
-            part: part.index,
-            at_us,
-            answer,
-            is_unheard: false,
-            place: Place::default(),
-        };
+        let told = Ticket::told(item, (part.index, at_us), &self.moving);
+        let ticket = Ticket { answer, ..told };
         self.tickets.try_send(ticket).is_ok()
     }
 }

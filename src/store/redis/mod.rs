@@ -156,6 +156,7 @@ impl RedisStore {
                 gateway,
                 prefix: options.prefix.clone(),
                 timeout: options.timeout,
+                moving: Arc::default(),
                 topology: AtomicU64::new(0),
                 round_trips: AtomicU64::new(0),
                 items: AtomicU64::new(0),

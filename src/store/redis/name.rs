@@ -155,7 +155,7 @@ pub(super) fn signed_key(prefix: &str, tag: &str) -> String {
     format!("{prefix}:{VERSION}{{{tag}}}signed")
 }
 
-/// The key of how often the store was found to be an older one.
+/// The key of when the store was last found to lack what it had.
 pub(super) fn doubts_key(prefix: &str, tag: &str) -> String {
     format!("{prefix}:{VERSION}{{{tag}}}doubts")
 }

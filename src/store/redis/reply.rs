@@ -85,7 +85,7 @@ impl Reading {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owned {
     pub(super) total: Total,
-    /// How often the store had been found to be an older one when this was exact.
+    /// When the store had last been found to lack what it had, when somebody last counted.
     pub(super) as_of: u64,
     pub(super) owners: Vec<Box<str>>,
 }
@@ -105,9 +105,7 @@ impl Owned {
         let mut words: Vec<&str> = total.split(' ').collect();
         let mark = words.get_mut(2)?;
         let number: u64 = mark.parse().ok()?;
-        if number.is_multiple_of(2) {
-            *mark = "0";
-        }
+        *mark = if number.is_multiple_of(2) { "0" } else { "1" };
         Some(Self {
             total: Total::of_text(&words.join(" "))?,
             as_of: number / 2,

@@ -116,7 +116,7 @@ impl RedisStore {
                 Some(Verdict::Totals(totals)) if totals.len() == some.len() => {
                     for (change, total) in some.iter().zip(totals) {
                         let Some(mut owned) = total else { continue };
-                        owned.total.approximate |= owned.as_of < part.health.doubts();
+                        owned.total.approximate |= owned.as_of != part.health.doubts();
                         let reading = owned.total.into();
                         self.remembered.note(change.name(), reading, asked);
                         made.insert(change.name(), owned);

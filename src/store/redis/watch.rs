@@ -70,9 +70,9 @@ struct Since {
 struct Sign {
     store_us: u64,
     epoch: Arc<str>,
-    /// Of this gateway. `None`: the store is an older one.
-    sign: Option<u64>,
-    /// How often it was found to be.
+    /// Of this gateway.
+    sign: u64,
+    /// When the store was last found to lack what it had.
     doubts: u64,
     gateways: Vec<Box<str>>,
 }
@@ -241,6 +241,7 @@ impl RedisStore {
         let part = &self.terms.parts[index];
         let sign = self.in_time(self.sign(connection, index)).await?;
         part.time.note(sent_us, sign.store_us);
+        let lacks = part.health.note_doubts(sign.doubts);
         let known = part.health.epoch();
         let is_new = known.as_deref() != Some(&*sign.epoch);
         let is_back = part.health.is_open();
@@ -260,12 +261,11 @@ impl RedisStore {
             let running = census.running(index);
             self.renew(connection, &sign, running, false).await?;
         }
-        part.health.note_doubts(sign.doubts);
-        if sign.sign.is_none() {
+        if lacks {
             self.tell_older_totals(connection, index, &sign).await?;
-            part.health.is_older_no_more();
         }
-        part.health.note_sign(sign.sign.unwrap_or(0));
+        part.health.told_doubts(sign.doubts);
+        part.health.note_sign(sign.sign);
         self.tell_eras(connection, index, &sign).await?;
         if is_new || is_back {
             let left_us = sign.seeding_left_us(is_back, self.seeding_us);
@@ -314,7 +314,7 @@ impl RedisStore {
             (Some(store_us), Some(epoch), Some(sign), Some(doubts)) => Ok(Sign {
                 store_us,
                 epoch: epoch.into(),
-                sign: Some(sign).filter(|sign| *sign > 0),
+                sign,
                 doubts,
                 gateways: reply.map(Into::into).collect(),
             }),

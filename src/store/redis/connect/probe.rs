@@ -278,7 +278,34 @@ fn trials(prefix: &str) -> Vec<Trial> {
         read(&["ZSCORE"], &[set], &["a"]),
         read(&["ZRANGE"], &[set], &["0", "-1"]),
         write("ZREMRANGEBYSCORE", set, &["0", "0"]),
+        write("ZREMRANGEBYRANK", set, &["0", "-10"]),
         write("ZREM", set, &["a"]),
         write("DEL", text, &[]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_scripts_is_tried() {
+        let tried: Vec<&str> = trials("fg").iter().map(|trial| trial.name).collect();
+        let scripts = [
+            include_str!("../script/counters.lua"),
+            include_str!("../script/slots.lua"),
+            include_str!("../script/totals.lua"),
+            include_str!("../script/run.lua"),
+            include_str!("../script/beat.lua"),
+            include_str!("../news.rs"),
+        ];
+        let calls = scripts.iter().flat_map(|text| text.split("call('").skip(1));
+        let used: Vec<&str> = calls
+            .filter_map(|rest| rest.split_once('\'').map(|(name, _)| name))
+            .collect();
+        assert!(used.len() > 20);
+        for name in used {
+            assert!(tried.contains(&name), "{name}");
+        }
+    }
 }

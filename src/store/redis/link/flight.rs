@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::{Part, Terms, Ticket};
-use crate::store::redis::batch::{Batch, Place};
+use crate::store::redis::batch::Batch;
 use crate::store::redis::connect::{Cause, Connection};
 use crate::store::redis::fault::{Done, Fault};
 use crate::store::redis::name::Name;
@@ -219,7 +219,12 @@ async fn run_in(
     part: &Part,
 ) -> RedisResult<Value> {
     let script = terms.scripts.of(batch.is_of_rates());
-    let of = |command, script| command_of(terms, (command, script), batch, at_us, epoch, part);
+    let last = part.health.last_sign();
+    let of = |command, script| {
+        let mut command = command_of(terms, (command, script), batch, at_us, epoch, part);
+        command.arg(batch.signature(last).as_slice());
+        command
+    };
     let mut reply = link.send(&of("EVALSHA", &script.sha)).await;
     if let Err(error) = &reply
         && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
@@ -233,7 +238,8 @@ async fn run_in(
         && let Some(Value::BulkString(sign)) = values.pop()
     {
         let sign = str::from_utf8(&sign).ok();
-        part.health.signed(sign.and_then(|sign| sign.parse().ok()));
+        part.health
+            .signed(sign.and_then(|sign| sign.parse().ok()), last);
     }
     reply
 }
@@ -260,9 +266,6 @@ fn command_of(
     command.arg(&terms.gateway).arg(part.health.doubts());
     for row in batch.rows() {
         command.arg(row);
-    }
-    if let Some(signature) = batch.signature(part.health.last_sign()) {
-        command.arg(signature);
     }
     command
 }
@@ -314,13 +317,17 @@ fn apart(tickets: Vec<Ticket>, fault: Fault, done: Done, terms: &Terms) -> Vec<V
                     terms.keep(ticket.item);
                 }
             }
-            None => batches.extend(ticket.item.by_counter().into_iter().map(|item| {
-                vec![Ticket {
-                    item,
-                    answer: None,
-                    ..ticket
-                }]
-            })),
+            None => {
+                let (place, is_unheard) = ((ticket.part, ticket.at_us), ticket.is_unheard);
+                let each = ticket.item.by_counter().into_iter();
+                batches.extend(each.map(|item| {
+                    let alone = Ticket::told(item, place, &terms.moving);
+                    vec![Ticket {
+                        is_unheard,
+                        ..alone
+                    }]
+                }));
+            }
         }
     }
     batches
@@ -370,14 +377,7 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
         undone.extend(
             unheard
                 .and_then(|answer| ticket.item.undo(&answer))
-                .map(|item| Ticket {
-                    item,
-                    part: ticket.part,
-                    at_us: ticket.at_us,
-                    answer: None,
-                    is_unheard: false,
-                    place: Place::default(),
-                }),
+                .map(|item| Ticket::told(item, (ticket.part, ticket.at_us), &terms.moving)),
         );
     }
     Some(undone)

@@ -8,7 +8,7 @@
 -- ARGV[1]  the epoch that the caller knows; '' when there is none to be checked
 -- ARGV[2]  the time in microseconds; '' for the server's own
 -- ARGV[3]  the gateway's ID: the slots that it takes carry it
--- ARGV[4]  how often this store was found to be an older one: totals of before are in doubt
+-- ARGV[4]  when this store was last found to lack what it had: totals of before are in doubt
 -- ARGV[5+] items. The first byte says what to do:
 --          D  decide: earliest and latest time at which this may run, how many ask for it, one
 --             after the other (more than one: sliding windows and days, not report only, and

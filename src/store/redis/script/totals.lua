@@ -9,13 +9,14 @@ local LONGEST = 3600        -- seconds: no call is under way for longer
 -- entry were taken in round `since` or later, which tells them from these. Of units that were taken
 -- without the store the gateway tells in words, which come in any order; their eras are odd. `owed`:
 -- so many were closed before it was heard that they had been taken. What else is there is nothing
--- of ours. The third number is 1 where the total is approximate, and else twice how often the store
--- had been found to be an older one when the total was exact.
+-- of ours. The third number is twice the time when the store had last been found to lack what it
+-- had, when somebody last counted, and 1 more where the total has been approximate since.
 local TOTAL_TEXT = '^(%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (%d+)(.*)$'
 local UNDER_WAY = '^ (%d+) (%d+) (%d+)$'
 local OWNED = '^([^:]+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)(!?)$'
 local NOBODY = '-'
-local APPROXIMATE, EXACT = 1, 2 * ARGV[4]
+local FOUND = tonumber(ARGV[4])
+local EXACT = 2 * FOUND
 
 local function owned(open, older, since, at, left, owed, gone)
   return {
@@ -112,6 +113,10 @@ local function forget_when(own)
 end
 
 -- What comes between a listing is noted.
+local function mark(total)
+  total.approximate = total.approximate - total.approximate % 2 + 1
+end
+
 local function note_total(total, units)
   if total.round ~= total.basis then
     total.net, total.moves = total.net + units, math.min(total.moves + 1, MOST)
@@ -131,7 +136,7 @@ end
 
 local function take_total(total, units, round, era)
   if is_told(era) and round ~= total.round then
-    total.approximate = APPROXIMATE -- what has come since may have them
+    mark(total) -- what has come since may have them
   end
   local own = own_of(total, era)
   local owed = math.min(units, own.owed)
@@ -190,7 +195,7 @@ local function keep_total(total, units, round, era)
     add_total(total, units - known)
     -- In a round that has not ended nothing is forgotten: it will be told that they were taken.
     if not (is_told(era) and round == total.round) then
-      total.approximate = APPROXIMATE
+      mark(total)
     end
   end
 end
@@ -246,13 +251,13 @@ local CHANGE = {
     if a == total.basis then
       total.used = math.max(total.used - units, 0)
     else
-      total.approximate = APPROXIMATE
+      mark(total)
     end
     note_total(total, 0)
   end,
   function(total, units, a, b) give_back_total(total, units, a, b) end,
   function(total)
-    total.approximate = APPROXIMATE
+    mark(total)
     note_total(total, 0)
   end,
   function(total)
@@ -267,7 +272,7 @@ local CHANGE = {
   function(total, _, a, b)
     local under_way, is_doubtful = begin_total(total, b)
     settle_total(total, math.min(a, MOST_OF_TOTAL) + under_way, b)
-    total.approximate = is_doubtful and APPROXIMATE or EXACT
+    total.approximate = EXACT + (is_doubtful and 1 or 0)
   end,
   function(total, _, a)
     local under_way, is_doubtful = begin_total(total, a)
@@ -277,23 +282,24 @@ local CHANGE = {
     if round == total.round and total.round ~= total.basis then
       local is_doubtful = total.moves > 0
       settle_total(total, a + total.net, b)
-      total.approximate = is_doubtful and APPROXIMATE or EXACT
+      total.approximate = EXACT + (is_doubtful and 1 or 0)
     end
   end,
   function() end,
   function(total, units, a, b) keep_total(total, units, a, b) end,
   function(total, units, a, b) take_total(total, units, a, b) end,
   function(total, _, a)
-    if total.checked == 0 then
-      total.used, total.approximate = math.max(total.used, math.min(a, MOST_OF_TOTAL)), APPROXIMATE
-      total.dirty = true
+    if total.checked == 0 or floor(total.approximate / 2) ~= FOUND then
+      total.used, total.dirty = math.max(total.used, math.min(a, MOST_OF_TOTAL)), true
+      mark(total)
     end
   end,
   -- This gateway seems to be gone: what it has under way is not for long.
   function(total, _, a, b)
     for _, own in ipairs(owners_of(total, string.format('%08x%08x', a, b))) do
       if not own.gone then
-        own.gone, total.approximate = true, APPROXIMATE
+        own.gone = true
+        mark(total)
         note_total(total, 0)
       end
     end
@@ -317,7 +323,9 @@ local CHANGE = {
       note_total(total, more)
       total.used = math.max(total.used, own.older)
     end
-    total.approximate = more > 0 and APPROXIMATE or total.approximate
+    if more > 0 then
+      mark(total)
+    end
   end,
 }
 
@@ -348,7 +356,7 @@ KINDS[TOTAL] = {
   write = function(total, key)
     -- The one kind that never expires.
     local text, is_at_rest = total_text(total)
-    if is_at_rest and total.used == 0 and total.checked == 0 and total.approximate ~= APPROXIMATE
+    if is_at_rest and total.used == 0 and total.checked == 0 and total.approximate % 2 == 0
       and total.round == total.basis then
       redis.call('DEL', key)
     else
@@ -382,8 +390,8 @@ WORK.W = function(item)
   return change(item, from)
 end
 
--- A store that lacks what this gateway was answered is an older one: one that was restored, or a
--- replica without the last writes. It is told so in a beat, and until then not signed again.
+-- A store that lacks this gateway's last sign is an older one: restored, or a replica without the
+-- last writes. A beat sees to it, and until then it is not signed again.
 WORK.N = function(item)
   local index, last = read('<I2d', item, 2)
   local known = tonumber(redis.call('ZSCORE', KEYS[index], ARGV[3]) or 0)

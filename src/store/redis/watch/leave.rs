@@ -23,42 +23,51 @@ impl RedisStore {
     /// not expire.
     pub async fn leave(&self, patience: Duration) {
         self.leaving.store(true, Ordering::Release);
-        if self.is_any_open() {
-            self.wait_to_tell(patience).await;
-        }
-        if self.is_any_open() {
-            let totals = self.untold_totals();
-            if totals > 0 {
-                tracing::warn!(
-                    totals,
-                    "the store is out of use, and never hears what was made of these totals without it: import them anew"
-                );
-            }
-            return;
-        }
-        if let Err(error) = self.say_goodbye().await {
-            tracing::warn!(%error, "the store has not taken leases and slots back; they expire");
-        }
-    }
-
-    fn untold_totals(&self) -> usize {
-        self.terms.unsent.lock().totals()
-    }
-
-    async fn wait_to_tell(&self, patience: Duration) {
         let (until, mut watch) = (Instant::now() + patience, Watch::default());
-        let totals = self.untold_totals();
-        if totals > 0 && !patience.is_zero() {
-            tracing::warn!(
-                totals,
-                patience_ms = patience.as_millis(),
-                "the store is out of use; waiting to tell it what was made of totals without it"
-            );
-        }
-        while self.is_any_open() && self.untold_totals() > 0 && Instant::now() < until {
+        let mut is_said = false;
+        loop {
+            // What is on its way is answered, or kept, in a moment.
+            let is_out = self.is_any_open() || self.terms.moving.load(Ordering::Relaxed) > 0;
+            let parted = match is_out {
+                true => None,
+                false => Some(self.say_goodbye().await),
+            };
+            let totals = self.untold_totals();
+            match parted {
+                Some(Ok(())) => return,
+                Some(Err(error)) if totals == 0 => {
+                    tracing::warn!(%error, "the store has not taken leases and slots back; they expire");
+                    return;
+                }
+                None if totals == 0 => return,
+                _ if Instant::now() >= until => {
+                    tracing::warn!(
+                        totals,
+                        "the store is out of use, and never hears what was made of these totals without it: import them anew"
+                    );
+                    return;
+                }
+                _ if is_said => (),
+                _ => {
+                    is_said = true;
+                    let patience_ms = patience.as_millis();
+                    tracing::warn!(
+                        totals,
+                        patience_ms,
+                        "the store is out of use; waiting to tell it what was made of totals without it"
+                    );
+                }
+            }
             tokio::time::sleep(PROBE).await;
-            self.beat_all(&mut watch).await;
+            if self.is_any_open() {
+                self.beat_all(&mut watch).await;
+            }
         }
+    }
+
+    /// Totals of which the store is to hear, and words about them that are on their way.
+    fn untold_totals(&self) -> usize {
+        self.terms.unsent.lock().totals() + self.terms.moving.load(Ordering::Relaxed)
     }
 
     async fn say_goodbye(&self) -> RedisResult<()> {

@@ -148,8 +148,9 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Tells a store that is an older one (restored, or a replica that lacked the last writes) of
-    /// how many of each total it knew: no fewer. All of its totals are in doubt already.
+    /// Tells a store that lacks what it had (one that was restored, or a replica without the last
+    /// writes) how many of each total it knew: no fewer, where nobody has counted since. All of its
+    /// totals are in doubt already.
     pub(super) async fn tell_older_totals(
         &self,
         connection: &mut Connection,
@@ -159,14 +160,16 @@ impl RedisStore {
         // Parts of a cluster come back together.
         let before = self.older_said_us.swap(sign.store_us, Ordering::Relaxed);
         if sign.store_us.abs_diff(before) > 5_000_000 {
-            tracing::warn!("the store has lost its last writes: totals of plans are in doubt");
+            tracing::warn!(
+                store = %self.terms.connector.options(),
+                "the store lacks what it had: totals of plans are in doubt until they are imported anew"
+            );
         }
         let known = self.remembered.all(self.concerns(index));
         for some in known.chunks(TOLD_AT_ONCE) {
             let parts = some.iter().map(|(name, count)| {
                 self.terms.under_way.doubt_all(*name);
-                let (count, round) = (*count, None);
-                Part::change(*name, Change::AtLeast { count, round }, 0)
+                Part::change(*name, Change::Recall(*count), 0)
             });
             let item = Item::of(What::Change, &parts.collect::<Vec<_>>());
             self.send(connection, sign, vec![item]).await?;
