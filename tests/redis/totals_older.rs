@@ -160,6 +160,8 @@ fn a_store_that_comes_back_with_all_it_had_is_not_in_doubt() {
     assert_eq!(register(&all[0], "s", 5), [200; 5]);
     server.cli(&["config", "set", "save", "3600 1"]);
     server.stop();
+    // Nothing is on its way when it goes.
+    wait_until("it is missed", || !is_up(&all[0]));
     assert_eq!(register(&all[0], "t", 2), [200; 2]);
     server.restart();
     for gateway in &all {

@@ -2,7 +2,7 @@
 //! it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -29,6 +29,8 @@ pub(super) struct Health {
     wake: Arc<Notify>,
     /// The store's URL, without user and password, for the log.
     url: Arc<str>,
+    /// Parts of the store that cannot be used: what they have in common is said once.
+    out: Arc<AtomicUsize>,
     epoch: RwLock<Option<Arc<str>>>,
     /// The last sign of this gateway that the store has answered. It may need no more than that.
     last_sign: AtomicU64,
@@ -51,7 +53,7 @@ pub(super) struct Peers {
 }
 
 impl Health {
-    pub(super) fn new(wake: Arc<Notify>, url: Arc<str>) -> Self {
+    pub(super) fn new(wake: Arc<Notify>, url: Arc<str>, out: Arc<AtomicUsize>) -> Self {
         Self {
             open: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
@@ -60,6 +62,7 @@ impl Health {
             refused: AtomicU64::new(0),
             wake,
             url,
+            out,
             epoch: RwLock::new(None),
             last_sign: AtomicU64::new(0),
             is_older: AtomicBool::new(false),
@@ -100,10 +103,11 @@ impl Health {
 
     /// The same, silently. Whether it is to be said.
     pub(super) fn note_failure(&self, cause: &Cause) -> bool {
-        let is_first = !self.open.swap(true, Ordering::AcqRel);
+        let mut is_first = !self.open.swap(true, Ordering::AcqRel);
         if is_first {
             self.opened.fetch_add(1, Ordering::Relaxed);
             self.wake.notify_one();
+            is_first = self.out.fetch_add(1, Ordering::AcqRel) == 0;
         }
         // What somebody must set right is said also where an outage has been.
         let is_news = cause.is_mistake && !self.told.swap(true, Ordering::Relaxed);
@@ -194,7 +198,7 @@ impl Health {
             .store(seeding_until_us, Ordering::Release);
         self.timeouts.store(0, Ordering::Relaxed);
         self.told.store(false, Ordering::Relaxed);
-        if self.open.swap(false, Ordering::AcqRel) {
+        if self.open.swap(false, Ordering::AcqRel) && self.out.fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::info!(store = &*self.url, "the counter store is in use again");
         }
     }
@@ -310,7 +314,7 @@ mod tests {
 
     #[test]
     fn three_timeouts_in_a_row_open_the_breaker() {
-        let health = Health::new(Arc::default(), "redis://here".into());
+        let health = Health::new(Arc::default(), "redis://here".into(), Arc::default());
         health.timed_out();
         health.timed_out();
         health.answered();

@@ -27,7 +27,7 @@ mod wire;
 use std::cell::RefCell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -123,6 +123,7 @@ impl RedisStore {
         let is_cluster = connector.is_cluster();
         let wake = Arc::new(Notify::new());
         let url: Arc<str> = options.to_string().into();
+        let out: Arc<AtomicUsize> = Arc::default();
         let tags = match is_cluster {
             true => name::part_tags(),
             false => vec![name::WHOLE.to_owned()],
@@ -130,7 +131,7 @@ impl RedisStore {
         let part = |(index, tag)| link::Part {
             index,
             tag,
-            health: Health::new(wake.clone(), url.clone()),
+            health: Health::new(wake.clone(), url.clone(), out.clone()),
             time: StoreTime::new(time),
         };
         Self {

@@ -85,6 +85,8 @@ pub(super) fn is_login(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
         || error.to_string().contains("authentication failed")
+        // What it says to a command of more than ten words.
+        || error.to_string().contains("unauthenticated multibulk")
 }
 
 /// What an error tells by its words alone.

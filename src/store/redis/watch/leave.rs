@@ -23,10 +23,11 @@ impl RedisStore {
     /// not expire.
     pub async fn leave(&self, patience: Duration) {
         self.leaving.store(true, Ordering::Release);
-        let (until, mut watch) = (Instant::now() + patience, Watch::default());
-        let mut is_said = false;
+        // What is on its way is answered, or kept, in this time.
+        let moment = Instant::now() + 2 * self.terms.timeout;
+        let until = moment.max(Instant::now() + patience);
+        let (mut watch, mut is_said) = (Watch::default(), false);
         loop {
-            // What is on its way is answered, or kept, in a moment.
             let is_out = self.is_any_open() || self.terms.moving.load(Ordering::Relaxed) > 0;
             let parted = match is_out {
                 true => None,
@@ -47,7 +48,7 @@ impl RedisStore {
                     );
                     return;
                 }
-                _ if is_said => (),
+                _ if is_said || !self.is_any_open() && Instant::now() < moment => (),
                 _ => {
                     is_said = true;
                     let patience_ms = patience.as_millis();
