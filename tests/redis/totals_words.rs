@@ -1,5 +1,6 @@
 //! Words about totals that do not come to the store as they should: refused, too many, late.
 
+use std::path::Path;
 use std::time::Duration;
 
 use floodgate::clock::Clock;
@@ -77,19 +78,25 @@ fn words_that_the_store_refuses_are_told_again() {
     }
 }
 
-#[test]
-fn what_was_made_alone_before_an_import_is_in_doubt_after_it() {
-    let (server, backend) = (Server::start(), Backend::start());
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+/// Two gateways that know a figure of 10; the first has made 5 more since it was cut off.
+fn one_cut_off(server: &Server, backend: &Backend, dir: &Path) -> (Gateway, Gateway, Proxy) {
     let proxy = Proxy::to(server.port());
-    let cut_off = gateway(&proxy.url(), dirs[0].path(), &backend);
-    let other = gateway(&server.url(), dirs[1].path(), &backend);
+    let cut_off = gateway(&proxy.url(), dir, backend);
+    let other = gateway(&server.url(), dir, backend);
     acquainted(&[&cut_off, &other]);
     wait_until("a figure is imported", || set(&other, 10) == 200);
     wait_until("both know it", || count(&cut_off) == Some(10));
     proxy.cut();
     wait_until("it is cut off", || !is_up(&cut_off));
     assert_eq!(register(&cut_off, "c", 5), [200; 5]);
+    (cut_off, other, proxy)
+}
+
+#[test]
+fn what_was_made_alone_before_an_import_is_in_doubt_after_it() {
+    let (server, backend) = (Server::start(), Backend::start());
+    let dir = tempfile::tempdir().unwrap();
+    let (_cut_off, other, proxy) = one_cut_off(&server, &backend, dir.path());
     wait_until("all are imported", || set(&other, 15) == 200);
     assert_eq!(shown(&other), Some((15, false)));
     proxy.heal();
@@ -100,16 +107,8 @@ fn what_was_made_alone_before_an_import_is_in_doubt_after_it() {
 #[test]
 fn a_gateway_that_ends_without_the_store_waits_to_tell_it() {
     let (server, backend) = (Server::start(), Backend::start());
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let proxy = Proxy::to(server.port());
-    let mut cut_off = gateway(&proxy.url(), dirs[0].path(), &backend);
-    let other = gateway(&server.url(), dirs[1].path(), &backend);
-    acquainted(&[&cut_off, &other]);
-    wait_until("a figure is imported", || set(&other, 10) == 200);
-    wait_until("both know it", || count(&cut_off) == Some(10));
-    proxy.cut();
-    wait_until("it is cut off", || !is_up(&cut_off));
-    assert_eq!(register(&cut_off, "c", 5), [200; 5]);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut cut_off, other, proxy) = one_cut_off(&server, &backend, dir.path());
     cut_off.signal("-TERM");
     let waits = || cut_off.whole_log().contains("waiting to tell it");
     wait_until("it waits", waits);
