@@ -1,5 +1,6 @@
 //! The one decision over a plan whose counters are all in one part of the store.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
@@ -78,7 +79,9 @@ impl RedisStore {
     ) -> Result<Decision, StoreError> {
         let asking = match begun {
             AtOnce::Decided(decision) => return decision,
-            AtOnce::Doubtful => return self.decide_doubtful(plan, now, part, deadline).await,
+            AtOnce::Doubtful => {
+                return Box::pin(self.decide_doubtful(plan, now, part, deadline)).await;
+            }
             AtOnce::Ask(asking) => asking,
         };
         match self
@@ -87,7 +90,7 @@ impl RedisStore {
         {
             Ok(decision) => Ok(decision),
             Err(_) => {
-                self.read_unknown_totals(plan, now).await;
+                Box::pin(self.read_unknown_totals(plan, now)).await;
                 self.decide_alone(plan, now, part)
             }
         }
@@ -193,7 +196,7 @@ impl RedisStore {
             };
             let slots = (slot, self.slot_lease);
             let era = asks_totals.map_or(0, |_| self.terms.under_way.asked());
-            let item = Item::decide(plan, wanted, what, slots, era);
+            let item = Arc::new(Item::decide(plan, wanted, what, slots, era));
             let receiver = link
                 .ask(item.clone(), part, self.time.told_us(now))
                 .ok_or(StoreError::Unavailable)?;
@@ -352,7 +355,7 @@ pub(super) fn shift_days(plan: &mut Plan, store_us: u64) {
 struct Waiting<'s> {
     store: &'s RedisStore,
     receiver: oneshot::Receiver<Answer>,
-    item: Item,
+    item: Arc<Item>,
     at_us: Option<u64>,
 }
 

@@ -46,7 +46,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// An item on its way.
 struct Ticket {
-    item: Item,
+    /// Shared with who waits for it: it is large, and goes from hand to hand.
+    item: Arc<Item>,
     /// The part of the store that its counters are in.
     part: usize,
     /// The time for a simulated store clock.
@@ -81,7 +82,7 @@ impl Drop for Moving {
 
 impl Ticket {
     /// For an item that nobody waits for, in this part of the store, at this time.
-    fn told(item: Item, place: (usize, Option<u64>), moving: &Arc<AtomicUsize>) -> Self {
+    fn told(item: Arc<Item>, place: (usize, Option<u64>), moving: &Arc<AtomicUsize>) -> Self {
         let (part, at_us) = place;
         Self {
             moving: Moving::of(&item, moving),
@@ -187,7 +188,7 @@ impl Terms {
         for ticket in tickets {
             match done {
                 Done::Nothing if ticket.answer.is_none() && !ticket.is_unheard => {
-                    self.keep(ticket.item);
+                    self.keep(Arc::unwrap_or_clone(ticket.item));
                 }
                 Done::Nothing => (),
                 Done::Unknown => self.doubt(&ticket.item),
@@ -258,7 +259,7 @@ impl Link {
     /// Hands in an item whose answer is waited for. `None` when too many wait already.
     pub(super) fn ask(
         &self,
-        item: Item,
+        item: Arc<Item>,
         part: &Part,
         at_us: Option<u64>,
     ) -> Option<oneshot::Receiver<Answer>> {
@@ -268,13 +269,13 @@ impl Link {
     }
 
     /// Hands in an item that nobody waits for. Whether there was room for it.
-    pub(super) fn tell(&self, item: Item, part: &Part, at_us: Option<u64>) -> bool {
+    pub(super) fn tell(&self, item: Arc<Item>, part: &Part, at_us: Option<u64>) -> bool {
         self.hand_in(item, part, at_us, None)
     }
 
     fn hand_in(
         &self,
-        item: Item,
+        item: Arc<Item>,
         part: &Part,
         at_us: Option<u64>,
         answer: Option<oneshot::Sender<Answer>>,

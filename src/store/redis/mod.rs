@@ -243,9 +243,10 @@ impl RedisStore {
             true => None,
             false => self.link(),
         };
+        let item = Arc::new(item);
         let told = link.is_some_and(|link| link.tell(item.clone(), part, at_us));
         if !told {
-            self.terms.keep(item);
+            self.terms.keep(Arc::unwrap_or_clone(item));
         }
     }
 }
@@ -272,7 +273,7 @@ impl RedisStore {
             for charge in &mut plan.charges {
                 charge.taken = None;
             }
-            return self.decide_by_owner(plan, now, deadline).await;
+            return Box::pin(self.decide_by_owner(plan, now, deadline)).await;
         }
         let part = self.terms.part(None);
         self.decide_begun(plan, now, part, begun, deadline).await
@@ -355,7 +356,7 @@ impl Store for RedisStore {
         let finish = What::Finish {
             task: wire::task(task),
         };
-        let item = Item::of(finish, &[Part::slot(name, 0, Duration::ZERO)]);
+        let item = Arc::new(Item::of(finish, &[Part::slot(name, 0, Duration::ZERO)]));
         let at_us = self.time.told_us(now);
         let receiver = link.ask(item, part, at_us).ok_or(StoreError::Unavailable)?;
         let answer = match tokio::time::timeout(self.terms.timeout, receiver).await {

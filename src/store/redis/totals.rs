@@ -1,6 +1,7 @@
 //! Totals in Redis: keys of an app's that never expire, moved by the script that decides.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 use tokio::time::{sleep, timeout};
@@ -97,7 +98,7 @@ impl RedisStore {
                 earliest_us,
                 latest_us,
             };
-            let item = Item::of(what, some);
+            let item = Arc::new(Item::of(what, some));
             if part.health.is_open() {
                 return Err(StoreError::Unavailable);
             }

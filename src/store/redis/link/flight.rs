@@ -314,14 +314,14 @@ fn apart(tickets: Vec<Ticket>, fault: Fault, done: Done, terms: &Terms) -> Vec<V
             answer @ Some(_) => batches.push(vec![Ticket { answer, ..ticket }]),
             None if fault == Fault::Item && is_alone && is_small => {
                 if ticket.item.moves_totals() {
-                    terms.keep(ticket.item);
+                    terms.keep(Arc::unwrap_or_clone(ticket.item));
                 }
             }
             None => {
                 let (place, is_unheard) = ((ticket.part, ticket.at_us), ticket.is_unheard);
-                let each = ticket.item.by_counter().into_iter();
+                let each = Arc::unwrap_or_clone(ticket.item).by_counter().into_iter();
                 batches.extend(each.map(|item| {
-                    let alone = Ticket::told(item, place, &terms.moving);
+                    let alone = Ticket::told(Arc::new(item), place, &terms.moving);
                     vec![Ticket {
                         is_unheard,
                         ..alone
@@ -377,7 +377,9 @@ fn hand_out(tickets: Vec<Ticket>, reply: Value, terms: &Terms) -> Option<Vec<Tic
         undone.extend(
             unheard
                 .and_then(|answer| ticket.item.undo(&answer))
-                .map(|item| Ticket::told(item, (ticket.part, ticket.at_us), &terms.moving)),
+                .map(|item| {
+                    Ticket::told(Arc::new(item), (ticket.part, ticket.at_us), &terms.moving)
+                }),
         );
     }
     Some(undone)
