@@ -30,11 +30,13 @@ use super::time::StoreTime;
 use super::under_way::UnderWay;
 use super::wire::Item;
 
-/// Items that go in one command: Redis does nothing else meanwhile.
-const BATCH: usize = 32;
+/// Items that go in one command.
+const BATCH: usize = 24;
+/// The same where many wait. Redis does nothing else meanwhile.
+const MAX_BATCH: usize = 48;
 /// Commands that are on their way at the same time: while they are, more gathers for the next.
-/// With fewer and larger ones an item costs Redis less, but all callers of a thread wait at once,
-/// and the thread for them: `benches/load/store`.
+/// In larger ones an item costs Redis less, but all callers of a thread wait at once, and the
+/// thread for them; in more and smaller ones it costs both more: `benches/load/store`.
 const IN_FLIGHT: usize = 2;
 /// The same in a cluster, where each owner's counters take a command of their own, and a node
 /// that hangs must not hold up the others.
@@ -293,7 +295,7 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
     let mut connection: Option<Connection> = None;
     let mut connected_after = 0;
     let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
-    let mut gathered = Vec::with_capacity(BATCH);
+    let mut gathered = Vec::with_capacity(MAX_BATCH);
     let mut topology = terms.topology.load(Ordering::Relaxed);
     // A connection that is being made while the present one is used.
     let mut next: OptionFuture<Connecting> = None.into();
@@ -323,7 +325,8 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 }
                 // The calls that have arrived meanwhile have not asked yet.
                 tokio::task::yield_now().await;
-                while gathered.len() < BATCH && let Ok(ticket) = waiting.try_recv() {
+                let most = usize::midpoint(gathered.len(), waiting.len()).clamp(BATCH, MAX_BATCH);
+                while gathered.len() < most && let Ok(ticket) = waiting.try_recv() {
                     gathered.push(ticket);
                 }
                 gathered.retain(Ticket::is_wanted);
