@@ -262,7 +262,7 @@ fn double(number: u64) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Part;
+    use super::super::part::Part;
     use super::*;
     use crate::limit::{CounterKey, Span};
 

@@ -11,8 +11,9 @@ use super::connect::Connection;
 use super::decide::shift_days;
 use super::link;
 use super::name::{self, Name};
+use super::part::Part;
 use super::watch::BEAT;
-use super::wire::{Item, Part, What};
+use super::wire::{Item, What};
 use super::{RedisStore, StoreError};
 use crate::limit::{Moment, Plan};
 

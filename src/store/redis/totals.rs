@@ -7,10 +7,11 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::{sleep, timeout};
 
 use super::name::Name;
+use super::part::Part;
 use super::remembered::{self, Asked};
 use super::reply::{Owned, Reading, Verdict};
 use super::watch::BEAT;
-use super::wire::{Item, Part, What};
+use super::wire::{Item, What};
 use super::{RedisStore, StoreError, link};
 use crate::limit::total::{Change, Total};
 use crate::limit::{CounterKey, Decision, Moment, Plan};

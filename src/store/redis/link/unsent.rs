@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 use super::{Terms, WAITING};
 use crate::limit::total::Change;
 use crate::store::redis::name::Name;
-use crate::store::redis::wire::{Item, Part};
+use crate::store::redis::part::Part;
+use crate::store::redis::wire::Item;
 
 /// Totals, at most, of which more was to be told than is kept.
 const MOST_BEYOND: usize = 100_000;

@@ -10,9 +10,9 @@ use crate::limit::slots::TASK_WAIT;
 use crate::limit::{Charge, Decision, Moment, OnStoreFailure, Plan, Room, Span, Taken, sliding};
 use crate::store::redis::lease::{Held, Leases};
 use crate::store::redis::name::Name;
+use crate::store::redis::part::Part;
 use crate::store::redis::reply::Reading;
 use crate::store::redis::time::StoreTime;
-use crate::store::redis::wire::Part;
 
 impl Own {
     /// Decides by the leases, if they suffice. `at` is by the clock of the own counters,

@@ -19,8 +19,8 @@ use crate::store::memory::counter::Counter;
 use crate::store::memory::shard::scope_index;
 use crate::store::redis::lease::Leases;
 use crate::store::redis::name::Name;
+use crate::store::redis::part::Part;
 use crate::store::redis::time::StoreTime;
-use crate::store::redis::wire::Part;
 
 pub(in crate::store::redis) use self::tell::Census;
 

@@ -6,8 +6,8 @@ use super::{Due, Entry, Own};
 use crate::limit::{Moment, Span, sliding};
 use crate::store::memory::counter::Counter;
 use crate::store::redis::name::Name;
+use crate::store::redis::part::Part;
 use crate::store::redis::time::StoreTime;
-use crate::store::redis::wire::Part;
 
 /// By part of the store.
 type ByPart<T> = OnceLock<Vec<Vec<T>>>;

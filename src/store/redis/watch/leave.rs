@@ -13,7 +13,8 @@ use crate::store::redis::connect::Connection;
 use crate::store::redis::link::Kept;
 use crate::store::redis::name;
 use crate::store::redis::own::Census;
-use crate::store::redis::wire::{Item, Part, What};
+use crate::store::redis::part::Part;
+use crate::store::redis::wire::{Item, What};
 
 impl RedisStore {
     /// Gives back what was leased and not used, and the slots of calls that are cut off, says

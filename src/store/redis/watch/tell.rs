@@ -15,8 +15,9 @@ use crate::store::redis::fault::{Done, Fault};
 use crate::store::redis::link::Kept;
 use crate::store::redis::name::Name;
 use crate::store::redis::own::{Census, Due};
+use crate::store::redis::part::Part;
 use crate::store::redis::totals::AT_ONCE;
-use crate::store::redis::wire::{self, Item, Part, What};
+use crate::store::redis::wire::{self, Item, What};
 use crate::store::redis::{RedisStore, link};
 
 /// Parts of a command that tells a store what it missed.
