@@ -155,7 +155,12 @@ pub fn run(
 ) -> Result<Report, LoadError> {
     let target = Arc::new(target(options)?);
     let mix = Arc::new(mix);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread sends and counts: to wake another for each answer costs as much as the call.
+    let mut runtime = match options.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime
         .worker_threads(options.threads)
         .enable_all()
         .build()?;
