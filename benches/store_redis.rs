@@ -1,5 +1,6 @@
-//! Three-limit decisions through one Redis, beside a plain `INCR` and beside the fixed window that
-//! others use (`MGET`, then `INCRBY`), interleaved on one redis-server. Needs redis-server.
+//! Three-limit decisions through one Redis, beside a plain `INCR` and beside what others do: the
+//! fixed window (`MGET`, then `INCRBY`), a script that only adds (`HINCRBY`), and a script that keeps
+//! a log of the window (`ZADD`); interleaved on one redis-server. Needs redis-server.
 //!
 //! ```text
 //! cargo bench --bench store_redis
@@ -30,12 +31,50 @@ const CALLERS: u64 = 64;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(800);
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Incr,
     FixedWindow,
+    Blind,
+    Log,
     Exact,
     Leased,
+}
+
+/// Adds to three counters, whatever they have.
+const BLIND: &str = "
+for i = 1, 3 do redis.call('HINCRBY', KEYS[i], ARGV[1], 1) end
+return 1";
+
+/// Three sliding windows of a second, exactly: an entry for each call, in each.
+const LOG: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+for i = 1, 3 do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - 1000000)
+  if redis.call('ZCARD', KEYS[i]) >= 2000000000 then return 0 end
+end
+for i = 1, 3 do redis.call('ZADD', KEYS[i], now, ARGV[1]) end
+return 1";
+
+/// The scripts as the server knows them.
+#[derive(Clone)]
+struct Loaded {
+    blind: String,
+    log: String,
+}
+
+impl Loaded {
+    async fn load(link: &mut Connection) -> Self {
+        let mut shas = Vec::new();
+        for text in [BLIND, LOG] {
+            let mut load = redis::cmd("SCRIPT");
+            let sha = link.send(load.arg("LOAD").arg(text)).await.unwrap();
+            shas.push(redis::from_redis_value::<String>(sha).unwrap());
+        }
+        let [blind, log] = shas.try_into().unwrap();
+        Self { blind, log }
+    }
 }
 
 struct Server(Child, u16);
@@ -94,10 +133,10 @@ async fn one(
     busy: u64,
     number: u64,
     store: &RedisStore,
-    link: &mut Connection,
+    (link, loaded): (&mut Connection, &Loaded),
     clock: Clock,
 ) {
-    let key = |limit: u64| format!("b:{}:{limit}", number % busy);
+    let key = |limit: u64| format!("{way:?}:{}:{limit}", number % busy);
     match way {
         Way::Incr => {
             link.send(redis::cmd("INCR").arg(key(0))).await.unwrap();
@@ -110,6 +149,15 @@ async fn one(
             let add = |key: &String| redis::cmd("INCRBY").arg(key).arg(1).to_owned();
             let (one, two, three) = (add(&keys[0]), add(&keys[1]), add(&keys[2]));
             let _ = tokio::join!(a.send(&one), b.send(&two), c.send(&three));
+        }
+        Way::Blind | Way::Log => {
+            let (sha, arg) = match way {
+                Way::Log => (&loaded.log, number),
+                _ => (&loaded.blind, 7),
+            };
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(sha).arg(3).arg(&[key(1), key(2), key(3)]);
+            link.send(command.arg(arg)).await.unwrap();
         }
         Way::Exact | Way::Leased => {
             let mut plan = plan(busy, number);
@@ -135,7 +183,7 @@ async fn round(
     way: Way,
     busy: u64,
     store: &Arc<RedisStore>,
-    link: &Connection,
+    (link, loaded): (&Connection, &Loaded),
     clock: Clock,
 ) -> (f64, f64) {
     let count = Arc::new(AtomicU64::new(0));
@@ -144,13 +192,15 @@ async fn round(
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
             let (store, mut link, count) = (store.clone(), link.clone(), count.clone());
+            let loaded = loaded.clone();
             tokio::spawn(async move {
                 let mut number = caller.wrapping_mul(7919);
                 while begun.elapsed() < ROUND {
                     number = number
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
-                    one(way, busy, number >> 33, &store, &mut link, clock).await;
+                    let with = (&mut link, &loaded);
+                    one(way, busy, number >> 33, &store, with, clock).await;
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -191,7 +241,8 @@ async fn main() {
         ))
     };
     let link = Connector::new(options(false)).unwrap().connect().await;
-    let link = link.unwrap();
+    let mut link = link.unwrap();
+    let loaded = Loaded::load(&mut link).await;
     let (exact, leased) = (store(false), store(true));
     let store_of = |way| if way == Way::Leased { &leased } else { &exact };
     println!("| busy counters | what | per s against INCR | Redis CPU, µs | calls per command |");
@@ -200,6 +251,8 @@ async fn main() {
         let ways = [
             (Way::Incr, "INCR (1 counter, no limit)"),
             (Way::FixedWindow, "MGET, then 3 INCRBY (never exact)"),
+            (Way::Blind, "3 HINCRBY in a script (no limit)"),
+            (Way::Log, "3 logs in a script (ZADD)"),
             (Way::Exact, "3 limits, exact"),
             (Way::Leased, "3 limits, leases"),
         ];
@@ -207,7 +260,8 @@ async fn main() {
         let before = [&exact, &leased].map(|store| store.round_trips());
         for _ in 0..ROUNDS {
             for (index, (way, _)) in ways.iter().enumerate() {
-                measured[index].push(round(*way, busy, store_of(*way), &link, clock).await);
+                measured[index]
+                    .push(round(*way, busy, store_of(*way), (&link, &loaded), clock).await);
             }
         }
         let per_trip = |way| {
@@ -221,7 +275,7 @@ async fn main() {
             let cpu = median(rounds.iter().map(|(_, cpu)| *cpu).collect());
             let shared = match way {
                 Way::Exact | Way::Leased => format!("{:.1}", per_trip(*way)),
-                Way::Incr | Way::FixedWindow => String::new(),
+                _ => String::new(),
             };
             println!(
                 "| {busy} | {name} | {:.2} | {cpu:.1} | {shared} |",
