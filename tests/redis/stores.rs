@@ -7,7 +7,9 @@ use floodgate::limit::Decision;
 use floodgate::store::Store as _;
 use floodgate::store::redis::TimeSource;
 
-use crate::calls::{Ask, most_in_a_window, plan, runtime, store_with};
+use crate::calls::{
+    Ask, START_US, is_admitted, moment, most_in_a_window, plan, runtime, store, store_with,
+};
 use crate::server::Server;
 
 /// What one gateway of several saw.
@@ -141,4 +143,36 @@ fn leases_spare_round_trips_and_an_empty_counter_is_not_asked() {
     // Each admitted call, each new attempt when units come free, and the watch.
     assert!(seen.round_trips < 200, "{} round trips", seen.round_trips);
     assert!(seen.lease_hits > 1000, "{} denials", seen.lease_hits);
+}
+
+#[test]
+fn the_time_to_live_of_a_counter_in_use_is_set_anew_each_minute() {
+    let server = Server::start();
+    let store = store(&server.url(), "ttl", "g", TimeSource::Caller);
+    let runtime = runtime();
+    let take = |at_us: u64| {
+        let ask = Ask {
+            counter: 0,
+            quota: 100,
+            cost: 1,
+            report: false,
+        };
+        let mut plan = plan(&[ask], at_us);
+        let decision = runtime.block_on(store.decide(&mut plan, moment(at_us)));
+        assert!(is_admitted(&decision.unwrap()));
+    };
+    let lives_ms = |key: &str| server.cli(&["pttl", key]).trim().parse::<i64>().unwrap();
+    // A quarter of a minute before the next.
+    take(START_US);
+    let keys = server.cli(&["keys", "ttl:*"]);
+    let mut keys = keys.lines().filter(|key| lives_ms(key) > 0);
+    let (key, other) = (keys.next().unwrap(), keys.next());
+    assert!(other.is_none());
+    assert!(lives_ms(key) > 62_000, "for a window and a minute");
+
+    server.cli(&["pexpire", key, "62000"]);
+    take(START_US + 14_000_000);
+    assert!(lives_ms(key) <= 62_000);
+    take(START_US + 15_000_000);
+    assert!(lives_ms(key) > 62_000);
 }

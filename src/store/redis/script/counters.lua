@@ -48,17 +48,21 @@
 local RING = 51            -- steps that count: a window's fifty, and the one being filled
 local FUTURE = 128         -- slots are step numbers modulo 256; half of them lie ahead
 local SECOND = 1000000
-local IDLE_LIVES_MS = 60000 -- longer than a window: a failover to a clock ahead loses nothing
+local MINUTE = 60 * SECOND
+-- Longer than a window: a failover to a clock ahead loses nothing. Up to a minute of it is over
+-- before it is set anew.
+local IDLE_LIVES_MS = 120000
 local DAY_LIVES_MS = 172800000
 local MOST = 4294967295
 local SLIDING, DAY, RUNNING, TOTAL = 0, 1, 2, 3
 local AT_ONCE = 4000
 
-local pack, read, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
+local pack, read, sub = struct.pack, struct.unpack, string.sub
+local floor, max, min = math.floor, math.max, math.min
 -- As many as the stack has room for at once.
-local values = redis.call('MGET', unpack(KEYS, 1, math.min(#KEYS, AT_ONCE)))
+local values = redis.call('MGET', unpack(KEYS, 1, min(#KEYS, AT_ONCE)))
 for from = AT_ONCE + 1, #KEYS, AT_ONCE do
-  local some = redis.call('MGET', unpack(KEYS, from, math.min(#KEYS, from + AT_ONCE - 1)))
+  local some = redis.call('MGET', unpack(KEYS, from, min(#KEYS, from + AT_ONCE - 1)))
   for i = 1, #some do
     values[from + i - 1] = some[i]
   end
@@ -84,12 +88,14 @@ local function open_sliding(text, step_us)
   local step = floor(now / step_us)
   local cell = {
     kind = SLIDING, step = step, step_us = step_us, used = 0, steps = '', here = 0, ahead = 0,
-    asked = 0, dirty = false,
+    asked = 0, dirty = false, lasts = false,
   }
   if not text or #text < 12 or (#text - 12) % 5 ~= 0 then
     return cell -- nothing, or nothing of ours: written anew
   end
   local newest, used = read('<dI4', text)
+  -- Written in this minute, which has set its time to live.
+  cell.lasts = floor(newest * step_us / MINUTE) == floor(now / MINUTE)
   if (newest - step) * step_us > SECOND then
     -- The clock has gone back: what counted counts as if taken now, and so for one window more.
     -- Noted at once, or each denial would begin that window anew.
@@ -143,13 +149,21 @@ end
 -- Adds units (or takes them away) to a step in the text of steps; how many it were.
 local function merge(cell, slot, units)
   local steps = cell.steps
-  local from = #steps - 4
+  local last = #steps - 4
+  local from = last
   while from >= 1 do
     local other, there = read('<BI4', steps, from)
     if other == slot then
-      local sum = math.max(there + units, 0)
-      local entry = sum > 0 and pack('<BI4', slot, math.min(sum, MOST)) or ''
-      cell.steps = sub(steps, 1, from - 1) .. entry .. sub(steps, from + 5)
+      local sum = there + units
+      if sum < 0 then
+        sum = 0
+      end
+      local entry = sum > 0 and pack('<BI4', slot, sum > MOST and MOST or sum) or ''
+      if from == last then
+        cell.steps = sub(steps, 1, from - 1) .. entry
+      else
+        cell.steps = sub(steps, 1, from - 1) .. entry .. sub(steps, from + 5)
+      end
       return sum - there
     end
     if (slot - other) % 256 < FUTURE then
@@ -159,6 +173,10 @@ local function merge(cell, slot, units)
   end
   if units <= 0 then
     return 0
+  end
+  if from == last then
+    cell.steps = steps .. pack('<BI4', slot, units)
+    return units
   end
   cell.steps = sub(steps, 1, from + 4) .. pack('<BI4', slot, units) .. sub(steps, from + 5)
   return units
@@ -181,7 +199,7 @@ local function free_in(cell, slot)
   if age >= FUTURE then
     age = age - 256
   end
-  return math.max((cell.step - age + RING) * cell.step_us - now, 1)
+  return max((cell.step - age + RING) * cell.step_us - now, 1)
 end
 
 local function wait(cell, quota, cost)
@@ -226,7 +244,7 @@ local function take(charge, times)
   local more = charge.more
   if more > 0 then
     -- Never so much more that the others would find less than a tenth.
-    more = math.max(math.min(more, charge.quota - cell.used - floor(charge.quota / 10)), 0)
+    more = max(min(more, charge.quota - cell.used - floor(charge.quota / 10)), 0)
     charge.granted = more
     cell.used = cell.used + more
   end
@@ -361,7 +379,7 @@ local function settle(item, sign)
     if KINDS[kind] then
       KINDS[kind].settle(cell, index, sign * units, a, b)
     elseif kind == DAY then
-      local change = math.max(sign * units, -cell.used)
+      local change = max(sign * units, -cell.used)
       cell.used, cell.change, cell.dirty = cell.used + change, cell.change + change, true
     else
       flush(cell)
