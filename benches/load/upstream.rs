@@ -19,8 +19,8 @@ async fn main() -> io::Result<()> {
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
-        stream.set_nodelay(true)?;
         // A connection that the proxy drops is no fault of ours.
+        let _ = stream.set_nodelay(true);
         tokio::spawn(serve(stream));
     }
 }
