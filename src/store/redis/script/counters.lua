@@ -149,21 +149,13 @@ end
 -- Adds units (or takes them away) to a step in the text of steps; how many it were.
 local function merge(cell, slot, units)
   local steps = cell.steps
-  local last = #steps - 4
-  local from = last
+  local from = #steps - 4
   while from >= 1 do
     local other, there = read('<BI4', steps, from)
     if other == slot then
-      local sum = there + units
-      if sum < 0 then
-        sum = 0
-      end
-      local entry = sum > 0 and pack('<BI4', slot, sum > MOST and MOST or sum) or ''
-      if from == last then
-        cell.steps = sub(steps, 1, from - 1) .. entry
-      else
-        cell.steps = sub(steps, 1, from - 1) .. entry .. sub(steps, from + 5)
-      end
+      local sum = max(there + units, 0)
+      local entry = sum > 0 and pack('<BI4', slot, min(sum, MOST)) or ''
+      cell.steps = sub(steps, 1, from - 1) .. entry .. sub(steps, from + 5)
       return sum - there
     end
     if (slot - other) % 256 < FUTURE then
@@ -173,10 +165,6 @@ local function merge(cell, slot, units)
   end
   if units <= 0 then
     return 0
-  end
-  if from == last then
-    cell.steps = steps .. pack('<BI4', slot, units)
-    return units
   end
   cell.steps = sub(steps, 1, from + 4) .. pack('<BI4', slot, units) .. sub(steps, from + 5)
   return units
