@@ -157,7 +157,7 @@ impl Batch {
             }
         }
         for part in item.parts() {
-            bytes.extend(self.place(part.name()).to_le_bytes());
+            bytes.extend(self.place(part.name).to_le_bytes());
             match item.what() {
                 What::Decide { .. } => {
                     bytes.push(part.kind);

@@ -126,10 +126,6 @@ impl Part {
         Self::of_total(name, HELD, units, (era.into(), 0))
     }
 
-    pub(super) fn name(&self) -> Name {
-        self.name
-    }
-
     /// Whether two changes of a total, in either order, come to the same.
     pub(super) fn commutes(&self, other: &Self) -> bool {
         let any = [ADD, GIVE_BACK, DOUBT, KEEP, TAKE];

@@ -93,7 +93,7 @@ impl RedisStore {
         let mut made = Made::default();
         for some in parts.chunks(AT_ONCE) {
             let now = self.time.later(now);
-            let part = self.terms.part(some.first().map(Part::name));
+            let part = self.terms.part(some.first().map(|part| part.name));
             let (earliest_us, latest_us) = self.bounds(&part.time, now);
             let what = What::ChangeBy {
                 earliest_us,
@@ -120,8 +120,8 @@ impl RedisStore {
                         let Some(mut owned) = total else { continue };
                         owned.total.approximate |= owned.as_of != part.health.doubts();
                         let reading = owned.total.into();
-                        self.remembered.note(change.name(), reading, asked);
-                        made.insert(change.name(), owned);
+                        self.remembered.note(change.name, reading, asked);
+                        made.insert(change.name, owned);
                     }
                 }
                 _ => return Err(StoreError::Unavailable),

@@ -48,10 +48,10 @@ impl Unsent {
 
     fn add(&mut self, change: Part) -> bool {
         let is_full = self.changes.len() >= WAITING;
-        if is_full && !self.places.contains_key(&change.name()) {
-            return self.leave_out(change.name());
+        if is_full && !self.places.contains_key(&change.name) {
+            return self.leave_out(change.name);
         }
-        let places = self.places.entry(change.name()).or_default();
+        let places = self.places.entry(change.name).or_default();
         let last = places.last().and_then(|at| self.changes.get(*at));
         if !last.is_some_and(|last| last.commutes(&change)) {
             places.clear();
@@ -65,7 +65,7 @@ impl Unsent {
         if is_full {
             // What comes after it is not told before it.
             places.clear();
-            return self.leave_out(change.name());
+            return self.leave_out(change.name);
         }
         places.push(self.changes.len());
         self.changes.push(change);
@@ -116,7 +116,7 @@ impl<'t> Kept<'t> {
         let all = mem::take(&mut unsent.changes);
         unsent.places.clear();
         for change in all {
-            match concerns(&change.name()) {
+            match concerns(&change.name) {
                 true => changes.push(change),
                 false => drop(unsent.add(change)),
             }
