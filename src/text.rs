@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+
 /// Appends a number.
 pub fn push_number(out: &mut Vec<u8>, number: u64) {
     push_digits(out, number, 1);
@@ -71,13 +73,39 @@ pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
+/// A text of the second at hand, kept until the next one: most calls need the same.
+#[derive(Debug, Default)]
+pub struct OfSecond {
+    second: Option<u64>,
+    text: String,
+}
+
+impl OfSecond {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            second: None,
+            text: String::new(),
+        }
+    }
+
+    /// What `make` makes of the second of this time, Unix microseconds.
+    pub fn at(&mut self, unix_us: u64, make: impl FnOnce(Timestamp) -> String) -> &str {
+        let second = unix_us / 1_000_000;
+        if self.second != Some(second) {
+            let time = i64::try_from(second).ok();
+            let time = time.and_then(|second| Timestamp::from_second(second).ok());
+            self.text = make(time.unwrap_or(Timestamp::UNIX_EPOCH));
+            self.second = Some(second);
+        }
+        &self.text
+    }
+}
+
 /// Appends what stands between the quotes of a JSON string.
 pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
-    // To the end, without branches: the compiler makes vectors of it.
-    let special = text.bytes().fold(false, |found, b| {
-        found | (b < 0x20) | (b == b'"') | (b == b'\\')
-    });
-    if !special {
+    if !has_special(text.as_bytes()) {
         out.extend_from_slice(text.as_bytes());
         return;
     }
@@ -90,6 +118,28 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
             b => out.push(b),
         }
     }
+}
+
+/// Whether JSON escapes any of these bytes. Eight at a time: most texts are short.
+fn has_special(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // The high bit of each byte that is smaller than `least`, and of some above the first such.
+    let below = |bytes: u64, least: u64| bytes.wrapping_sub(ONES * least) & !bytes & HIGH;
+    let special = |bytes: u64| {
+        let quote = bytes ^ (ONES * u64::from(b'"'));
+        let backslash = bytes ^ (ONES * u64::from(b'\\'));
+        below(bytes, 0x20) | below(quote, 1) | below(backslash, 1)
+    };
+    let (chunks, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    for (place, byte) in last.iter_mut().zip(rest) {
+        *place = *byte;
+    }
+    let whole = chunks.iter().chain([&last]);
+    whole.fold(0, |found, bytes| {
+        found | special(u64::from_le_bytes(*bytes))
+    }) != 0
 }
 
 /// A text as a terminal may show it: whatever could steer it, or turn its lines around, is
@@ -153,11 +203,18 @@ mod tests {
 
     #[test]
     fn what_is_escaped_reads_back_as_it_was() {
-        for text in ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}x", "中\"文"] {
+        let some = ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}x", "中\"文"];
+        let mut texts: Vec<String> = some.map(str::to_owned).into();
+        // Each character in each place of two pieces of eight bytes, and behind them.
+        for c in (0..0x180).filter_map(char::from_u32) {
+            texts.extend((0..18).map(|at| format!("{}{c}{}", "!".repeat(at), "~".repeat(17 - at))));
+        }
+        for text in &texts {
             let mut json = vec![b'"'];
             push_escaped(&mut json, text);
             json.push(b'"');
-            assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
+            let read: String = serde_json::from_slice(&json).unwrap();
+            assert_eq!(&read, text);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Steps 1 and 2, identify and match: a head becomes a [`Call`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::{Policy, Reject, totals};
@@ -141,7 +142,12 @@ pub(super) struct Named {
 }
 
 /// The app of this name in this form: all names of a known app are one.
-pub(super) fn named(rules: &Ruleset, policy: &Policy, name: &str, form: Form) -> Named {
+pub(super) fn named<'a>(
+    rules: &Ruleset,
+    policy: &Policy,
+    name: impl Into<Cow<'a, str>>,
+    form: Form,
+) -> Named {
     let (name, key, known) = counted(rules, name);
     let own = known.and_then(|id| rules.apps.get(id)?.editions);
     let (by_key, by_id) = own.unwrap_or(policy.editions);
@@ -157,7 +163,10 @@ pub(super) fn named(rules: &Ruleset, policy: &Policy, name: &str, form: Form) ->
 }
 
 /// The name and key by which the counters know an app of this name, and its entry.
-pub(super) fn counted(rules: &Ruleset, name: &str) -> (String, CounterKey, Option<AppId>) {
+pub(super) fn counted<'a>(
+    rules: &Ruleset,
+    name: impl Into<Cow<'a, str>>,
+) -> (String, CounterKey, Option<AppId>) {
     let mut name = identity::fold_app(name, rules.fold_app_names);
     let id = rules.apps.find_id(&name);
     let Some(app) = id.and_then(|id| rules.apps.get(id)) else {
@@ -189,7 +198,7 @@ pub fn screen(
         return Err(Reject::MethodNotAllowed { allow });
     }
     let (app, tail) = canonical::split_app(path).ok_or(Reject::NotFound)?;
-    let named = named(rules, policy, &app.name, app.form);
+    let named = named(rules, policy, app.name, app.form);
     if let Some(known) = named.known.and_then(|id| rules.apps.get(id)) {
         if known.suspended {
             return Err(Reject::Suspended);

@@ -151,7 +151,7 @@ pub struct Nearest {
 #[derive(Debug)]
 pub struct Admitted {
     /// The charges.
-    pub plan: Plan,
+    pub plan: Box<Plan>,
     /// The limit nearest to exhaustion.
     pub nearest: Option<Nearest>,
     /// Report-only limits that would have denied: bit i is charge i of the plan.
@@ -247,10 +247,10 @@ impl<S: Store> Admission<S> {
         let key = rules
             .keys
             .ip(identity::address::prefix(ip, policy.ipv6_prefix));
-        let mut plan = Plan {
+        let mut plan = Box::new(Plan {
             origin: Some(key),
             ..Plan::default()
-        };
+        });
         plan.charges.extend(
             limits
                 .iter()
@@ -282,13 +282,14 @@ impl<S: Store> Admission<S> {
 
     /// The charges of a call: a look at the address's `unauthorized` limits, then its own limits.
     #[must_use]
-    pub fn plan(&self, rules: &Ruleset, call: &Call, recipients: u32, now: Moment) -> Plan {
+    pub fn plan(&self, rules: &Ruleset, call: &Call, recipients: u32, now: Moment) -> Box<Plan> {
         let known = self.is_proven(call, now);
-        let mut plan = Plan {
+        // Boxed: it goes from hand to hand.
+        let mut plan = Box::new(Plan {
             origin: Some(call.ip_key),
             app: Some(call.app_key),
             ..Plan::default()
-        };
+        });
         // Cost 0: an address that has used up its refusals has no call on any app's units.
         plan.charges.extend(
             rules
@@ -317,7 +318,7 @@ impl<S: Store> Admission<S> {
     ///
     /// # Errors
     /// As [`Admission::admit`].
-    pub async fn decide(&self, mut plan: Plan, now: Moment) -> Result<Admitted, Refused> {
+    pub async fn decide(&self, mut plan: Box<Plan>, now: Moment) -> Result<Admitted, Refused> {
         if let Some(charge) = plan.totals.iter().find(|charge| charge.can_never_fit()) {
             return Err(Refused::full(charge));
         }

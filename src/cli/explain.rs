@@ -327,7 +327,7 @@ fn rejected<'r>(
         let (app, _) = canonical::split_app(&path)?;
         rules
             .apps
-            .find(&identity::fold_app(&app.name, rules.fold_app_names))
+            .find(&identity::fold_app(&*app.name, rules.fold_app_names))
     });
     let charged = |id: &LimitId| {
         let limit = rules.limit(*id);

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, OrErr as _};
 
 use super::context::Context;
-use super::reply::{self, Reply};
+use super::field::{self, Value};
+use super::reply::Reply;
 use super::{Gateway, Shared, headers};
 use crate::admission::{self, Call, Refused, Reject, history};
 use crate::identity::address::prefix;
@@ -141,15 +141,10 @@ impl Gateway {
         for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
             wire.extend_from_slice(part.as_bytes());
         }
-        let mut put =
-            |name: &HeaderName, value: &[u8]| headers::push_field(&mut wire, name.as_str(), value);
-        let form = ctx.shared.settings.answers;
-        reply.fields(form, body.len(), |name, value| put(&name, value.as_bytes()));
-        self.common_fields(ctx, |name, value| put(&name, value.as_bytes()))?;
-        put(&header::DATE, get_cached_date().as_bytes());
-        let connection: &[u8] = if kept { b"keep-alive" } else { b"close" };
-        put(&header::CONNECTION, connection);
-        wire.extend_from_slice(b"\r\n");
+        let mut put = |name, value: Value<'_>| field::push_own(&mut wire, &name, value);
+        reply.fields(ctx.shared.settings.answers, body.len(), &mut put);
+        self.common_fields(ctx, put);
+        field::push_end(&mut wire, now, kept);
         if !head_only {
             wire.extend_from_slice(&body);
         }
@@ -167,8 +162,8 @@ impl Gateway {
         let body = self.body(ctx, reply, now);
         let mut parts = reply.head(ctx.shared.settings.answers, body.len())?;
         self.common_fields(ctx, |name, value| {
-            parts.headers.insert(name, value);
-        })?;
+            parts.headers.insert(name, value.into());
+        });
         let response = ResponseHeader::from(parts);
         let body = Bytes::from(body);
 
@@ -213,34 +208,37 @@ impl Gateway {
     }
 
     /// Fields that every answer carries: the request's ID, and the limit nearest to exhaustion.
-    pub(super) fn common_fields(
-        &self,
-        ctx: &Context,
-        mut put: impl FnMut(HeaderName, HeaderValue),
-    ) -> pingora::Result<()> {
-        put(headers::X_REQUEST_ID, ctx.id.clone());
+    pub(super) fn common_fields(&self, ctx: &Context, mut put: impl FnMut(HeaderName, Value<'_>)) {
+        put(headers::X_REQUEST_ID, Value::Field(&ctx.id));
         if let Some(hsts) = ctx.shared.hsts().filter(|_| ctx.https) {
-            put(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+            put(header::STRICT_TRANSPORT_SECURITY, Value::Field(hsts));
         }
         let Some(nearest) = ctx.nearest else {
-            return Ok(());
+            return;
         };
         let limit = ctx.shared.rules.limit(nearest.limit);
         match ctx.shared.settings.ratelimit_headers {
             RateLimitHeaders::Draft11 => {
                 let (policy, name) = ctx.shared.limit_fields(nearest.limit);
-                put(headers::RATELIMIT_POLICY, policy.clone());
-                let value = reply::limit_field(name, nearest.left, nearest.resets_in)?;
+                put(headers::RATELIMIT_POLICY, Value::Field(policy));
+                let value = Value::Limit {
+                    name,
+                    left: nearest.left,
+                    resets_in: nearest.resets_in,
+                };
                 put(headers::RATELIMIT, value);
             }
             RateLimitHeaders::XRateLimit => {
-                put(headers::X_RATELIMIT_LIMIT, limit.quota.get().into());
-                put(headers::X_RATELIMIT_REMAINING, nearest.left.into());
-                let reset = reply::whole_seconds(nearest.resets_in);
-                put(headers::X_RATELIMIT_RESET, reset.into());
+                let quota = limit.quota.get().into();
+                put(headers::X_RATELIMIT_LIMIT, Value::Number(quota));
+                put(
+                    headers::X_RATELIMIT_REMAINING,
+                    Value::Number(nearest.left.into()),
+                );
+                let reset = field::whole_seconds(nearest.resets_in);
+                put(headers::X_RATELIMIT_RESET, Value::Number(reset));
             }
             RateLimitHeaders::Off => {}
         }
-        Ok(())
     }
 }

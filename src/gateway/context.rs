@@ -23,7 +23,7 @@ use crate::observe::metrics::Verb;
 /// An admitted call's charges, until they are settled.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) plan: Plan,
+    pub(super) plan: Box<Plan>,
     /// Whether the request has begun to go out: from then on its units may have bought something.
     pub(super) forwarded: bool,
     /// Whether the whole request has gone out.
@@ -253,8 +253,10 @@ impl Drop for Context {
             self.settle(None, now);
         }
         self.let_go();
-        self.way
-            .give_place_up(self.shared.clock.since(self.started));
+        if self.way.has_place() {
+            let now = self.shared.clock.since(self.started);
+            self.way.give_place_up(now);
+        }
         self.shared.load.leave(&mut self.part);
         if let Some(connection) = &self.connection {
             match self.cause {

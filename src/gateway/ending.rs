@@ -36,15 +36,15 @@ impl Context {
     /// Settles a call that is over, counts it, and writes its line. `status`: of the answer that
     /// went out, 0 if none did.
     pub(super) fn note_end(&mut self, status: u16, task: Option<&str>) {
-        let shared = self.shared.clone();
         self.is_noted = true;
         let verb = self.verb.unwrap_or(Verb::Reject);
         let end = match verb {
-            Verb::Admit => shared.clock.since(self.verdict),
+            Verb::Admit => self.shared.clock.since(self.verdict),
             Verb::Deny | Verb::Shed | Verb::Reject => self.verdict,
         };
         let times = self.times(end);
         self.settle(task, end);
+        let shared = &*self.shared;
         let route = self
             .call
             .as_ref()
@@ -54,7 +54,14 @@ impl Context {
         if verb == Verb::Admit {
             shared.metrics.upstream(times.upstream_us);
         } else {
-            shared.metrics.refuse(route, limit, verb);
+            match (verb, &self.call, self.limit) {
+                (Verb::Deny, Some(call), Some(id)) => {
+                    shared
+                        .metrics
+                        .deny(&shared.counts, call.target, id, route, limit);
+                }
+                _ => shared.metrics.refuse(route, limit, verb),
+            }
             if verb == Verb::Shed {
                 shared.metrics.shed(self.error);
             }

@@ -11,6 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr as _};
 
 use self::behind::stays_behind;
+use super::field::push_field;
 use crate::identity;
 use crate::identity::address::{self, Naming};
 use crate::settings::Settings;
@@ -319,13 +320,6 @@ pub(super) fn write_upstream(
     ] {
         wire.extend_from_slice(name);
         wire.extend_from_slice(value);
-    }
-}
-
-/// A field, as HTTP/1.1 has it on the wire.
-pub(super) fn push_field(wire: &mut Vec<u8>, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        wire.extend_from_slice(part);
     }
 }
 

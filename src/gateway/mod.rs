@@ -11,6 +11,7 @@ mod cut;
 pub(crate) mod downstream;
 pub mod drain;
 mod ending;
+mod field;
 mod headers;
 mod judge;
 mod kind;
@@ -417,8 +418,8 @@ impl ProxyHttp for Gateway {
         }
         fields.reserve(4);
         self.common_fields(ctx, |name, value| {
-            fields.insert(name, value);
-        })?;
+            fields.insert(name, value.into());
+        });
         headers::put_together(response, taken)
     }
 

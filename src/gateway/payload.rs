@@ -29,11 +29,11 @@ pub(super) fn is_refused(error: &Error) -> bool {
 /// What is known of what a call carries.
 #[derive(Debug, Default)]
 pub(super) struct Payload {
-    stream: Option<Stream>,
+    stream: Option<Box<Stream>>,
     /// The limit that refused it, or would have.
     limit: Box<str>,
     /// Its answer, where it was refused while it was forwarded.
-    reply: Option<Reply>,
+    reply: Option<Box<Reply>>,
 }
 
 /// A body that is checked while it is forwarded.
@@ -56,7 +56,10 @@ impl Payload {
 
     /// The answer to a call that was refused while it was forwarded.
     pub(super) fn reply(&self) -> Reply {
-        self.reply.clone().unwrap_or_else(Reply::bad_request)
+        self.reply
+            .as_deref()
+            .cloned()
+            .unwrap_or_else(Reply::bad_request)
     }
 
     /// Whether the call was refused while it was forwarded.
@@ -214,13 +217,13 @@ pub(super) fn check_stream(
     let query = query(request);
     let mut checker = Checker::new(Arc::clone(checks), content_type);
     checker.query(query);
-    ctx.payload.stream = Some(Stream {
+    ctx.payload.stream = Some(Box::new(Stream {
         checker,
         query: query.into(),
         content_type: content_type.map(Into::into),
         enforces: *enforces_body,
         held: None,
-    });
+    }));
     None
 }
 
@@ -281,7 +284,7 @@ fn refuse(ctx: &mut Context, judged: Judged) -> pingora::Result<()> {
     };
     ctx.verb = Some(Verb::Reject);
     ctx.payload.stream = None;
-    ctx.payload.reply = Some(Reply::rejected(&reject, &ctx.path));
+    ctx.payload.reply = Some(Box::new(Reply::rejected(&reject, &ctx.path)));
     if let Some(admitted) = &mut ctx.admitted {
         admitted.forwarded = false;
     }

@@ -2,21 +2,20 @@
 //! (`service.md` of the documents).
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
-use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use http::response::Parts;
 use pingora::{ErrorType, OrErr};
 
+use super::field::{Value, whole_seconds};
 use crate::admission::history::Expired;
 use crate::admission::totals::Full;
 use crate::admission::{Call, Denied, Reject};
 use crate::apps::AppPlan;
 use crate::identity::token::TokenError;
 use crate::limit::total::Kind;
-use crate::limit::{Denial, Limit, Unit, Window};
+use crate::limit::{Denial, Limit, Window};
 use crate::payload::{Measure, Why};
 use crate::route::pricing::{Cap, PriceError};
 use crate::settings::AnswerForm;
@@ -52,14 +51,6 @@ pub struct Reply {
 
 /// `error` of a token that is not accepted.
 const BAD_TOKEN: &str = "auth_bad_access_token";
-
-/// Whole seconds, rounded up, at least 1.
-#[must_use]
-pub fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs()
-        .saturating_add(u64::from(wait.subsec_nanos() > 0))
-        .max(1)
-}
 
 impl Reply {
     fn new(
@@ -118,7 +109,7 @@ impl Reply {
             ),
             Denial::Push => Self::new(403, "LimitException", "LimitException", "limit request"),
         };
-        reply.limit = Some(limit.name.to_string());
+        reply.limit = Some(limit.name.clone().into());
         reply.app = app.map(str::to_owned);
         reply.retry_after = denied.retry_after.map(whole_seconds);
         reply
@@ -462,29 +453,30 @@ impl Reply {
             .or_err(ErrorType::InvalidHTTPHeader, "invalid status")?;
         head.headers.reserve(10);
         self.fields(form, length, |name, value| {
-            head.headers.insert(name, value);
+            head.headers.insert(name, value.into());
         });
         Ok(head)
     }
 
     /// The head's fields, each once.
-    pub fn fields(
+    pub(super) fn fields(
         &self,
         form: AnswerForm,
         length: usize,
-        mut put: impl FnMut(HeaderName, HeaderValue),
+        mut put: impl FnMut(HeaderName, Value<'_>),
     ) {
         let kind = HeaderValue::from_static(Self::content_type(form));
-        put(header::CONTENT_TYPE, kind);
-        put(header::CONTENT_LENGTH, length.into());
+        put(header::CONTENT_TYPE, Value::Field(&kind));
+        put(header::CONTENT_LENGTH, Value::Number(length as u64));
         if let Some(seconds) = self.retry_after {
-            put(header::RETRY_AFTER, seconds.into());
+            put(header::RETRY_AFTER, Value::Number(seconds));
         }
-        if let Some(allow) = self.allow.as_deref().and_then(|a| a.parse().ok()) {
-            put(header::ALLOW, allow);
+        let field = |text: &Option<String>| text.as_deref()?.parse::<HeaderValue>().ok();
+        if let Some(allow) = field(&self.allow) {
+            put(header::ALLOW, Value::Field(&allow));
         }
-        if let Some(location) = self.location.as_deref().and_then(|l| l.parse().ok()) {
-            put(header::LOCATION, location);
+        if let Some(location) = field(&self.location) {
+            put(header::LOCATION, Value::Field(&location));
         }
         if self.status == 401 {
             // RFC 6750, 3.1.
@@ -492,10 +484,8 @@ impl Reply {
                 BAD_TOKEN => "Bearer error=\"invalid_token\"",
                 _ => "Bearer",
             };
-            put(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static(challenge),
-            );
+            let challenge = HeaderValue::from_static(challenge);
+            put(header::WWW_AUTHENTICATE, Value::Field(&challenge));
         }
     }
 
@@ -647,57 +637,4 @@ fn message_error(status: u16, description: impl Into<Cow<'static, str>>) -> Repl
         "MessageSendException",
         description,
     )
-}
-
-/// `RateLimit-Policy` of a limit (draft-ietf-httpapi-ratelimit-headers-11).
-#[must_use]
-pub fn policy_field(limit: &Limit) -> String {
-    let mut field = sf_string(&limit.name);
-    let _ = write!(field, ";q={}", limit.quota);
-    match limit.window {
-        Window::Running => field.push_str(";qu=\"concurrent-requests\""),
-        Window::Sliding(_) | Window::Day(_) => {
-            let _ = write!(field, ";w={}", limit.window_s());
-        }
-    }
-    if limit.unit == Unit::Messages {
-        field.push_str(";qu=\"messages\"");
-    }
-    field
-}
-
-/// `RateLimit` of a limit: its name (a structured-field string), units left, and seconds until
-/// more come free.
-///
-/// # Errors
-/// When the name is no field value.
-pub fn limit_field(name: &str, left: u32, resets_in: Duration) -> pingora::Result<HeaderValue> {
-    let mut field = Vec::with_capacity(96);
-    field.extend_from_slice(name.as_bytes());
-    field.extend_from_slice(b";r=");
-    push_number(&mut field, left.into());
-    if !resets_in.is_zero() {
-        field.extend_from_slice(b";t=");
-        push_number(&mut field, whole_seconds(resets_in));
-    }
-    HeaderValue::from_bytes(&field).or_err(ErrorType::InvalidHTTPHeader, "a limit's name")
-}
-
-/// A structured-field string (RFC 9651): printable ASCII, quoted.
-#[must_use]
-pub fn sf_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 24);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            ' '..='~' => out.push(c),
-            _ => out.push('?'),
-        }
-    }
-    out.push('"');
-    out
 }

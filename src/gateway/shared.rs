@@ -14,8 +14,8 @@ use super::cut::Serving;
 use super::downstream::caps::Caps;
 use super::downstream::tls::{Certificates, TlsError};
 use super::drain::Drain;
+use super::field;
 use super::load::Load;
-use super::reply;
 use super::shield::Shield;
 use super::upstream::{UpstreamError, Upstreams};
 use crate::admission::{Admission, Call, Outcome, Policy};
@@ -149,9 +149,9 @@ impl Shared {
             .limits
             .iter()
             .map(|limit| {
-                let policy = HeaderValue::try_from(reply::policy_field(limit))
+                let policy = HeaderValue::try_from(field::policy_field(limit))
                     .unwrap_or_else(|_| HeaderValue::from_static("\"limit\""));
-                (policy, reply::sf_string(&limit.name))
+                (policy, field::sf_string(&limit.name))
             })
             .collect();
         let hsts = settings

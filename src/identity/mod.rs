@@ -47,14 +47,19 @@ pub struct Caller {
 /// escapes of what is none. So two names are one only where every server reads them as one, and
 /// a name as the gateway prints it names its app again.
 #[must_use]
-pub fn fold_app(name: &str, fold: bool) -> String {
+pub fn fold_app<'a>(name: impl Into<Cow<'a, str>>, fold: bool) -> String {
+    let name = name.into();
     let decoded = match name.contains('%') {
         // A canonical path decodes to UTF-8; anything else stays as it is written.
-        true => String::from_utf8(decode_but(name, b"#%")).map_or(Cow::Borrowed(name), Cow::Owned),
-        false => Cow::Borrowed(name),
+        true => String::from_utf8(decode_but(&name, b"#%")).map_or(name, Cow::Owned),
+        false => name,
     };
     match fold {
-        true if decoded.is_ascii() && !decoded.contains(' ') => decoded.to_ascii_lowercase(),
+        true if decoded.is_ascii() && !decoded.contains(' ') => {
+            let mut folded = decoded.into_owned();
+            folded.make_ascii_lowercase();
+            folded
+        }
         true => {
             let plain = one_letter_each(&decoded);
             let parts: Vec<&str> = plain.split('#').map(str::trim).collect();
@@ -186,7 +191,7 @@ mod tests {
             "a%252Cb#c",
             "a%2Cb#c",
         ];
-        let printed: Vec<_> = written.iter().map(|name| fold_app(name, true)).collect();
+        let printed: Vec<_> = written.iter().map(|name| fold_app(*name, true)).collect();
         for (i, name) in printed.iter().enumerate() {
             assert_eq!(&fold_app(name, true), name);
             assert!(!printed[..i].contains(name), "{name} twice");

@@ -1,8 +1,10 @@
 //! Prometheus metrics. No label has values that callers choose: routes, limits and verbs come
 //! from the ruleset.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use prometheus::core::Collector as _;
 use prometheus::{
@@ -146,6 +148,8 @@ pub struct RuleMetrics {
     charged: Vec<IntCounter>,
     refunded: Vec<IntCounter>,
     admits: Vec<IntCounter>,
+    /// Calls denied, by route and limit; there from the first one on.
+    denials: HashMap<(usize, LimitId), OnceLock<IntCounter>, RandomState>,
     /// Of no route.
     unmatched: Option<IntCounter>,
     options: Option<IntCounter>,
@@ -177,6 +181,19 @@ impl RuleMetrics {
             counter.inc_by(u64::from(units));
         }
     }
+}
+
+/// What limits can deny calls of what routes.
+fn denials(rules: &Ruleset) -> HashMap<(usize, LimitId), OnceLock<IntCounter>, RandomState> {
+    let of_all = &rules.ip_limits.unauthorized;
+    let routes = rules.routes.iter().enumerate();
+    routes
+        .flat_map(|(at, route)| {
+            let own = route.editions.iter().flat_map(|edition| &edition.limits);
+            own.chain(of_all)
+                .map(move |id| ((at, *id), OnceLock::new()))
+        })
+        .collect()
 }
 
 /// Of a store that gateways share.
@@ -384,6 +401,7 @@ impl Metrics {
             charged: by_limit(&self.charged),
             refunded: by_limit(&self.refunded),
             admits: routes.map(|route| admit(&route.name)).collect(),
+            denials: denials(rules),
             unmatched: Some(admit("unmatched")),
             options: Some(admit("options")),
         }
@@ -442,6 +460,28 @@ impl Metrics {
     pub fn refuse(&self, route: &str, limit: &str, verb: Verb) {
         self.decisions
             .with_label_values(&[route, limit, verb.as_str()])
+            .inc();
+    }
+
+    /// Counts a call that a limit has denied: the same series, found sooner.
+    pub fn deny(
+        &self,
+        counts: &RuleMetrics,
+        target: Target,
+        id: LimitId,
+        route: &str,
+        limit: &str,
+    ) {
+        let known = match target {
+            Target::Route(at) => counts.denials.get(&(at.0, id)),
+            Target::Unmatched | Target::Options => None,
+        };
+        let Some(known) = known else {
+            return self.refuse(route, limit, Verb::Deny);
+        };
+        let labels = [route, limit, Verb::Deny.as_str()];
+        known
+            .get_or_init(|| self.decisions.with_label_values(&labels))
             .inc();
     }
 

@@ -115,7 +115,7 @@ impl World {
         Some(match ready(self.spine.decide(plan, NOW)) {
             Ok(admitted) => Ok(Admitted {
                 asked,
-                plan: admitted.plan,
+                plan: *admitted.plan,
             }),
             Err(Refused::Full(full)) => Err(*full),
             Err(other) => panic!("{other:?}"),

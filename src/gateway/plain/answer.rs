@@ -94,7 +94,7 @@ impl<C: Caller> Call<'_, '_, C> {
             // Only its status was waited for.
             return Err(gone());
         }
-        head.finish(own, self.is_kept);
+        head.finish(own, now, self.is_kept);
         let is_chunked = !matches!(head.framing, Framing::Length(_));
         let mut out = head.wire;
         let mut framing = head.framing;

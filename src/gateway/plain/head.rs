@@ -2,20 +2,32 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderName, HeaderValue, Method};
-use pingora::protocols::http::date::get_cached_date;
+use http::{HeaderName, Method, header};
 use pingora::{Error, ErrorType};
 use smallvec::SmallVec;
 
 use super::framing::{Chunk, Framing};
-use crate::gateway::headers::{self, push_field};
+use crate::gateway::field::{Value, push_end, push_own};
+use crate::gateway::headers;
+use crate::limit::Moment;
 
 /// The most fields of an answer, and its longest head in bytes: pingora's.
 const MAX_FIELDS: usize = 256;
 const MAX_HEAD: usize = 1_048_575;
 
-/// Fields of ours.
-pub(super) type Own = SmallVec<[(HeaderName, HeaderValue); 5]>;
+/// Fields of ours: they go out in place of the upstream's.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    names: SmallVec<[HeaderName; 5]>,
+    wire: Vec<u8>,
+}
+
+impl Own {
+    pub(super) fn put(&mut self, name: HeaderName, value: Value<'_>) {
+        push_own(&mut self.wire, &name, value);
+        self.names.push(name);
+    }
+}
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -88,8 +100,8 @@ impl Head {
             let from = wire.len();
             wire.extend(header.name.bytes().map(|b| b.to_ascii_lowercase()));
             let name = wire.get(from..).unwrap_or_default();
-            let is_ours = |own: &(HeaderName, _)| own.0.as_str().as_bytes() == name;
-            if stays(name) || own.iter().any(is_ours) || hop.names(name) {
+            let is_ours = |own: &HeaderName| own.as_str().as_bytes() == name;
+            if stays(name) || own.names.iter().any(is_ours) || hop.names(name) {
                 wire.truncate(from);
                 continue;
             }
@@ -125,8 +137,11 @@ impl Head {
         }
         match framing {
             Framing::Length(length) => {
-                let length = HeaderValue::from(length);
-                push_field(&mut self.wire, "content-length", length.as_bytes());
+                push_own(
+                    &mut self.wire,
+                    &header::CONTENT_LENGTH,
+                    Value::Number(length),
+                );
             }
             Framing::UntilClose if has_none => {}
             Framing::UntilClose | Framing::Chunked(_) => {
@@ -137,14 +152,9 @@ impl Head {
     }
 
     /// Ends a head that is the answer.
-    pub(super) fn finish(&mut self, own: &Own, is_kept: bool) {
-        for (name, value) in own {
-            push_field(&mut self.wire, name.as_str(), value.as_bytes());
-        }
-        push_field(&mut self.wire, "date", get_cached_date().as_bytes());
-        let connection: &[u8] = if is_kept { b"keep-alive" } else { b"close" };
-        push_field(&mut self.wire, "connection", connection);
-        self.wire.extend_from_slice(b"\r\n");
+    pub(super) fn finish(&mut self, own: &Own, now: Moment, is_kept: bool) {
+        self.wire.extend_from_slice(&own.wire);
+        push_end(&mut self.wire, now, is_kept);
     }
 }
 

@@ -27,6 +27,7 @@ use self::caller::{LITTLE, gone};
 use self::head::Own;
 pub(super) use self::idle::Idle;
 use super::context::Context;
+use super::field::Value;
 use super::steps::Failure;
 use super::upstream::Hop;
 use super::{Gateway, headers};
@@ -205,9 +206,9 @@ impl<C: Caller> Call<'_, '_, C> {
         }
         let now = self.now();
         let is_awaited = self.carrier.gateway.is_sent(self.ctx, now);
-        let mut own = Own::new();
-        let put = |name, value| own.push((name, value));
-        self.carrier.gateway.common_fields(self.ctx, put)?;
+        let mut own = Own::default();
+        let put = |name, value: Value<'_>| own.put(name, value);
+        self.carrier.gateway.common_fields(self.ctx, put);
         let mut came = BytesMut::with_capacity(LITTLE);
         let head = self.head(&mut tcp, &mut came, &own, (now, hop.head), is_awaited);
         let head = head.await?;

@@ -63,6 +63,11 @@ impl Way {
         }
     }
 
+    /// Whether the call has one.
+    pub(in crate::gateway) fn has_place(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// The call has ended without the upstream: it never went there, or its caller has gone.
     pub(in crate::gateway) fn give_place_up(&mut self, now: Moment) {
         let waited = self.held.as_ref().and_then(|held| held.waited_us(now));

@@ -171,7 +171,7 @@ async fn one_charge(shared: &Shared, foreign: &Foreign, now: Moment) -> Value {
                 "limit": nearest.map(|nearest| name(nearest.limit)),
                 "left": nearest.map(|nearest| nearest.left),
                 "retry_after": null,
-                "receipt": shared.receipts.issue(plan, &shared.counts, now),
+                "receipt": shared.receipts.issue(*plan, &shared.counts, now),
             })
         }
         Err(Refused::Deny(denied)) => {

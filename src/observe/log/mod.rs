@@ -86,6 +86,20 @@ pub struct Line<'a> {
     pub error: &'a str,
 }
 
+impl Line<'_> {
+    /// Whether the call was answered here, at once, and without a fault.
+    fn ends_here(&self) -> bool {
+        let waits = Times {
+            own_us: 0,
+            ..self.times
+        };
+        waits == Times::default()
+            && self.attempts == 0
+            && self.upstream.is_none()
+            && [self.cause, self.error].iter().all(|text| text.is_empty())
+    }
+}
+
 /// Writes a line.
 pub fn access(line: &Line<'_>, format: LogFormat) {
     match format {
