@@ -32,8 +32,9 @@ use super::wire::Item;
 
 /// Items that go in one command.
 const BATCH: usize = 24;
-/// The same where many wait. Redis does nothing else meanwhile.
-const MAX_BATCH: usize = 48;
+/// The same where hundreds wait, who would else wait for longer than the store may take, and be
+/// decided without it. Redis does nothing else meanwhile: some milliseconds, if no two are alike.
+const MAX_BATCH: usize = 256;
 /// Commands that are on their way at the same time: while they are, more gathers for the next.
 /// In larger ones an item costs Redis less, but all callers of a thread wait at once, and the
 /// thread for them; in more and smaller ones it costs both more: `benches/load/store`.
@@ -323,8 +324,10 @@ async fn pump(terms: Arc<Terms>, mut waiting: mpsc::Receiver<Ticket>) {
                 if count == 0 {
                     break;
                 }
-                // The calls that have arrived meanwhile have not asked yet.
-                tokio::task::yield_now().await;
+                if waiting.len() < MAX_BATCH {
+                    // The calls that have arrived meanwhile have not asked yet.
+                    tokio::task::yield_now().await;
+                }
                 let most = usize::midpoint(gathered.len(), waiting.len()).clamp(BATCH, MAX_BATCH);
                 while gathered.len() < most && let Ok(ticket) = waiting.try_recv() {
                     gathered.push(ticket);

@@ -21,6 +21,10 @@ const MOVING: Duration = Duration::from_millis(2);
 /// these do not expire.
 const LATE: Duration = Duration::from_secs(30);
 
+/// Turns of this thread after an answer was due. It may have come, and stand behind the calls of a
+/// gateway that has no time left: then it is not the store that is out of use.
+const TURNS: usize = 2;
+
 /// Tickets on their way.
 pub(super) type Flight = Pin<Box<dyn Future<Output = Landing> + Send>>;
 
@@ -101,7 +105,15 @@ pub(super) async fn fly(terms: Arc<Terms>, link: Connection, mut tickets: Vec<Ti
     let going = (moves.clone(), has_totals);
     let asked = ask(terms.clone(), link.clone(), batch, at_us, epoch, going);
     let mut asked: Asked = Box::pin(asked);
-    let reply = match tokio::time::timeout(terms.timeout, &mut asked).await {
+    let mut reply = tokio::time::timeout(terms.timeout, &mut asked).await;
+    for _ in 0..TURNS {
+        if reply.is_ok() {
+            break;
+        }
+        tokio::task::yield_now().await;
+        reply = tokio::time::timeout(Duration::ZERO, &mut asked).await;
+    }
+    let reply = match reply {
         Ok(Ok(reply)) => {
             health.answered();
             if has_totals && terms.is_cluster {
