@@ -90,7 +90,8 @@ impl OfSecond {
         }
     }
 
-    /// What `make` makes of the second of this time, Unix microseconds.
+    /// What `make` makes of the second of this time, Unix microseconds; of 1970 where the clock shows a
+    /// time beyond the year 9999.
     pub fn at(&mut self, unix_us: u64, make: impl FnOnce(Timestamp) -> String) -> &str {
         let second = unix_us / 1_000_000;
         if self.second != Some(second) {

@@ -81,7 +81,6 @@ thread_local! {
 /// What every head of ours ends with.
 pub(super) fn push_end(wire: &mut Vec<u8>, now: Moment, is_kept: bool) {
     DATE.with_borrow_mut(|date| {
-        // Years that it cannot write the clock does not have.
         let written = |time| rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time);
         let date = date.at(now.unix_us, |time| written(time).unwrap_or_default());
         push_field(wire, "date", date.as_bytes());

@@ -18,8 +18,9 @@ use super::tokens::TokenMetrics;
 use super::upstreams::UpstreamMetrics;
 use crate::admission::Target;
 use crate::limit::LimitId;
-use crate::spec::Ruleset;
+use crate::limit::total::Kind;
 use crate::spec::payload::{MALFORMED, RECIPIENTS};
+use crate::spec::{RouteId, Ruleset};
 use crate::store::StoreGauges;
 use crate::store::redis::SharedGauges;
 
@@ -149,7 +150,7 @@ pub struct RuleMetrics {
     refunded: Vec<IntCounter>,
     admits: Vec<IntCounter>,
     /// Calls denied, by route and limit; there from the first one on.
-    denials: HashMap<(usize, LimitId), OnceLock<IntCounter>, RandomState>,
+    denials: HashMap<(RouteId, LimitId), OnceLock<IntCounter>, RandomState>,
     /// Of no route.
     unmatched: Option<IntCounter>,
     options: Option<IntCounter>,
@@ -183,15 +184,16 @@ impl RuleMetrics {
     }
 }
 
-/// What limits can deny calls of what routes.
-fn denials(rules: &Ruleset) -> HashMap<(usize, LimitId), OnceLock<IntCounter>, RandomState> {
+/// The limits that deny calls of each route. Those of an app's own, of no route and of answers of our
+/// own are found by name.
+fn denials(rules: &Ruleset) -> HashMap<(RouteId, LimitId), OnceLock<IntCounter>, RandomState> {
     let of_all = &rules.ip_limits.unauthorized;
     let routes = rules.routes.iter().enumerate();
     routes
         .flat_map(|(at, route)| {
             let own = route.editions.iter().flat_map(|edition| &edition.limits);
             own.chain(of_all)
-                .map(move |id| ((at, *id), OnceLock::new()))
+                .map(move |id| ((RouteId(at), *id), OnceLock::new()))
         })
         .collect()
 }
@@ -386,9 +388,13 @@ impl Metrics {
         })
     }
 
-    /// Those that are counted by the numbers of these rules. A name that was there before goes on.
+    /// Those that are counted by the numbers of these rules, which are the next to go by. A name that
+    /// was there before goes on.
     #[must_use]
     pub fn of(&self, rules: &Ruleset) -> RuleMetrics {
+        // What was gone may be back. A look by the rules before takes nothing of these away.
+        let mut gone = self.gone.lock();
+        gone.clear();
         let by_limit = |vec: &IntCounterVec| -> Vec<IntCounter> {
             let limits = rules.limits.iter();
             limits
@@ -408,12 +414,14 @@ impl Metrics {
     }
 
     /// Drops series whose route or limit these rules do not have. Those that were not yet gone
-    /// at the last look stay until the next: they may be scraped, or come back.
+    /// at the last look stay until the next: they may be scraped, or come back. A call that still
+    /// goes by older rules may be counted by no series then.
     pub fn sweep(&self, rules: &Ruleset) {
         let routes: HashSet<&str> = rules.routes.iter().map(|route| &*route.name).collect();
         let payloads = rules.payloads.limits.iter().map(|limit| &*limit.name);
         let limits = rules.limits.iter().map(|limit| &*limit.name);
-        let limits: HashSet<&str> = limits.chain(payloads).collect();
+        let mut limits: HashSet<&str> = limits.chain(payloads).collect();
+        limits.extend(Kind::ALL.map(Kind::limit_name));
         let is_known = |name: &str, value: &str| match name {
             "route" => OTHER_ROUTES.contains(&value) || routes.contains(value),
             "limit" => OTHER_LIMITS.contains(&value) || limits.contains(value),
@@ -473,7 +481,7 @@ impl Metrics {
         limit: &str,
     ) {
         let known = match target {
-            Target::Route(at) => counts.denials.get(&(at.0, id)),
+            Target::Route(at) => counts.denials.get(&(at, id)),
             Target::Unmatched | Target::Options => None,
         };
         let Some(known) = known else {
@@ -592,9 +600,10 @@ mod tests {
             .filter(|limit| !is_of_it(&limit.name))
             .collect();
         let limit = all.limits.iter().position(|limit| is_of_it(&limit.name));
+        let id = LimitId(u32::try_from(limit.unwrap()).unwrap());
         let metrics = Metrics::new().unwrap();
         let counts = metrics.of(&all);
-        counts.charge(LimitId(u32::try_from(limit.unwrap()).unwrap()), 7);
+        counts.charge(id, 7);
         metrics.refuse(&gone, "", Verb::Reject);
         metrics.report(&gone, "history");
         metrics.refuse("none", "", Verb::Shed);
@@ -612,11 +621,44 @@ mod tests {
         metrics.sweep(&fewer);
         assert!(!has(&route) && !has(&limit));
         assert!(has("route=\"none\"") && has("route=\"unmatched\""));
+        // It comes back once more while a look by the rules without it is under way.
+        let counts = metrics.of(&all);
+        let name = &*all.limit(id).name;
+        let deny = || metrics.deny(&counts, Target::Route(RouteId(0)), id, &gone, name);
+        deny();
+        metrics.sweep(&fewer);
+        let next = metrics.of(&all);
+        metrics.sweep(&fewer);
+        deny();
+        // One of no place is the same series.
+        metrics.deny(&next, Target::Unmatched, id, &gone, name);
+        assert!(has(&format!("limit=\"{name}\",{route},verb=\"deny\"}} 3")));
+        metrics.sweep(&fewer);
+        metrics.sweep(&fewer);
+        assert!(!has(&route) && !has(&limit));
         // A call that began before has counted itself since.
         metrics.refuse(&gone, "", Verb::Reject);
         assert!(has(&route));
         metrics.sweep(&fewer);
         metrics.sweep(&fewer);
         assert!(!has(&route));
+    }
+
+    #[test]
+    fn series_of_totals_are_of_no_rules_and_stay() {
+        let rules = Ruleset::shipped(KeyHasher::new((1, 2))).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let route = &rules.routes[0].name;
+        for nth in 1..=3 {
+            for kind in Kind::ALL {
+                metrics.refuse(route, kind.limit_name(), Verb::Deny);
+                metrics.report(route, kind.limit_name());
+            }
+            metrics.sweep(&rules);
+            let text = metrics.render(StoreGauges::default(), None, 0, 0, 0);
+            let of_totals = text.lines().filter(|line| line.contains("limit=\"plan:"));
+            let whole = of_totals.filter(|line| line.ends_with(&format!(" {nth}")));
+            assert_eq!(whole.count(), 2 * Kind::ALL.len());
+        }
     }
 }

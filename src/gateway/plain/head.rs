@@ -16,13 +16,20 @@ const MAX_FIELDS: usize = 256;
 const MAX_HEAD: usize = 1_048_575;
 
 /// Fields of ours: they go out in place of the upstream's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Own {
     names: SmallVec<[HeaderName; 5]>,
     wire: Vec<u8>,
 }
 
 impl Own {
+    pub(super) fn new() -> Self {
+        Self {
+            names: SmallVec::new(),
+            wire: Vec::with_capacity(256),
+        }
+    }
+
     pub(super) fn put(&mut self, name: HeaderName, value: Value<'_>) {
         push_own(&mut self.wire, &name, value);
         self.names.push(name);

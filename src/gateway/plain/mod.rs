@@ -206,7 +206,7 @@ impl<C: Caller> Call<'_, '_, C> {
         }
         let now = self.now();
         let is_awaited = self.carrier.gateway.is_sent(self.ctx, now);
-        let mut own = Own::default();
+        let mut own = Own::new();
         let put = |name, value: Value<'_>| own.put(name, value);
         self.carrier.gateway.common_fields(self.ctx, put);
         let mut came = BytesMut::with_capacity(LITTLE);

@@ -272,18 +272,109 @@ mod tests {
             cause: "",
             error: "",
         };
-        let (mut short, mut long) = (Vec::new(), Vec::new());
-        push_line(&mut short, &denied);
-        // The same by the other way, but for what it has to say.
-        let failed = Line {
-            error: "e",
-            ..denied
+        let written = |line: &Line<'_>| {
+            let mut out = Vec::new();
+            push_line(&mut out, line);
+            String::from_utf8(out).unwrap()
         };
-        assert!(denied.ends_here() && !failed.ends_here());
-        push_line(&mut long, &failed);
-        let long = String::from_utf8(long).unwrap();
-        let expected = long.replace("\"error\":\"e\"", "\"error\":\"\"");
-        assert_eq!(String::from_utf8(short).unwrap(), expected);
+        assert!(denied.ends_here());
+        // With anything more to say it is written the other way, and has that alone besides.
+        let times = denied.times;
+        for (field, text, line) in [
+            (
+                "body_us",
+                "7",
+                Line {
+                    times: Times {
+                        body_us: 7,
+                        ..times
+                    },
+                    ..denied
+                },
+            ),
+            (
+                "store_us",
+                "7",
+                Line {
+                    times: Times {
+                        store_us: 7,
+                        ..times
+                    },
+                    ..denied
+                },
+            ),
+            (
+                "upstream_us",
+                "7",
+                Line {
+                    times: Times {
+                        upstream_us: 7,
+                        ..times
+                    },
+                    ..denied
+                },
+            ),
+            (
+                "connect_us",
+                "7",
+                Line {
+                    times: Times {
+                        connect_us: 7,
+                        ..times
+                    },
+                    ..denied
+                },
+            ),
+            (
+                "first_byte_us",
+                "7",
+                Line {
+                    times: Times {
+                        first_byte_us: 7,
+                        ..times
+                    },
+                    ..denied
+                },
+            ),
+            (
+                "attempts",
+                "7",
+                Line {
+                    attempts: 7,
+                    ..denied
+                },
+            ),
+            (
+                "upstream",
+                "\"127.0.0.1:80\"",
+                Line {
+                    upstream: "127.0.0.1:80".parse().ok(),
+                    ..denied
+                },
+            ),
+            (
+                "cause",
+                "\"c\"",
+                Line {
+                    cause: "c",
+                    ..denied
+                },
+            ),
+            (
+                "error",
+                "\"e\"",
+                Line {
+                    error: "e",
+                    ..denied
+                },
+            ),
+        ] {
+            let nothing = if text == "7" { "0" } else { "\"\"" };
+            let more = format!("\"{field}\":{text}");
+            let expected = written(&line).replace(&more, &format!("\"{field}\":{nothing}"));
+            assert!(written(&line).contains(&more), "{field}");
+            assert_eq!(written(&denied), expected, "{field}");
+        }
     }
 
     /// Keeps what is written.
