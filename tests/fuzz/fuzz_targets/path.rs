@@ -58,7 +58,7 @@ fn admitted(raw: &str, path: &str, method: &str) {
         assert!(segments.len() < 2, "no app in {path:?}");
         return;
     };
-    let name = fold_app(&app.name, true);
+    let name = fold_app(&*app.name, true);
     assert_eq!(fold_app(&name, true), name, "the name of another app");
     assert!(path.ends_with(tail) && (tail.is_empty() || tail.starts_with('/')));
     matched(tail, method);
